@@ -1,0 +1,154 @@
+"""What is known of a tensor without its data: `TensorInfo`; and a set of named ones: `KeySet`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+# Bytes per element, by torch's name of the dtype (https://docs.pytorch.org/docs/stable/tensor_attributes.html).
+ITEM_SIZES: Mapping[str, int] = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e4m3fnuz": 1,
+    "float8_e5m2": 1,
+    "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1,
+    "float4_e2m1fn_x2": 1,
+    "complex32": 4,
+    "complex64": 8,
+    "complex128": 16,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint64": 8,
+    "uint32": 4,
+    "uint16": 2,
+    "uint8": 1,
+    "bool": 1,
+    "qint8": 1,
+    "quint8": 1,
+    "qint32": 4,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Shape, dtype and place of one tensor; never its data.
+
+    Attributes:
+        shape: The sizes, outermost first, as in `torch.Tensor.shape`.
+        dtype: torch's name without `torch.`: `"float32"`, `"bfloat16"`, `"int8"` …
+        nbytes: Bytes of the elements (`numel x itemsize`), whatever storage they lie in.
+        stride: In elements, as in `torch.Tensor.stride()`; None where contiguous or not known.
+        storage: What the tensor's memory is called: equal for tensors that share it, None where not known.
+        storage_offset: Where in that storage the tensor begins, in elements.
+
+    Example:
+        >>> TensorInfo((4, 32), "bfloat16").nbytes
+        256
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    nbytes: int = -1
+    stride: tuple[int, ...] | None = None
+    storage: Hashable = None
+    storage_offset: int = 0
+
+    def __post_init__(self) -> None:
+        """Work out `nbytes` where it was not given."""
+        if self.nbytes < 0:
+            object.__setattr__(self, "nbytes", self.numel * ITEM_SIZES.get(self.dtype, 1))
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def place(self) -> Hashable:
+        """Equal for two keys exactly when they name one and the same tensor; None where not known."""
+        if self.storage is None or not self.numel:
+            return None
+        return (self.storage, self.storage_offset, self.shape, self.stride)
+
+
+class KeySet(Mapping[str, TensorInfo]):
+    """Keys with what is known of their tensors, and which keys are aliases (several keys, one tensor).
+
+    Args:
+        infos: key -> `TensorInfo`, in the order of the state dict.
+        aliases: Further groups of keys that name one tensor, beside those seen in `TensorInfo.storage`.
+
+    Example:
+        >>> keys = KeySet({"lm_head.weight": TensorInfo((8, 4), storage=1),
+        ...                "embed_tokens.weight": TensorInfo((8, 4), storage=1)})
+        >>> keys.aliases
+        (('embed_tokens.weight', 'lm_head.weight'),)
+    """
+
+    __slots__ = ("_infos", "aliases")
+
+    def __init__(self, infos: Mapping[str, TensorInfo], aliases: Iterable[Iterable[str]] = ()) -> None:
+        """See the class."""
+        self._infos = dict(infos)
+        self.aliases: tuple[tuple[str, ...], ...] = _alias_groups(self._infos, aliases)
+
+    def __getitem__(self, key: str) -> TensorInfo:
+        """Return what is known of the tensor called `key`."""
+        return self._infos[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go over the keys in the order of the state dict."""
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        """Return the number of keys, aliases included."""
+        return len(self._infos)
+
+    def __repr__(self) -> str:
+        """Count, do not list."""
+        return f"KeySet({len(self)} keys, {self.nbytes} bytes)"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape by key."""
+        return {key: info.shape for key, info in self._infos.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, each tensor counted once however many keys name it."""
+        seen: set[Hashable] = set()
+        total = 0
+        for info in self._infos.values():
+            place = info.place
+            if place is None or place not in seen:
+                seen.add(place)
+                total += info.nbytes
+        return total
+
+    def alias_of(self) -> dict[str, tuple[str, ...]]:
+        """Every key that has another name -> all names of that tensor, sorted."""
+        return {key: group for group in self.aliases for key in group}
+
+
+def _alias_groups(infos: Mapping[str, TensorInfo], given: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]:
+    """Group keys by place, then join the groups that were given."""
+    by_place: dict[Hashable, list[str]] = {}
+    for key, info in infos.items():
+        if (place := info.place) is not None:
+            by_place.setdefault(place, []).append(key)
+    groups = [set(keys) for keys in by_place.values() if len(keys) > 1]
+    for names in given:
+        joined = {name for name in names if name in infos}
+        apart = [group for group in groups if not group & joined]
+        for group in groups:
+            if group & joined:
+                joined |= group
+        groups = [*apart, joined]
+    return tuple(sorted(tuple(sorted(group)) for group in groups if len(group) > 1))
