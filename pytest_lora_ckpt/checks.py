@@ -1,0 +1,273 @@
+"""The checks that `--lora-ckpt` collects, one function each. A new check is one more entry, marked `@check`.
+
+A check takes a `Run` and returns its result; it raises `NotChecked` where it could not be made. What the checks look at
+lies in `ledger`, `diagnosis` and `proof`; here stands only what counts as passed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.checkpoint import CheckpointError
+from pytest_lora_ckpt.diagnosis import finding, lora_pair_findings
+from pytest_lora_ckpt.diagnosis.config import config_findings
+from pytest_lora_ckpt.run import LoaderError, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.report import Finding, LoadReport
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """How a check ended.
+
+    Attributes:
+        name: The check's name.
+        outcome: `"passed"`, `"failed"` or `"skipped"`.
+        summary: What was found, in a sentence.
+        findings: Causes and remedies that this check adds to those of the comparison.
+        applies: False where the checkpoint has nothing of the kind, so that there was nothing to check.
+    """
+
+    name: str
+    outcome: str
+    summary: str
+    findings: tuple[Finding, ...] = ()
+    applies: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for the JSON report, without the findings."""
+        return {"name": self.name, "outcome": self.outcome, "summary": self.summary}
+
+
+class NotChecked(Exception):  # noqa: N818  # Not an error: the reason why a check is skipped.
+    """The check could not be made.
+
+    Args:
+        reason: Why, and what to give so that it can be.
+        applies: False where there is nothing to check.
+    """
+
+    def __init__(self, reason: str, *, applies: bool = True) -> None:
+        """See the class."""
+        super().__init__(reason)
+        self.applies = applies
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a check function returns: whether it passed, what was found, and why."""
+
+    passed: bool
+    summary: str
+    findings: tuple[Finding, ...] = ()
+
+
+CHECKS: dict[str, Callable[[Run], Outcome]] = {}
+"""Every check by its name, in the order in which they run."""
+
+
+def check(name: str) -> Callable[[Callable[[Run], Outcome]], Callable[[Run], Outcome]]:
+    """Enter a function as the check of this name."""
+
+    def enter(function: Callable[[Run], Outcome]) -> Callable[[Run], Outcome]:
+        CHECKS[name] = function
+        return function
+
+    return enter
+
+
+def run_check(name: str, run: Run, *, strict: bool = False) -> CheckResult:
+    """Make one check.
+
+    Args:
+        name: One of `CHECKS`.
+        run: The checkpoint under test.
+        strict: A check that could not be made counts as failed.
+    """
+    try:
+        result = CHECKS[name](run)
+    except CheckpointError as error:
+        if name == "readable":
+            return CheckResult(name, "failed", str(error))
+        return CheckResult(name, "skipped", f"not readable: {error.problem}")
+    except LoaderError as error:
+        return CheckResult(name, "failed", str(error), (finding("loader-failed", str(error)),))
+    except NotChecked as reason:
+        outcome = "failed" if strict and reason.applies else "skipped"
+        summary = f"could not be checked: {reason}" if outcome == "failed" else str(reason)
+        return CheckResult(name, outcome, summary, applies=reason.applies)
+    return CheckResult(name, "passed" if result.passed else "failed", result.summary, result.findings)
+
+
+@check("readable")
+def readable(run: Run) -> Outcome:
+    """The file opens, and holds tensors."""
+    checkpoint = run.checkpoint
+    if checkpoint.beside_error is not None:
+        return Outcome(
+            passed=False, summary=f"The adapter directory beside it cannot be read: {checkpoint.beside_error}"
+        )
+    opaque = f", {len(checkpoint.opaque_keys)} entries are no plain tensors" if checkpoint.opaque_keys else ""
+    return Outcome(passed=True, summary=f"{checkpoint.layout}, {len(checkpoint.keys)} keys{opaque}")
+
+
+@check("lora-complete")
+def lora_complete(run: Run) -> Outcome:
+    """Every adapted module has both factors, of one rank, and like layers are alike."""
+    adapters = list(_with_lora(run))
+    if not adapters:
+        raise NotChecked("the checkpoint has no LoRA keys", applies=False)
+    found = [f for part in adapters for f in lora_pair_findings(part.keys, part.adapter_config)]
+    modules = sum(adapter.modules for part in adapters for adapter in part.adapters.values())
+    return _outcome(found, f"{modules} adapted modules, each with both factors")
+
+
+@check("config")
+def config(run: Run) -> Outcome:
+    """adapter_config.json agrees with the tensors."""
+    with_config = [part for part in _with_lora(run) if part.adapter_config is not None]
+    if not with_config:
+        raise NotChecked("there is no adapter_config.json", applies=False)
+    found = [f for part in with_config for f in config_findings(part.adapter_config or {}, part.keys)]
+    for part in with_config:
+        found += [finding("stale-twin-file", note) for note in part.notes if "beside" in note]
+    return _outcome(found, "adapter_config.json agrees with the tensors (lora_alpha and use_rslora cannot be checked)")
+
+
+@check("values")
+def values(run: Run) -> Outcome:
+    """No adapter tensor holds NaN, Inf or integer codes, and not every lora_B is zero."""
+    if not run.has_lora:
+        raise NotChecked("the checkpoint has no LoRA keys", applies=False)
+    audit = run.values
+    if audit.unreadable and not audit.checked:
+        raise NotChecked(f"no tensor is of a dtype that can be read ({len(audit.unreadable)} are not)")
+    left = f"; {len(audit.unreadable)} of a dtype that was not checked" if audit.unreadable else ""
+    return _outcome(list(audit.findings), f"{audit.checked} adapter tensors are finite, not all zero{left}")
+
+
+@check("keys")
+def keys(run: Run) -> Outcome:
+    """After the remapping nothing that the checkpoint holds is dropped, and nothing that the model needs is missing."""
+    report = _report(run)
+    state = report.state("remapped")
+    summary = f"{report.verdict}: {len(state.loaded)} of {report.model_keys} model keys loaded after remapping"
+    counts = {"missing": state.missing.lost, "unexpected": state.unexpected.lost}
+    lost = [f"{count} {word}" for word, count in counts.items() if count]
+    if state.shape_mismatches:
+        lost.append(f"{len(state.shape_mismatches)} of another shape")
+    summary += f"; lost: {', '.join(lost)}" if lost else ""
+    return Outcome(report.verdict in {"loads", "loads-after-remap"}, summary)
+
+
+@check("ratio")
+def ratio(run: Run) -> Outcome:
+    """The share of the needed model keys that load is at least the one asked for."""
+    report = _report(run)
+    share = report.loaded_ratio()
+    needed = report.model_keys - report.state("remapped").missing.counts["excused"]
+    told = f"{share:.1%} of the {needed} keys that the model needs are loaded, and {run.min_ratio:.1%} are asked for"
+    return Outcome(share >= run.min_ratio, told)
+
+
+@check("stage")
+def stage(run: Run) -> Outcome:
+    """The checkpoint holds the components of the stage asked for, and the adapter where that stage has one."""
+    if run.stage is None:
+        found = run.detected_stage
+        told = f"; the checkpoint holds what {found.name} needs" if found else ""
+        raise NotChecked(f"no stage was asked for (--lora-stage){told}", applies=False)
+    wanted = run.stage
+    partial = _is_adapter_only(run)
+    lacking = [] if partial else [name for name in wanted.holds if name not in run.components]
+    if wanted.lora and not run.has_lora and run.checkpoint.beside is None:
+        lacking.append("LoRA")
+    if not lacking:
+        told = "holds the adapter (it keeps only what was trained)" if partial else f"holds {', '.join(wanted.holds)}"
+        return Outcome(passed=True, summary=f"{wanted.name}: {told}")
+    there = run.detected_stage
+    told = f"The checkpoint lacks {', '.join(lacking)} of the stage {wanted.name}"
+    told += f"; it holds what {there.name} needs." if there else "."
+    return Outcome(passed=False, summary=told, findings=(finding("wrong-stage", told),))
+
+
+@check("adapter-active")
+def adapter_active(run: Run) -> Outcome:
+    """Switching the adapter off changes the output of the model that the loader returns."""
+    from pytest_lora_ckpt.proof import adapter_effect  # noqa: PLC0415  # torch, only with a loader.
+
+    model = _loaded(run)
+    if not run.has_lora and run.checkpoint.beside is None:
+        raise NotChecked("the checkpoint has no LoRA keys", applies=False)
+    effect = adapter_effect(model, _inputs(run))
+    if effect.state == "merged":
+        raise NotChecked(effect.why)
+    if effect.active:
+        return Outcome(passed=True, summary=effect.why)
+    cause = "adapter-inactive" if effect.modules else "adapter-not-loaded"
+    return Outcome(passed=False, summary=effect.why, findings=(finding(cause, effect.why),))
+
+
+@check("generate")
+def generate(run: Run) -> Outcome:
+    """The model that the loader returns generates new tokens, by itself and not by a fallback."""
+    from pytest_lora_ckpt import proof  # noqa: PLC0415  # torch, only with a loader.
+
+    model = _loaded(run)
+    if not callable(getattr(model, "generate", None)):
+        raise NotChecked(f"{type(model).__name__} has no generate method", applies=False)
+    answer = proof.generate(model, _inputs(run))
+    if answer.generates:
+        return Outcome(passed=True, summary=answer.why)
+    cause = "generate-fallback" if answer.is_fallback or answer.error else "generate-too-short"
+    return Outcome(passed=False, summary=answer.why, findings=(finding(cause, answer.why),))
+
+
+def _with_lora(run: Run) -> Iterator[Checkpoint]:
+    """The checkpoint and the adapter directory beside it, as far as they hold adapters."""
+    if run.has_lora or run.checkpoint.adapter_config is not None:
+        yield run.checkpoint
+    if run.checkpoint.beside is not None:
+        yield run.checkpoint.beside
+
+
+def _report(run: Run) -> LoadReport:
+    report = run.report
+    if report.remapped is None:
+        raise NotChecked(
+            "there is no model to compare with: give --lora-model=module:factory or --lora-loader=module:function, "
+            "or override the fixture lora_model or lora_loader"
+        )
+    return report
+
+
+def _loaded(run: Run) -> Any:
+    run.checkpoint  # noqa: B018  # A file that cannot be read is told as such before the loader is called.
+    if run.loaded is None:
+        raise NotChecked("there is no loader: give --lora-loader=module:function, or override the fixture lora_loader")
+    return run.loaded
+
+
+def _inputs(run: Run) -> Any:
+    if run.inputs is None:
+        raise NotChecked("there are no inputs for a forward pass: override the fixture lora_inputs")
+    return run.inputs
+
+
+def _is_adapter_only(run: Run) -> bool:
+    from pytest_lora_ckpt.ledger import compare  # noqa: PLC0415
+
+    return compare(run.checkpoint, None).scope == "adapter"
+
+
+def _outcome(found: Iterable[Finding], healthy: str) -> Outcome:
+    """Fail on errors; warnings and notes are told, and pass."""
+    findings = tuple(found)
+    errors = [each for each in findings if each.severity == "error"]
+    told = " ".join(each.message for each in errors) or " ".join([healthy, *(f"({f.message})" for f in findings)])
+    return Outcome(not errors, told, findings)

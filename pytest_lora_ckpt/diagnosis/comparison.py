@@ -1,0 +1,323 @@
+"""Name the causes behind a comparison: from what is missing and unexpected after the remapping, and from its rules.
+
+A recogniser is a function from a `Comparison` to findings; `_RECOGNISERS` lists them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.diagnosis.causes import finding
+from pytest_lora_ckpt.keys import group_keys
+from pytest_lora_ckpt.report import Finding, LoadReport, LoadState
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.keys import ParsedKey, Remapping
+    from pytest_lora_ckpt.tensors import KeySet
+
+_SEVERITIES = ("error", "warning", "note")
+
+# Modules that turn hidden states into scores; which one a class has is what tells these classes apart.
+_HEADS = frozenset({"lm_head", "score", "classifier", "output", "v_head", "value_head", "qa_outputs", "embed_out"})
+_EMBEDDINGS = frozenset(
+    {
+        "embed_tokens",
+        "lm_head",
+        "wte",
+        "word_embeddings",
+        "tok_embeddings",
+        "output",
+        "embed_out",
+        "embeddings",
+        "shared",
+    }
+)
+_FEW_LOADED = 0.5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that a recogniser may look at.
+
+    Attributes:
+        report: The counts, without findings.
+        source: The checkpoint's keys.
+        target: The model's keys.
+        source_parsed: The checkpoint's keys, parsed.
+        target_parsed: The model's keys, parsed.
+        layout: The checkpoint's layout, where it is a `Checkpoint`.
+        adapter_config: The content of `adapter_config.json`, or None.
+    """
+
+    report: LoadReport
+    source: KeySet
+    target: KeySet
+    source_parsed: Mapping[str, ParsedKey]
+    target_parsed: Mapping[str, ParsedKey]
+    layout: str | None
+    adapter_config: Mapping[str, Any] | None
+
+    @property
+    def after(self) -> LoadState:
+        """What loads after the remapping."""
+        return self.report.state("remapped")
+
+    @property
+    def remapping(self) -> Remapping:
+        """How the keys were renamed."""
+        remapping = self.report.remapping
+        if remapping is None:
+            raise ValueError("Nothing was compared.")
+        return remapping
+
+    @property
+    def model_is_peft(self) -> bool:
+        """Whether a `PeftModel` stands around the model, whose loader inserts adapter names by itself."""
+        return any("peft_wrapper" in parsed.roles for parsed in self.target_parsed.values())
+
+    @property
+    def model_has_lora(self) -> bool:
+        """Whether the model has adapter parameters."""
+        return self.report.lora_keys[1] > 0
+
+
+Recogniser = Callable[[Comparison], Iterable[Finding]]
+
+
+def diagnose(comparison: Comparison) -> tuple[Finding, ...]:
+    """Run every recogniser; the gravest findings first."""
+    found = [finding for recognise in _RECOGNISERS for finding in recognise(comparison)]
+    return tuple(sorted(found, key=lambda each: _SEVERITIES.index(each.severity)))
+
+
+def _empty(c: Comparison) -> Iterator[Finding]:
+    if not c.source:
+        yield finding("empty-adapter", "The checkpoint holds no tensor.")
+
+
+def _misfits(c: Comparison) -> Iterator[Finding]:
+    by_cause: dict[str, list[str]] = defaultdict(list)
+    for key in c.after.shape_mismatches:
+        place = c.remapping.shape_mismatches.get(key, key)
+        by_cause[_misfit_cause(c, key, place)].append(key)
+    for cause, keys in by_cause.items():
+        key = keys[0]
+        place = c.remapping.shape_mismatches.get(key, key)
+        shapes = f"{list(c.source[key].shape)} in the file, {list(c.target[place].shape)} in the model"
+        yield finding(cause, f"{_count(keys)} of another shape: {key} is {shapes}.", keys)
+
+
+def _misfit_cause(c: Comparison, key: str, place: str) -> str:
+    ours, theirs = c.source[key], c.target[place]
+    if not ours.numel:
+        return "zero3-empty"
+    differing = [axis for axis, sizes in enumerate(zip(ours.shape, theirs.shape)) if sizes[0] != sizes[1]]  # noqa: B905
+    lora = c.source_parsed[key].lora or ""
+    same_rank = len(ours.shape) == len(theirs.shape)
+    if same_rank and lora and differing == [1 if lora.endswith(("B", "b", "up")) else 0]:
+        return "rank-mismatch"
+    modules = c.target_parsed[place].modules
+    if same_rank and differing in ([0], [1]) and not _EMBEDDINGS.isdisjoint((*modules[-1:], *modules[-2:-1])):
+        return "resized-embedding"
+    return "shape-mismatch"
+
+
+def _adapter_without_home(c: Comparison) -> Iterator[Finding]:
+    homeless = c.after.unexpected.of("lora")
+    if not homeless:
+        return
+    total = c.report.lora_keys[0]
+    told = f"{len(homeless)} of {total} adapter keys of the checkpoint have no place in the model"
+    if not c.model_has_lora:
+        yield finding(
+            "adapter-not-loaded", f"{told}: the model has no LoRA, so the adapter was never loaded.", homeless
+        )
+        if c.report.scope == "full" and c.layout != "lightning":
+            yield finding("unmerged-peft-full-save", "A full checkpoint was saved with its adapter unmerged.")
+    elif len(homeless) < total:
+        modules = {c.source_parsed[key].module_path for key in homeless}
+        yield finding("target-mismatch", f"{told}: the model has no LoRA on {_list(modules)}.", homeless)
+    else:
+        yield finding("adapter-without-home", f"{told}, though the model has LoRA: the names do not meet.", homeless)
+
+
+def _empty_slots(c: Comparison) -> Iterator[Finding]:
+    slots = c.after.missing.of("lora")
+    if not slots or not c.source:
+        return
+    if not c.report.lora_keys[0]:
+        yield finding(
+            "lora-not-saved",
+            f"The checkpoint has no LoRA keys, and the model has {len(slots)}: they keep their initial values.",
+            slots,
+        )
+    elif not c.after.unexpected.of("lora"):
+        yield finding("lora-slot-empty", f"{_count(slots)} of the model's LoRA are not in the checkpoint.", slots)
+
+
+def _heads(c: Comparison) -> Iterator[Finding]:
+    lost, unused = _exchanged_heads(c)
+    if lost:
+        yield finding(
+            "wrong-base-class",
+            f"The checkpoint has {_list(unused.values())}, and the model has {_list(lost.values())} instead: "
+            "another class.",
+            (*lost, *unused),
+        )
+
+
+def _exchanged_heads(c: Comparison) -> tuple[dict[str, str], dict[str, str]]:
+    """Find heads that only the model has and heads that only the checkpoint has: key -> name; both or neither."""
+    lost, unused = (
+        {key: parsed[key].modules[-1] for key in keys.of("non_lora") if not _HEADS.isdisjoint(parsed[key].modules[-1:])}
+        for keys, parsed in ((c.after.missing, c.target_parsed), (c.after.unexpected, c.source_parsed))
+    )
+    return (lost, unused) if lost and unused else ({}, {})
+
+
+def _lost(c: Comparison) -> Iterator[Finding]:
+    """Trouble 1 of the guide: many non-LoRA keys missing."""
+    heads, _ = _exchanged_heads(c)
+    lost = [key for key in c.after.missing.of("non_lora") if key not in heads]
+    by_component: dict[str, list[str]] = defaultdict(list)
+    for key in lost:
+        by_component[c.target_parsed[key].component].append(key)
+    absent = {
+        row.name
+        for row in c.report.components
+        if not row.lora and row.in_model and not row.in_file and not row.remapped
+    }
+    whole = sorted(name for name in by_component if name in absent)
+    if whole and c.after.loaded:
+        keys = [key for name in whole for key in by_component[name]]
+        yield finding(
+            "wrong-stage", f"The checkpoint holds nothing of {_list(whole)} ({len(keys)} keys missing).", keys
+        )
+    rest = [key for name, keys in by_component.items() if name not in whole for key in keys]
+    if rest and c.after.loaded:
+        yield finding("lost-weights", f"{_count(rest)} that the model needs are not in the checkpoint.", rest)
+
+
+def _homeless(c: Comparison) -> Iterator[Finding]:
+    _, heads = _exchanged_heads(c)
+    homeless = [key for key in c.after.unexpected.of("non_lora") if key not in heads]
+    if homeless and c.after.loaded:
+        yield finding(
+            "unexpected-weights", f"{_count(homeless)} of the checkpoint have no place in the model.", homeless
+        )
+
+
+def _too_few(c: Comparison) -> Iterator[Finding]:
+    """Trouble 2 of the guide: too few keys loaded."""
+    ratio = c.report.loaded_ratio(of="model")
+    if c.source and ratio < _FEW_LOADED and not c.after.shape_mismatches:
+        needed = c.report.model_keys - c.after.missing.counts["excused"]
+        yield finding(
+            "too-few-loaded",
+            f"{len(c.after.loaded)} of the {needed} keys that the model needs are loaded ({ratio:.1%}), "
+            f"by any renaming; the checkpoint has {c.report.checkpoint_keys} keys.",
+        )
+
+
+def _ambiguous(c: Comparison) -> Iterator[Finding]:
+    for ambiguity in c.remapping.ambiguities:
+        places = " or ".join(choice[0] for choice in ambiguity.choices)
+        yield finding(
+            "ambiguous-remapping",
+            f"{_count(ambiguity.keys)} fit several places equally well ({places}); none was picked. "
+            f"{ambiguity.distinction}",
+            ambiguity.keys,
+        )
+
+
+_WRAPPER_CAUSES = {
+    "module": "ddp-prefix",
+    "_orig_mod": "compile-prefix",
+    "_fsdp_wrapped_module": "fsdp-prefix",
+    "_checkpoint_wrapped_module": "wrapper-prefix",
+    "_forward_module": "wrapper-prefix",
+}
+_KIND_CAUSES = {
+    "rename-adapter": "adapter-name",
+    "drop-adapter": "adapter-name",
+    "modules-to-save": "modules-to-save",
+    "convention": "key-convention",
+    "unwrap-peft": "wrapper-prefix",
+    "wrap-peft": "wrapper-prefix",
+}
+_TOWERS = ("language_model", "vision_tower", "vision_model", "text_model", "visual", "vision_encoder")
+
+
+def _renamed(c: Comparison) -> Iterator[Finding]:
+    """Turn the rules that somebody has to apply into causes."""
+    by_cause: dict[str, list[str]] = defaultdict(list)
+    keys: dict[str, list[str]] = defaultdict(list)
+    renamed = [key for key, place in c.report.mapping.items() if key != place]
+    for rule in c.remapping.rules:
+        if rule.by == "torch" or (rule.by == "peft" and (rule.kind != "modules-to-save" or c.model_is_peft)):
+            continue
+        cause = _rule_cause(c, rule.kind, *rule.example)
+        by_cause[cause].append(rule.text)
+        keys[cause] += [key for key in renamed if rule.apply(key) != key]
+    for cause, texts in by_cause.items():
+        yield finding(cause, f"The keys need a renaming: {'; '.join(texts)}.", dict.fromkeys(keys[cause]))
+
+
+def _rule_cause(c: Comparison, kind: str, before: str, after: str) -> str:
+    words, others = before.split("."), after.split(".")
+    changed = [*(word for word in words if word not in others), *(word for word in others if word not in words)]
+    for word in changed:
+        if word in _WRAPPER_CAUSES:
+            return _WRAPPER_CAUSES[word]
+    if kind in _KIND_CAUSES:
+        return _KIND_CAUSES[kind]
+    if c.layout == "lightning" and before == f"model.{after}":
+        return "lightning-prefix"
+    if not changed and c.adapter_config is not None:  # One more or one less of a word that is there: `model.model.`
+        return "wrong-base-class"
+    towers = not {*words, *others}.isdisjoint(_TOWERS)
+    return "vlm-refactor-prefix" if towers else "renamed-module"
+
+
+def _benign(c: Comparison) -> Iterator[Finding]:
+    """Say that a long list of missing base weights is as it should be."""
+    if c.report.scope != "adapter" or c.report.verdict not in {"loads", "loads-after-remap"}:
+        return
+    base = c.after.missing.counts["excused"]
+    if not base or any(rule.by == "you" for rule in c.remapping.rules):
+        return
+    if c.report.verdict == "loads":
+        yield finding("strict-load-of-adapter", f"A strict load would stop at the {base} base weights that it lacks.")
+    else:
+        yield finding("benign-report", f"Loaders will call {base} base weights missing.")
+
+
+_RECOGNISERS: tuple[Recogniser, ...] = (
+    _empty,
+    _misfits,
+    _adapter_without_home,
+    _empty_slots,
+    _heads,
+    _lost,
+    _homeless,
+    _too_few,
+    _ambiguous,
+    _renamed,
+    _benign,
+)
+
+
+def _count(keys: Iterable[str]) -> str:
+    groups = group_keys(keys)
+    total = sum(count for _, count in groups)
+    more = f" and {len(groups) - 1} more patterns" if len(groups) > 1 else ""
+    return f"{total} {'key' if total == 1 else 'keys'} ({groups[0][0] if groups else ''}{more})"
+
+
+def _list(names: Iterable[str], most: int = 3) -> str:
+    listed = sorted(set(names))
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

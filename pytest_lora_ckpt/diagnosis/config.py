@@ -1,0 +1,132 @@
+"""adapter_config.json against the tensors: what PEFT would drop, or apply with the wrong scale, without a word."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.diagnosis.causes import finding
+from pytest_lora_ckpt.diagnosis.pairs import LoraPair, lora_pairs
+from pytest_lora_ckpt.keys import parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_lora_ckpt.report import Finding
+    from pytest_lora_ckpt.tensors import KeySet
+
+
+def config_findings(config: Mapping[str, Any], keys: KeySet) -> list[Finding]:
+    """Hold the fields of a PEFT LoRA config against the tensors of its adapter.
+
+    Checked: `peft_type`, `r` with `rank_pattern`, `use_dora`, `target_modules`, `modules_to_save`, `bias`. What a state
+    dict cannot show (`lora_alpha`, `use_rslora`) is not.
+
+    Args:
+        config: The content of `adapter_config.json`.
+        keys: The adapter's keys.
+    """
+    kind = config.get("peft_type")
+    if kind not in {"LORA", None}:
+        return [finding("config-type", f"adapter_config.json has peft_type {kind!r}: its fields were not checked.")]
+    pairs = lora_pairs(keys)
+    return [
+        *_rank(config, pairs),
+        *_dora(config, keys),
+        *_targets(config, pairs),
+        *_modules_to_save(config, keys),
+        *_bias(config, keys),
+    ]
+
+
+def _rank(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Finding]:
+    rank, pattern = config.get("r"), config.get("rank_pattern") or {}
+    if not isinstance(rank, int):
+        return
+    odd = [pair for pair in pairs if pair.rank and pair.rank != _expected_rank(pair.module, rank, pattern)]
+    if odd:
+        found = ", ".join(f"{value} ({count}x)" for value, count in Counter(p.rank for p in odd).most_common())
+        yield finding(
+            "config-rank",
+            f"adapter_config.json has r = {rank}, and {len(odd)} of {len(pairs)} adapted modules have rank {found}.",
+            [key for pair in odd for key in pair.keys],
+        )
+
+
+def _expected_rank(module: str, rank: int, pattern: Mapping[str, int]) -> int:
+    """Apply rank_pattern as PEFT does: a name, or a regular expression, that ends the module's path."""
+    for name, value in pattern.items():
+        if _matches(rf"(.*\.)?({name})", module):
+            return value
+    return rank
+
+
+def _dora(config: Mapping[str, Any], keys: KeySet) -> Iterator[Finding]:
+    magnitudes = [key for key in keys if parse_key(key).lora == "lora_magnitude_vector"]
+    if magnitudes and config.get("use_dora") is False:
+        yield finding(
+            "config-dora",
+            f"adapter_config.json has use_dora false, and the file holds {len(magnitudes)} DoRA magnitude vectors.",
+            magnitudes,
+        )
+    if not magnitudes and config.get("use_dora"):
+        yield finding("config-dora", "adapter_config.json has use_dora true, and the file has no magnitude vector.")
+
+
+def _targets(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Finding]:
+    targets = config.get("target_modules")
+    if targets is None or targets == "all-linear" or config.get("target_parameters"):
+        return
+    if isinstance(targets, str):
+        outside = [pair for pair in pairs if not _matches(targets, pair.module)]
+        unused: list[str] = []
+    else:
+        names = [str(name) for name in targets]
+        outside = [pair for pair in pairs if not any(_is_target(pair.module, name) for name in names)]
+        unused = [name for name in names if not any(_is_target(pair.module, name) for pair in pairs)]
+    if outside:
+        yield finding(
+            "config-targets",
+            f"target_modules in adapter_config.json does not name {len(outside)} of {len(pairs)} adapted modules, "
+            f"such as {outside[0].module}.",
+            [key for pair in outside for key in pair.keys],
+        )
+    if unused and pairs:
+        yield finding(
+            "config-targets",
+            f"target_modules names {', '.join(sorted(unused))}, and the file has no adapter for it.",
+        )
+
+
+def _is_target(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}")
+
+
+def _modules_to_save(config: Mapping[str, Any], keys: KeySet) -> Iterator[Finding]:
+    held = {segment for key in keys for segment in key.split(".")}
+    lacking = [name for name in config.get("modules_to_save") or [] if str(name).split(".")[-1] not in held]
+    if lacking:
+        yield finding(
+            "config-modules-to-save",
+            f"modules_to_save in adapter_config.json names {', '.join(lacking)}, and the file does not hold it.",
+        )
+
+
+def _bias(config: Mapping[str, Any], keys: KeySet) -> Iterator[Finding]:
+    biases = [key for key in keys if key.endswith(".bias") and not parse_key(key).is_adapter]
+    saved = [str(name) for name in config.get("modules_to_save") or []]
+    biases = [key for key in biases if not any(name in key.split(".") for name in saved)]
+    if config.get("bias") == "none" and biases:
+        yield finding(
+            "config-bias",
+            f"adapter_config.json has bias 'none', and the file holds {len(biases)} trained biases.",
+            biases,
+        )
+
+
+def _matches(pattern: str, path: str) -> bool:
+    try:
+        return re.fullmatch(pattern, path) is not None
+    except re.error:
+        return False

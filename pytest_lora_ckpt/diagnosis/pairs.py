@@ -1,0 +1,239 @@
+"""Are the adapters of a checkpoint whole? Told from keys and shapes alone, with no model.
+
+The layers of a network are alike, so the one that lacks a factor, or has another rank, stands out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.diagnosis.causes import finding
+from pytest_lora_ckpt.keys import parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pytest_lora_ckpt.report import Finding
+    from pytest_lora_ckpt.tensors import KeySet, TensorInfo
+
+# The two factors of a pair, by convention: down (rank x in) first, up (out x rank) second.
+_DOWN = {"lora_A", "lora_a", "lora_down", "lora.A", "lora.a", "lora.down", "lora_embedding_A"}
+_DOWN |= {"lora_linear_layer.down"}
+_UP = {"lora_B", "lora_b", "lora_up", "lora.B", "lora.b", "lora.up", "lora_embedding_B", "lora_linear_layer.up"}
+
+# A layer stands out when few lack what the others have; where many do, it was meant (layers_to_transform, a hybrid).
+_FEW = 0.2
+
+
+@dataclass(slots=True)
+class LoraPair:
+    """The factors of one adapted module.
+
+    Attributes:
+        module: Path of the module, without wrappers and PEFT's structure.
+        adapter: Name of the adapter, or None where the keys carry none.
+        down: Key and tensor of `lora_A` (rank x in), once seen.
+        up: Key and tensor of `lora_B` (out x rank), once seen.
+        others: Further adapter parameters of the module (magnitude vector, alpha …).
+    """
+
+    module: str
+    adapter: str | None
+    down: tuple[str, TensorInfo] | None = None
+    up: tuple[str, TensorInfo] | None = None
+    others: list[str] = field(default_factory=list)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys of the pair."""
+        return (*(factor[0] for factor in (self.down, self.up) if factor), *self.others)
+
+    @property
+    def rank(self) -> int | None:
+        """First size of the down factor, which is the rank; None where it is not there or has no size."""
+        return self.down[1].shape[0] if self.down and self.down[1].shape else None
+
+
+def lora_pairs(keys: Mapping[str, TensorInfo]) -> list[LoraPair]:
+    """Gather the adapter parameters of a checkpoint by module and adapter.
+
+    Example:
+        >>> pairs = lora_pairs({"q.lora_A.weight": TensorInfo((4, 8)), "q.lora_B.weight": TensorInfo((8, 4))})
+        >>> pairs[0].module, pairs[0].rank
+        ('q', 4)
+    """
+    pairs: dict[tuple[str, str | None, bool], LoraPair] = {}
+    for key, info in keys.items():
+        parsed = parse_key(key)
+        if not parsed.is_lora:
+            continue
+        kind = parsed.lora or ""
+        place = (parsed.module_path, parsed.adapter, "embedding" in kind)
+        pair = pairs.setdefault(place, LoraPair(parsed.module_path, parsed.adapter))
+        if parsed.parameter == "bias":
+            pair.others.append(key)
+        elif _ends(kind, _DOWN):
+            pair.down = (key, info)
+        elif _ends(kind, _UP):
+            pair.up = (key, info)
+        else:
+            pair.others.append(key)
+    return [pair for pair in pairs.values() if pair.down or pair.up or not _is_only_scale(pair)]
+
+
+def lora_pair_findings(keys: KeySet, adapter_config: Mapping[str, Any] | None = None) -> list[Finding]:
+    """Find halves of pairs, layers that differ from their like, ranks that do not agree and tensors of size 0.
+
+    Args:
+        keys: The checkpoint's keys.
+        adapter_config: Where it names layers or ranks of its own (`layers_to_transform`, `rank_pattern`), layers that
+            differ were meant.
+    """
+    pairs = [pair for pair in lora_pairs(keys) if pair.down or pair.up]
+    config = adapter_config or {}
+    return [
+        *_empty(keys),
+        *_halves(pairs),
+        *_disagreeing_ranks(pairs),
+        *([] if config.get("rank_pattern") else _odd_ranks(pairs)),
+        *([] if _names_layers(config) else _uneven_layers(keys, pairs)),
+    ]
+
+
+def _empty(keys: KeySet) -> Iterator[Finding]:
+    empty = [key for key, info in keys.items() if not info.numel and parse_key(key).is_adapter]
+    if empty:
+        yield finding("zero3-empty", f"{len(empty)} adapter tensors have size 0.", empty)
+
+
+def _halves(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
+    for word, halves in (
+        ("lora_B", [pair for pair in pairs if pair.down and not pair.up]),
+        ("lora_A", [pair for pair in pairs if pair.up and not pair.down]),
+    ):
+        if halves:
+            yield finding(
+                "lora-pair-incomplete",
+                f"{_modules(len(halves))} no {word} beside the other factor: {_some(pair.module for pair in halves)}.",
+                [key for pair in halves for key in pair.keys],
+            )
+
+
+def _disagreeing_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
+    """A is rank x in, B is out x rank; for embeddings too (PEFT's lora_embedding_A is rank x vocabulary)."""
+    odd = [
+        pair
+        for pair in pairs
+        if pair.down
+        and pair.up
+        and pair.down[1].numel
+        and pair.up[1].numel
+        and (len(pair.up[1].shape) < 2 or pair.down[1].shape[0] != pair.up[1].shape[1])  # noqa: PLR2004
+    ]
+    if odd:
+        pair = odd[0]
+        shapes = " and ".join(str(list(factor[1].shape)) for factor in (pair.down, pair.up) if factor)
+        yield finding(
+            "lora-rank-uneven",
+            f"{_modules(len(odd))} factors of two ranks: {pair.module} has {shapes}.",
+            [key for each in odd for key in each.keys],
+        )
+
+
+def _odd_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
+    by_leaf: dict[tuple[str, str | None], list[LoraPair]] = defaultdict(list)
+    for pair in pairs:
+        if pair.rank:
+            by_leaf[_template(pair.module), pair.adapter].append(pair)
+    odd = []
+    for alike in by_leaf.values():
+        ranks = Counter(pair.rank for pair in alike)
+        usual, count = ranks.most_common(1)[0]
+        others = [pair for pair in alike if pair.rank != usual]
+        if others and len(others) < count and (len(others) == 1 or len(others) <= _FEW * len(alike)):
+            odd += others
+    if odd:
+        yield finding(
+            "lora-rank-uneven",
+            f"{_modules(len(odd))} another rank than the same module of the other layers: "
+            f"{odd[0].module} has {odd[0].rank}.",
+            [key for pair in odd for key in pair.keys],
+        )
+
+
+def _uneven_layers(keys: KeySet, pairs: Iterable[LoraPair]) -> Iterator[Finding]:
+    """Name the modules that have no adapter where their like in the other layers have one."""
+    adapted = {pair.module for pair in pairs}
+    parents: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for module in adapted:
+        parent, _, leaf = module.rpartition(".")
+        parents[_template(parent)][parent].add(leaf)
+    lacking: list[str] = []
+    for template, places in parents.items():
+        if "*" not in template:
+            continue
+        usual = Counter(frozenset(leaves) for leaves in places.values()).most_common(1)[0]
+        odd = [(place, leaves) for place, leaves in places.items() if leaves < usual[0]]
+        if odd and len(odd) <= usual[1] and (len(odd) == 1 or len(odd) <= _FEW * len(places)):
+            lacking += [f"{place}.{leaf}" for place, leaves in odd for leaf in usual[0] - leaves]
+    lacking += _layers_left_out(keys, adapted)
+    if lacking:
+        near = {module.rpartition(".")[0] for module in lacking}
+        yield finding(
+            "lora-uneven-layers",
+            f"{_modules(len(lacking))} no adapter, and the same modules of the other layers have one: "
+            f"{_some(lacking)}.",
+            [key for pair in pairs if pair.module.rpartition(".")[0] in near for key in pair.keys],
+        )
+
+
+def _layers_left_out(keys: KeySet, adapted: set[str]) -> list[str]:
+    """Find modules whose base weight is here, with no adapter at all in their layer, where nearly all others have."""
+    with_base: dict[str, set[str]] = defaultdict(set)
+    for key in keys:
+        parsed = parse_key(key)
+        if parsed.parameter == "weight" and not parsed.is_adapter and "wrapper" not in parsed.roles:
+            with_base[_template(parsed.module_path)].add(parsed.module_path)
+    parents = {module.rpartition(".")[0] for module in adapted}
+    lacking = []
+    for template in sorted({_template(module) for module in adapted}):
+        alike = with_base.get(template, set())
+        without = [module for module in alike - adapted if module.rpartition(".")[0] not in parents]
+        having = len(alike & adapted)
+        if without and len(without) < having and (len(without) == 1 or len(without) <= _FEW * len(alike)):
+            lacking += sorted(without)
+    return lacking
+
+
+def _names_layers(config: Mapping[str, Any]) -> bool:
+    """Whether the config leaves layers out on purpose; a pattern as target_modules may do so as well."""
+    return bool(
+        config.get("layers_to_transform") is not None
+        or config.get("exclude_modules")
+        or isinstance(config.get("target_modules"), str)
+    )
+
+
+def _template(path: str) -> str:
+    return ".".join("*" if segment.isdigit() else segment for segment in path.split("."))
+
+
+def _ends(kind: str, words: set[str]) -> bool:
+    """`to_q_lora.down` ends as `lora.down` does."""
+    return kind in words or any(kind.endswith(f"_{word}") for word in words)
+
+
+def _is_only_scale(pair: LoraPair) -> bool:
+    return all(key.endswith((".alpha", ".dora_scale")) for key in pair.others)
+
+
+def _modules(count: int) -> str:
+    return "1 module has" if count == 1 else f"{count} modules have"
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

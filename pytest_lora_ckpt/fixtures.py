@@ -1,0 +1,152 @@
+"""The fixtures that people request, and those that they override in their own `conftest.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lora_ckpt.options import REPLICA, is_replica, resolve
+from pytest_lora_ckpt.session import audit_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+    from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.replicas import PanoramaVLM
+    from pytest_lora_ckpt.report import LoadReport
+    from pytest_lora_ckpt.run import Run
+
+NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
+
+
+@pytest.fixture(scope="session")
+def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path given with `--lora-ckpt`; a test runs once for each. Skips without the option."""
+    audit = audit_of(request.config)
+    spec = getattr(request, "param", None) or (audit.options.checkpoints[0] if audit else None)
+    if audit is None or spec is None:
+        pytest.skip(NEEDS_OPTION)
+    if is_replica(spec):
+        from pytest_lora_ckpt.replicas import replica_checkpoint  # noqa: PLC0415
+
+        path = replica_checkpoint(spec, tmp_path_factory.mktemp(spec.replace(":", "-")))
+    else:
+        path = Path(spec)
+    audit.specs[path] = spec
+    return path
+
+
+@pytest.fixture(scope="session")
+def _lora_run(lora_ckpt: Path, request: pytest.FixtureRequest) -> Run:
+    """The checkpoint under test, with all that is known of it so far; let go when the next one comes."""
+    from pytest_lora_ckpt.run import Run  # noqa: PLC0415
+
+    audit = audit_of(request.config)
+    if audit is None:
+        pytest.skip(NEEDS_OPTION)
+    options = audit.options
+    spec = audit.specs[lora_ckpt]
+    return Run(spec, lora_ckpt, stages=options.stages, stage=options.stage, min_ratio=options.min_ratio)
+
+
+@pytest.fixture
+def _connected_lora_run(_lora_run: Run, request: pytest.FixtureRequest) -> Run:
+    """The same, told where its model, loader and inputs come from: the fixtures as this test sees them."""
+    _lora_run.connect(*(_later(request, name) for name in ("lora_model", "lora_loader", "lora_inputs")))
+    return _lora_run
+
+
+def _later(request: pytest.FixtureRequest, name: str) -> Callable[[], Any]:
+    return lambda: request.getfixturevalue(name)
+
+
+@pytest.fixture(scope="session")
+def lora_checkpoint(_lora_run: Run) -> Checkpoint:
+    """The opened `Checkpoint`; the test fails where it cannot be read, and says why."""
+    from pytest_lora_ckpt.checkpoint import CheckpointError  # noqa: PLC0415
+
+    try:
+        return _lora_run.checkpoint
+    except CheckpointError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def lora_model(request: pytest.FixtureRequest) -> torch.nn.Module | None:
+    """The model to receive the weights: what `--lora-model` names, or None. Override it in your `conftest.py`."""
+    audit = audit_of(request.config)
+    if audit is None or audit.options.model is None:
+        return None
+    model: torch.nn.Module = resolve(audit.options.model, request.config)()
+    return model
+
+
+@pytest.fixture(scope="session")
+def lora_loader(lora_ckpt: Path, request: pytest.FixtureRequest) -> Callable[[Path], Any] | None:
+    """Your own loading code, `path -> loaded model`: what `--lora-loader` names, or None. Override it.
+
+    A replica brings its own right loader where neither a model nor a loader is given.
+    """
+    audit = audit_of(request.config)
+    if audit is None:
+        return None
+    if audit.options.loader is not None:
+        loader: Callable[[Path], Any] = resolve(audit.options.loader, request.config)
+        return loader
+    if is_replica(audit.specs[lora_ckpt]) and audit.options.model is None:
+        from pytest_lora_ckpt.replicas import PanoramaVLM  # noqa: PLC0415
+
+        return PanoramaVLM.from_checkpoint
+    return None
+
+
+@pytest.fixture(scope="session")
+def lora_inputs(lora_ckpt: Path, request: pytest.FixtureRequest) -> Mapping[str, Any] | None:
+    """Keyword arguments for a forward pass and for `generate`. None but for replicas: override it."""
+    audit = audit_of(request.config)
+    if audit is not None and audit.specs[lora_ckpt].startswith(REPLICA):
+        from pytest_lora_ckpt.replicas import replica_inputs  # noqa: PLC0415
+
+        return replica_inputs()
+    return None
+
+
+@pytest.fixture
+def lora_report(_connected_lora_run: Run) -> LoadReport:
+    """The `LoadReport`: the checkpoint held against `lora_model`, or against the model that `lora_loader` returns."""
+    from pytest_lora_ckpt.checkpoint import CheckpointError  # noqa: PLC0415
+    from pytest_lora_ckpt.run import LoaderError  # noqa: PLC0415
+
+    try:
+        return _connected_lora_run.report
+    except (CheckpointError, LoaderError) as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def make_panorama_vlm() -> Callable[..., PanoramaVLM]:
+    """Factory of tiny PanoramaVLM replicas: stage, rank, alpha, targets, layers, width."""
+    from pytest_lora_ckpt import replicas  # noqa: PLC0415
+
+    return replicas.make_panorama_vlm
+
+
+@pytest.fixture
+def panorama_vlm(make_panorama_vlm: Callable[..., PanoramaVLM]) -> PanoramaVLM:
+    """One tiny PanoramaVLM, with LoRA."""
+    return make_panorama_vlm(lora=True)
+
+
+@pytest.fixture
+def make_lora_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Factory of checkpoints: a replica saved in a named layout, with a named fault or none."""
+    from pytest_lora_ckpt import replicas  # noqa: PLC0415
+
+    def make(**kwargs: Any) -> Path:
+        return replicas.save_replica(tmp_path_factory.mktemp("lora-checkpoint"), **kwargs)
+
+    return make

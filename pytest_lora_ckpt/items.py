@@ -1,0 +1,86 @@
+"""The built-in checks as pytest items, under a directory that is really collected."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_lora_ckpt.checks import CheckResult
+    from pytest_lora_ckpt.run import Run
+
+PAYLOAD = "lora_ckpt"
+"""Name under which a test report carries what its check reported, through xdist as well."""
+
+RESULT = pytest.StashKey[dict[str, Any]]()
+"""On an item: what its check reported."""
+
+
+class LoraChecks(pytest.Module):
+    """The module of the checks. It has no file: its functions are made from `checks.CHECKS`."""
+
+    def _getobj(self) -> ModuleType:
+        """Give pytest the module to collect from, where it would import a file."""
+        from pytest_lora_ckpt.checks import CHECKS  # noqa: PLC0415
+
+        module = ModuleType("lora_ckpt", "Built-in checks of pytest-lora-ckpt.")
+        for name in CHECKS:
+            setattr(module, name, _item_function(name, module.__name__))
+        return module
+
+    def funcnamefilter(self, name: str) -> bool:
+        """Take our checks, whatever the project's `python_functions` says."""
+        return hasattr(self.obj, name)
+
+    def classnamefilter(self, name: str) -> bool:  # noqa: ARG002
+        """There are no classes."""
+        return False
+
+
+class LoraChecksLast(pytest.Collector):
+    """Stands last in the session, and makes the checks' node when all directories have been collected."""
+
+    def __init__(self, *, make: Callable[[pytest.Session], LoraChecks], **kwargs: Any) -> None:
+        """Take the function that makes the node."""
+        super().__init__(**kwargs)
+        self._make = make
+
+    def collect(self) -> Iterator[pytest.Collector]:
+        """Give the one node that holds the checks."""
+        yield self._make(self.session)
+
+
+def _item_function(name: str, module: str) -> Callable[..., None]:
+    @pytest.mark.lora_ckpt
+    def item(_connected_lora_run: Run, request: pytest.FixtureRequest) -> None:
+        from pytest_lora_ckpt.checks import run_check  # noqa: PLC0415
+        from pytest_lora_ckpt.session import audit_of  # noqa: PLC0415
+
+        audit = audit_of(request.config)
+        strict = audit is not None and audit.options.strict
+        result = run_check(name, _connected_lora_run, strict=strict)
+        request.node.stash[RESULT] = _payload(_connected_lora_run, result)
+        if result.outcome == "failed":
+            pytest.fail(_message(result), pytrace=False)
+        if result.outcome == "skipped":
+            pytest.skip(result.summary)
+
+    item.__module__, item.__name__ = module, name
+    return item
+
+
+def _payload(run: Run, result: CheckResult) -> dict[str, Any]:
+    known = run.to_dict()
+    findings = [*known.pop("findings"), *(found.to_dict() for found in result.findings)]
+    return {"spec": run.spec, "check": result.to_dict(), "findings": findings, "known": known}
+
+
+def _message(result: CheckResult) -> str:
+    lines = [result.summary]
+    for found in result.findings:
+        lines += [f"  {found.cause}: {found.message}", f"    {found.remedy}"]
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""What a model expects: its keys, shapes, dtypes and aliases, from the live `nn.Module` or from plain mappings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.tensors import KeySet, TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+
+def model_keys(model: torch.nn.Module) -> KeySet:
+    """List the keys that a model's `load_state_dict` expects, with shapes, dtypes and aliases.
+
+    Nothing is copied and nothing is computed: a model on the meta device does as well. Keys that name one tensor (tied
+    weights, a module registered twice) are found by identity and listed in `.aliases`. Entries that are no tensors
+    (`_extra_state`) are left out, for they have no shape to compare.
+
+    Args:
+        model: Any `torch.nn.Module`.
+
+    Returns:
+        A mapping key -> `TensorInfo` in the order of `model.state_dict()`.
+
+    Raises:
+        TypeError: `model` is no `nn.Module`.
+
+    Example:
+        >>> import torch
+        >>> tied = torch.nn.ModuleDict({"embed": torch.nn.Embedding(8, 4), "head": torch.nn.Linear(4, 8, bias=False)})
+        >>> tied["head"].weight = tied["embed"].weight
+        >>> keys = model_keys(tied)
+        >>> keys["head.weight"].shape, keys.aliases
+        ((8, 4), (('embed.weight', 'head.weight'),))
+    """
+    if not is_module(model):
+        raise TypeError(f"model_keys() takes a torch.nn.Module, and was given {describe(model)}.")
+    # keep_vars leaves the parameters themselves, so that one tensor under two names is seen as one object even on meta.
+    state = model.state_dict(keep_vars=True)
+    return KeySet({key: _tensor_info(value) for key, value in state.items() if is_tensor(value)})
+
+
+def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
+    """Take whatever holds keys and shapes, and give them as a `KeySet`.
+
+    Args:
+        source: A `Checkpoint`, an `nn.Module`, a `KeySet`, or a mapping key -> shape, `TensorInfo` or tensor.
+        aliases: Groups of keys that name one tensor, where `source` cannot tell.
+
+    Raises:
+        TypeError: `source` is none of these; the message says what it is.
+    """
+    groups = [tuple(group) for group in aliases]
+    keys = getattr(source, "keys", None)
+    if isinstance(keys, KeySet):
+        source = keys
+    elif is_module(source):
+        source = model_keys(source)
+    if isinstance(source, KeySet):
+        return KeySet(source, [*source.aliases, *groups]) if groups else source
+    if isinstance(source, Mapping):
+        return KeySet({str(key): _info_of(str(key), value) for key, value in source.items()}, groups)
+    raise TypeError(
+        f"Keys are taken from a Checkpoint, an nn.Module or a mapping of key to shape, and this is {describe(source)}."
+    )
+
+
+def is_module(value: object) -> bool:
+    """Tell whether this is an `nn.Module`, without importing torch for a value that cannot be one."""
+    return any(base.__module__ == "torch.nn.modules.module" for base in type(value).__mro__)
+
+
+def is_tensor(value: object) -> bool:
+    """Tell whether this is a `torch.Tensor`, without importing torch for a value that cannot be one."""
+    return any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in type(value).__mro__)
+
+
+def describe(value: object) -> str:
+    """Name a value's type for a message, with its size where it has one.
+
+    Example:
+        >>> describe(None), describe((1, 2))
+        ('None', 'a tuple of 2')
+    """
+    if value is None:
+        return "None"
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    article = "an" if name[0].lower() in "aeiou" else "a"
+    size = f" of {len(value)}" if isinstance(value, (tuple, list, dict, set)) else ""
+    return f"{article} {name}{size}"
+
+
+def _info_of(key: str, value: Any) -> TensorInfo:
+    """Coerce a value of a plain mapping."""
+    if isinstance(value, TensorInfo):
+        return value
+    if is_tensor(value):
+        return _tensor_info(value)
+    try:
+        return TensorInfo(tuple(int(size) for size in value))
+    except (TypeError, ValueError):
+        raise TypeError(f"The shape of {key!r} should be a sequence of sizes, and is {describe(value)}.") from None
+
+
+def _tensor_info(tensor: Any) -> TensorInfo:
+    """Describe a live tensor; tensors without memory of their own (meta) are known by their identity."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    storage: tuple[str, int] = ("object", id(tensor))
+    offset = 0
+    if type(tensor).__module__ in {"torch", "torch.nn.parameter"} and tensor.device.type != "meta":
+        with contextlib.suppress(RuntimeError, NotImplementedError):  # Sparse and other tensors have no storage.
+            storage, offset = ("memory", tensor.untyped_storage().data_ptr()), tensor.storage_offset()
+    stride = tuple(tensor.stride()) if not tensor.is_sparse else None
+    shape = tuple(tensor.shape)
+    return TensorInfo(shape, dtype, tensor.numel() * tensor.element_size(), stride, storage, offset)

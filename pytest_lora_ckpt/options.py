@@ -1,0 +1,231 @@
+"""The command line and ini options: what each is called, what it may hold, and where a bad value came from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lora_ckpt.stages import DEFAULT_STAGE_LINES, Stage, parse_stages
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+REPLICA = "replica:"
+REPLICA_STAGES = ("vision", "resampler", "finetune")
+REPORT_ENDINGS = (".json",)
+
+_REFERENCE = re.compile(r"[\w.]+:[\w.]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for, checked.
+
+    Attributes:
+        checkpoints: Paths (made absolute) or `replica:STAGE`, in the order given.
+        model: `module:factory`, or None.
+        loader: `module:function`, or None.
+        stage: The stage that the checkpoints must hold, or None.
+        stages: All stages of the project by name.
+        min_ratio: Least share of the needed model keys to be loaded after remapping.
+        reports: Files to write.
+        strict: A check that could not be made counts as failed.
+    """
+
+    checkpoints: tuple[str, ...]
+    model: str | None
+    loader: str | None
+    stage: Stage | None
+    stages: Mapping[str, Stage]
+    min_ratio: float
+    reports: tuple[Path, ...]
+    strict: bool
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register the options and their ini names."""
+    group = parser.getgroup("lora-ckpt", "LoRA checkpoints: did it really load, and does the adapter do anything?")
+    group.addoption(
+        "--lora-ckpt",
+        action="append",
+        metavar="PATH",
+        help="Audit this checkpoint (repeatable): a .ckpt/.pt/.bin/.safetensors file, a PEFT adapter directory, or "
+        "replica:STAGE (vision, resampler, finetune), a tiny PanoramaVLM checkpoint made on the spot.",
+    )
+    group.addoption(
+        "--lora-model",
+        metavar="MODULE:FACTORY",
+        help="Callable that returns the nn.Module to receive the weights; or override the fixture lora_model.",
+    )
+    group.addoption(
+        "--lora-loader",
+        metavar="MODULE:FUNCTION",
+        help="Your own loading code: callable path -> loaded model; or override the fixture lora_loader.",
+    )
+    group.addoption(
+        "--lora-stage",
+        metavar="STAGE",
+        help="What the checkpoint must hold: vision, resampler or finetune, or a stage of the ini option lora_stages.",
+    )
+    group.addoption(
+        "--lora-min-ratio",
+        metavar="R",
+        help="Least share (0.0 to 1.0) of the keys that the model needs from the checkpoint, loaded after remapping "
+        "(default: 1.0).",
+    )
+    group.addoption(
+        "--lora-report",
+        action="append",
+        metavar="FILE",
+        help="Write the result to this .json file (repeatable).",
+    )
+    group.addoption(
+        "--lora-strict",
+        action="store_true",
+        help="A check that could not be made counts as failed, not as skipped.",
+    )
+    parser.addini("lora_ckpt", "Checkpoints to audit, one a line (--lora-ckpt).", type="linelist")
+    parser.addini("lora_model", "module:factory of the model that receives the weights (--lora-model).")
+    parser.addini("lora_loader", "module:function of your own loading code (--lora-loader).")
+    parser.addini("lora_stage", "The stage that the checkpoint must hold (--lora-stage).")
+    parser.addini("lora_min_ratio", "Least share of the needed model keys loaded (--lora-min-ratio).")
+    parser.addini(
+        "lora_stages",
+        "The training stages, one a line, in order: `name: component … [lora] [(component …)]`.",
+        type="linelist",
+    )
+
+
+def read_options(config: pytest.Config) -> Options | None:
+    """Gather and check the options; None where no checkpoint is asked for.
+
+    Raises:
+        pytest.UsageError: A value is not valid; the message says which are, and where the bad one came from.
+    """
+    given: Sequence[str] = config.getoption("lora_ckpt") or ()
+    base = config.invocation_params.dir
+    where = "command line"
+    if not given:
+        given, base, where = config.getini("lora_ckpt"), config.rootpath, _ini(config)
+    if not given:
+        return None
+    stages = _stages(config)
+    return Options(
+        checkpoints=tuple(dict.fromkeys(_checkpoint(spec, base, where) for spec in given)),
+        model=_reference(config, "lora_model", "callable that returns the model"),
+        loader=_reference(config, "lora_loader", "callable path -> loaded model"),
+        stage=_stage(config, stages),
+        stages=stages,
+        min_ratio=_ratio(config),
+        reports=tuple(_report(name, config) for name in config.getoption("lora_report") or ()),
+        strict=bool(config.getoption("lora_strict")),
+    )
+
+
+def is_replica(spec: str) -> bool:
+    """Tell `replica:STAGE` from a path."""
+    return spec.startswith(REPLICA)
+
+
+def _checkpoint(spec: str, base: Path, where: str) -> str:
+    if not spec.strip():
+        raise pytest.UsageError(f"--lora-ckpt is empty (from: {where}). Give a path, or replica:finetune.")
+    if is_replica(spec):
+        if spec.removeprefix(REPLICA) not in REPLICA_STAGES:
+            valid = ", ".join(REPLICA + stage for stage in REPLICA_STAGES)
+            raise pytest.UsageError(f"--lora-ckpt={spec} (from: {where}): the replicas are {valid}.")
+        return spec
+    return spec if "://" in spec else str(base / Path(spec).expanduser())
+
+
+def _value(config: pytest.Config, name: str) -> tuple[str | None, str]:
+    """Return an option's value and where it came from; the command line goes before the ini file."""
+    given = config.getoption(name)
+    if given is not None:
+        return str(given), "command line"
+    return (str(config.getini(name)).strip() or None), _ini(config)
+
+
+def _ini(config: pytest.Config) -> str:
+    return str(config.inipath.name) if config.inipath else "ini"
+
+
+def _reference(config: pytest.Config, name: str, meaning: str) -> str | None:
+    value, where = _value(config, name)
+    if value is not None and not _REFERENCE.fullmatch(value):
+        raise pytest.UsageError(
+            f"--{name.replace('_', '-')}={value} (from: {where}): give `module:name` of a {meaning}, "
+            "such as my_project.loading:load_model."
+        )
+    return value
+
+
+def _stages(config: pytest.Config) -> Mapping[str, Stage]:
+    lines = config.getini("lora_stages") or DEFAULT_STAGE_LINES
+    try:
+        return parse_stages(lines)
+    except ValueError as error:
+        raise pytest.UsageError(f"lora_stages (from: {_ini(config)}): {error}.") from None
+
+
+def _stage(config: pytest.Config, stages: Mapping[str, Stage]) -> Stage | None:
+    value, where = _value(config, "lora_stage")
+    if value is None:
+        return None
+    if value not in stages:
+        raise pytest.UsageError(f"--lora-stage={value} (from: {where}): the stages are {', '.join(stages)}.")
+    return stages[value]
+
+
+def _ratio(config: pytest.Config) -> float:
+    value, where = _value(config, "lora_min_ratio")
+    if value is None:
+        return 1.0
+    try:
+        ratio = float(value)
+    except ValueError:
+        ratio = -1.0
+    if not 0.0 <= ratio <= 1.0:
+        raise pytest.UsageError(f"--lora-min-ratio={value} (from: {where}): give a number from 0.0 to 1.0.")
+    return ratio
+
+
+def _report(name: str, config: pytest.Config) -> Path:
+    path = config.invocation_params.dir / Path(name).expanduser()
+    if path.suffix not in REPORT_ENDINGS:
+        raise pytest.UsageError(f"--lora-report={name}: the file's ending is one of {', '.join(REPORT_ENDINGS)}.")
+    if not path.parent.is_dir():
+        raise pytest.UsageError(f"--lora-report={name}: the directory {path.parent} does not exist.")
+    return path
+
+
+def resolve(reference: str, config: pytest.Config) -> Any:
+    """Import what `module:name` names, from the project's own directory as well.
+
+    Raises:
+        pytest.UsageError: There is no such module or name, importing it fails, or it is not callable.
+    """
+    import importlib  # noqa: PLC0415  # Only where a reference was given.
+    import sys  # noqa: PLC0415
+
+    module_name, _, name = reference.partition(":")
+    places = [str(config.invocation_params.dir), str(config.rootpath)]
+    before = list(sys.path)
+    sys.path[:] = [*before, *(place for place in places if place not in before)]
+    try:
+        value: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            value = getattr(value, part)
+    except ImportError as error:
+        raise pytest.UsageError(f"{reference}: cannot import {module_name}: {error}.") from error
+    except AttributeError:
+        raise pytest.UsageError(f"{reference}: the module {module_name} has no {name}.") from None
+    finally:
+        sys.path[:] = before
+    if not callable(value):
+        raise pytest.UsageError(f"{reference} is {type(value).__name__}, and should be callable.")
+    return value

@@ -1,0 +1,1 @@
+"""A report, made readable: one module per form. A renderer computes nothing."""

@@ -1,0 +1,130 @@
+"""A run as lines for pytest's terminal summary: what it is, what loads, the verdict, and what to do."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.keys import group_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_WIDTH = 100
+_KEY_GROUPS = 4
+_MEANING = {
+    "loads": "everything loads under its own name",
+    "loads-after-remap": "everything loads once the keys are renamed",
+    "partial": "even after renaming, something has no home or no source",
+    "noop": "the adapter changes nothing",
+    "incompatible": "names meet, shapes do not",
+    "not-compared": "there was no model or loader to compare with",
+}
+
+
+def render_run(run: Mapping[str, Any]) -> Iterator[str]:
+    """Give the section's lines of one run (a run of the JSON report).
+
+    Example:
+        >>> run = {"checkpoint": {"path": "a.ckpt", "layout": None}, "verdict": "not-compared", "checks": []}
+        >>> list(render_run(run))
+        ['a.ckpt', 'verdict: not-compared (there was no model or loader to compare with)']
+    """
+    checkpoint = run["checkpoint"]
+    yield str(checkpoint["path"])
+    if checkpoint["layout"] is not None:
+        yield from _about(checkpoint)
+    yield from _components(run.get("components", ()), compared=run.get("remapped") is not None)
+    if run.get("remapped") is not None:
+        yield _state("as is", run["as_is"])
+        for rule in run.get("rules", ()):
+            yield f"  {rule['rule']}"
+        yield _state("after remapping", run["remapped"])
+    yield f"verdict: {run['verdict']} ({_MEANING[run['verdict']]})"
+    for finding in run.get("findings", ()):
+        yield from _finding(finding)
+    for check in run.get("checks", ()):
+        if check["outcome"] == "skipped":
+            yield from _wrapped(f"not checked: {check['name']} ({check['summary']})", "  ")
+
+
+def _about(checkpoint: Mapping[str, Any]) -> Iterator[str]:
+    parts = [checkpoint["layout"], checkpoint["format"], f"{checkpoint['keys']} keys", size(checkpoint["bytes"])]
+    if checkpoint["stage"]:
+        parts.append(f"stage {checkpoint['stage']}")
+    yield " · ".join(parts)
+    for name, adapter in checkpoint["adapters"].items():
+        rank, alpha = adapter["rank"], adapter["alpha"]
+        told = f"rank {rank}" if alpha is None else f"rank {rank}, alpha {alpha:g}"
+        yield f"adapter {name}: {told}, {adapter['modules']} modules"
+    if checkpoint["envelope"]:
+        yield from _wrapped(f"beside the state dict: {', '.join(checkpoint['envelope'])}", "  ")
+    for note in checkpoint["notes"]:
+        yield from _wrapped(f"note: {note}", "  ")
+
+
+def _components(rows: Sequence[Mapping[str, Any]], *, compared: bool) -> Iterator[str]:
+    if not rows:
+        return
+    table = [["component", "in file", *(["in model", "as is", "remapped"] if compared else [])]]
+    for row in rows:
+        cells = [_component(row), str(row["in_file"])]
+        if compared:
+            excused = f" ({row['excused']} excused)" if row["excused"] else ""
+            cells += [str(row["in_model"]), str(row["as_is"]), f"{row['remapped']}{excused}"]
+        table.append(cells)
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        numbers = "  ".join(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        yield f"  {line[0].ljust(widths[0])}  {numbers}".rstrip()
+
+
+def _component(row: Mapping[str, Any]) -> str:
+    return f"{row['name'] or '(top)'} LoRA" if row["lora"] else row["name"] or "(top)"
+
+
+def _state(when: str, state: Mapping[str, Any]) -> str:
+    misfits = f" · other shape {state['shape_mismatches']}" if state["shape_mismatches"] else ""
+    return (
+        f"{when}: loaded {state['loaded']} · missing {_classes(state['missing'])} · "
+        f"unexpected {_classes(state['unexpected'])}{misfits}"
+    )
+
+
+def _classes(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    told = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+    return f"{total} ({told})" if total else "0"
+
+
+def _finding(finding: Mapping[str, Any]) -> Iterator[str]:
+    yield from _wrapped(f"{finding['severity']}: {finding['message']} [{finding['cause']}]", "    ")
+    if finding["severity"] != "note":
+        for pattern, count in group_keys(finding["keys"], limit=_KEY_GROUPS):
+            yield f"    {count:>5} {_clip(pattern)}"
+    yield from _wrapped(f"  -> {finding['remedy']}", "     ")
+
+
+def _wrapped(text: str, indent: str) -> Sequence[str]:
+    return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _clip(pattern: str) -> str:
+    """Keep a line a line: keys may hold control characters, and be thousands of characters long."""
+    shown = pattern if pattern.isprintable() else pattern.encode("unicode_escape").decode("ascii")
+    return shown if len(shown) <= _WIDTH else f"{shown[: _WIDTH - 1]}…"
+
+
+def size(nbytes: int) -> str:
+    """Write a number of bytes for people.
+
+    Example:
+        >>> size(512), size(4_294_967_296)
+        ('512 B', '4.0 GiB')
+    """
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":  # noqa: PLR2004  # The step from one unit to the next.
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -1,0 +1,150 @@
+"""What one pytest run knows of the audit: the options, the results as they come in, and the directories collected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lora_ckpt.items import LoraChecks, LoraChecksLast
+from pytest_lora_ckpt.options import Options, is_replica, read_options, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_AUDIT = pytest.StashKey["LoraAudit"]()
+
+OVERRIDABLE = frozenset({"lora_model", "lora_loader", "lora_inputs"})
+"""Fixtures that a project overrides in its `conftest.py`."""
+
+
+def audit_of(config: pytest.Config) -> LoraAudit | None:
+    """Return the audit of this run, or None where no checkpoint was asked for."""
+    return config.stash.get(_AUDIT, None)
+
+
+def start(config: pytest.Config) -> LoraAudit | None:
+    """Read the options, and begin an audit where they ask for one."""
+    options = read_options(config)
+    if options is None:
+        return None
+    config.stash[_AUDIT] = LoraAudit(config, options)
+    return config.stash[_AUDIT]
+
+
+class LoraAudit:
+    """The audit of one pytest run.
+
+    Attributes:
+        options: What was asked for.
+        specs: Path of a checkpoint -> what was asked for (they differ for replicas).
+        runs: Per spec what the checks reported, in JSON's terms; filled from every xdist worker.
+    """
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        """See the class."""
+        self.config, self.options = config, options
+        self.specs: dict[Path, str] = {}
+        self.runs: dict[str, dict[str, Any]] = {}
+        self._directories: list[pytest.Directory] = []
+
+    def resolve_references(self) -> None:
+        """Import what the options name, so that a wrong name ends the run before anything is collected.
+
+        Raises:
+            pytest.UsageError: It cannot be imported.
+        """
+        for reference in (self.options.model, self.options.loader):
+            if reference is not None:
+                resolve(reference, self.config)
+
+    # Collection
+
+    def see(self, collector: pytest.Collector, report: pytest.CollectReport) -> None:
+        """Note a collected directory; put our checks at the end of the session's own result."""
+        if isinstance(collector, pytest.Directory):
+            self._directories.append(collector)
+        if isinstance(collector, pytest.Session) and report.passed:
+            report.result.append(LoraChecksLast.from_parent(collector, name="lora-ckpt", make=self._checks))
+
+    def _checks(self, session: pytest.Session) -> LoraChecks:
+        """Make the node of the checks, below the directory whose `conftest.py` overrides our fixtures.
+
+        Fixtures are matched by the nodes above an item, so that an override reaches the checks only from there.
+        """
+        overriding = {Path(plugin.__file__).parent for plugin in self._overriding_conftests()}
+
+        def reach(directory: pytest.Directory) -> int:
+            return sum(place == directory.path or place in directory.path.parents for place in overriding)
+
+        parent: pytest.Collector = max(self._directories, key=reach, default=session)
+        return LoraChecks.from_parent(parent, path=Path(parent.path) / "lora-ckpt", nodeid="lora-ckpt")
+
+    def _overriding_conftests(self) -> Iterator[Any]:
+        for plugin in self.config.pluginmanager.get_plugins():
+            if Path(getattr(plugin, "__file__", None) or "").name == "conftest.py":
+                names = {*vars(plugin), *(getattr(value, "name", None) for value in vars(plugin).values())}
+                if not OVERRIDABLE.isdisjoint(name for name in names if isinstance(name, str)):
+                    yield plugin
+
+    def parametrize(self, metafunc: pytest.Metafunc) -> None:
+        """Run a test that takes a checkpoint once for each that was given."""
+        specs = self.options.checkpoints
+        metafunc.parametrize("lora_ckpt", specs, ids=_ids(specs), indirect=True, scope="session")
+
+    # Results
+
+    def add(self, payload: dict[str, Any]) -> None:
+        """Take in what one check reported: its result, its findings, and what is known of the checkpoint so far."""
+        run = self.runs.setdefault(payload["spec"], {"checks": {}, "findings": {}, "known": {}})
+        run["checks"][payload["check"]["name"]] = payload["check"]
+        for found in payload["findings"]:
+            run["findings"].setdefault((found["cause"], found["message"]), found)
+        for name, value in payload["known"].items():
+            if value not in (None, [], {}, "not-compared") and not (name == "checkpoint" and not value["layout"]):
+                run["known"][name] = value
+            else:
+                run["known"].setdefault(name, value)
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return the runs in the order asked for, each in the schema of the JSON report."""
+        from pytest_lora_ckpt.checks import CHECKS  # noqa: PLC0415
+
+        order = {name: place for place, name in enumerate(CHECKS)}
+        severities = ("error", "warning", "note")
+        found = []
+        for spec in (spec for spec in self.options.checkpoints if spec in self.runs):
+            run = self.runs[spec]
+            checks = sorted(run["checks"].values(), key=lambda each: order[each["name"]])
+            findings = sorted(run["findings"].values(), key=lambda each: severities.index(each["severity"]))
+            found.append({"spec": spec, **run["known"], "checks": checks, "findings": findings})
+        return found
+
+    def summarize(self, reporter: pytest.TerminalReporter) -> None:
+        """Print one section per checkpoint."""
+        from pytest_lora_ckpt.rendering.terminal import render_run  # noqa: PLC0415
+
+        for run in self.results():
+            reporter.section(f"LoRA checkpoint: {_short(run['spec'])}")
+            for line in render_run(run):
+                reporter.write_line(line)
+        for path in self.options.reports:
+            reporter.write_line(f"LoRA report written to {path}")
+
+    def write_reports(self) -> None:
+        """Write the files asked for; under xdist only the controller does."""
+        from pytest_lora_ckpt.rendering.json import write_json  # noqa: PLC0415
+
+        if not hasattr(self.config, "workerinput"):
+            for path in self.options.reports:
+                write_json(path, self.results())
+
+
+def _short(spec: str) -> str:
+    return spec if is_replica(spec) else Path(spec).name
+
+
+def _ids(specs: Sequence[str]) -> list[str]:
+    names = [_short(spec) for spec in specs]
+    return [name if names.count(name) == 1 else spec for name, spec in zip(names, specs, strict=True)]
