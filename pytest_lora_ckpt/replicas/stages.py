@@ -1,0 +1,112 @@
+"""Checkpoints of the guide's stages, and the four things that `replica:STAGE` stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.replicas.factory import make_panorama_vlm
+from pytest_lora_ckpt.replicas.model import PanoramaVLM
+from pytest_lora_ckpt.replicas.names import STAGES, parse_spec
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+_KEEPS = ("all", "trained")
+
+
+def save_stage_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    stage: str = "finetune",
+    keep: str = "all",
+    model: PanoramaVLM | None = None,
+    **make_kwargs: Any,
+) -> Path:
+    """Train a replica for one step under Lightning's Trainer and let the Trainer save it.
+
+    A checkpoint of `vision` holds the vision encoder; of `resampler` also the resampler and the projector; of
+    `finetune` everything, with LoRA. The envelope is Lightning's own: `optimizer_states`, `lr_schedulers`, `loops` …
+
+    Args:
+        path: A file that ends in `.ckpt`, or a directory, made if absent, which gets `panorama-<stage>.ckpt`.
+        stage: `"vision"`, `"resampler"` or `"finetune"`.
+        keep: `"all"` that the stage's checkpoint holds, or `"trained"`: only what this stage trained (in `finetune`
+            LoRA and the projector).
+        model: Is trained in place and saved; None: a new one.
+        make_kwargs: For `make_panorama_vlm` where `model` is None.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ImportError: Lightning is not installed.
+        ValueError: An argument is not as above.
+
+    Example:
+        >>> import tempfile
+        >>> save_stage_checkpoint(tempfile.mkdtemp(), stage="resampler").name
+        'panorama-resampler.ckpt'
+    """
+    if keep not in _KEEPS:
+        raise ValueError(f"keep={keep!r} must be one of {', '.join(_KEEPS)}")
+    if stage not in STAGES:
+        raise ValueError(f"stage={stage!r} must be one of {', '.join(STAGES)}")
+    if model is not None and make_kwargs:
+        raise ValueError(f"{', '.join(make_kwargs)} cannot be given beside model=")
+    if model is None:
+        model = make_panorama_vlm(stage=stage, **make_kwargs)
+    require_data(model)
+    target = Path(path)
+    if target.suffix != ".ckpt":
+        target = target / f"panorama-{stage}.ckpt"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    from pytest_lora_ckpt.replicas.training import train_and_save  # noqa: PLC0415 - needs the extra `lightning`
+
+    train_and_save(model, target, stage=stage, keep=keep)
+    return target
+
+
+def require_data(model: PanoramaVLM) -> None:
+    """Raise ValueError for a model of names and shapes only."""
+    if model.config.device == "meta":
+        raise ValueError('scale="guide" is on the meta device: there is no data to save')
+
+
+def replica_checkpoint(spec: str, directory: str | os.PathLike[str]) -> Path:
+    """Write the checkpoint that `replica:STAGE` names into `directory` and return its path.
+
+    Raises:
+        ValueError: No such replica; the message lists the valid ones.
+        ImportError: Lightning is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> replica_checkpoint("replica:vision", tempfile.mkdtemp()).name
+        'panorama-vision.ckpt'
+    """
+    return save_stage_checkpoint(Path(directory), stage=parse_spec(spec))
+
+
+def replica_model(spec: str) -> PanoramaVLM:
+    """Return a new model to receive the weights of `replica:STAGE`: with LoRA, still without effect, in `finetune`.
+
+    Raises:
+        ValueError: No such replica; the message lists the valid ones.
+
+    Example:
+        >>> replica_model("replica:vision").lora is None
+        True
+    """
+    return make_panorama_vlm(stage=parse_spec(spec), random_lora_b=False)
+
+
+def replica_loader(spec: str) -> Callable[[str | os.PathLike[str]], PanoramaVLM]:
+    """Return the right loader for `replica:STAGE`: `PanoramaVLM.from_checkpoint`.
+
+    Raises:
+        ValueError: No such replica; the message lists the valid ones.
+    """
+    parse_spec(spec)
+    return PanoramaVLM.from_checkpoint
