@@ -162,7 +162,8 @@ def keys(run: Run) -> Outcome:
     if state.shape_mismatches:
         lost.append(f"{len(state.shape_mismatches)} of another shape")
     summary += f"; lost: {', '.join(lost)}" if lost else ""
-    return Outcome(report.verdict in {"loads", "loads-after-remap"}, summary)
+    errors = tuple(each for each in report.findings if each.severity == "error")
+    return Outcome(report.verdict in {"loads", "loads-after-remap"}, summary, errors)
 
 
 @check("ratio")

@@ -259,7 +259,7 @@ class LoadReport:
             "as_is": self.as_is.to_dict() if self.as_is else None,
             "remapped": self.remapped.to_dict() if self.remapped else None,
             "rules": [
-                {"rule": rule.describe(), "keys": rule.keys, "by": rule.by}
+                {"rule": rule.text, "keys": rule.keys, "by": rule.by, "example": list(rule.example)}
                 for rule in (self.remapping.rules if self.remapping else ())
             ],
             "components": [component.to_dict() for component in self.components],

@@ -11,7 +11,7 @@ from pytest_lora_ckpt.items import LoraChecks, LoraChecksLast
 from pytest_lora_ckpt.options import Options, is_replica, read_options, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _AUDIT = pytest.StashKey["LoraAudit"]()
 
@@ -117,7 +117,7 @@ class LoraAudit:
         for spec in (spec for spec in self.options.checkpoints if spec in self.runs):
             run = self.runs[spec]
             checks = sorted(run["checks"].values(), key=lambda each: order[each["name"]])
-            findings = sorted(run["findings"].values(), key=lambda each: severities.index(each["severity"]))
+            findings = sorted(_distinct(run["findings"].values()), key=lambda each: severities.index(each["severity"]))
             found.append({"spec": spec, **run["known"], "checks": checks, "findings": findings})
         return found
 
@@ -139,6 +139,13 @@ class LoraAudit:
         if not hasattr(self.config, "workerinput"):
             for path in self.options.reports:
                 write_json(path, self.results())
+
+
+def _distinct(findings: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Leave out a finding without keys where another of the same cause names some: it says the same, with less."""
+    listed = list(findings)
+    with_keys = {each["cause"] for each in listed if each["keys"]}
+    return (each for each in listed if each["keys"] or each["cause"] not in with_keys)
 
 
 def _short(spec: str) -> str:

@@ -21,6 +21,8 @@ _MEANING = {
     "not-compared": "there was no model or loader to compare with",
 }
 
+_WHO = {"torch": "nothing to do", "peft": "PEFT's loader does it", "you": "your loader must"}
+
 
 def render_run(run: Mapping[str, Any]) -> Iterator[str]:
     """Give the section's lines of one run (a run of the JSON report).
@@ -38,7 +40,7 @@ def render_run(run: Mapping[str, Any]) -> Iterator[str]:
     if run.get("remapped") is not None:
         yield _state("as is", run["as_is"])
         for rule in run.get("rules", ()):
-            yield f"  {rule['rule']}"
+            yield f"  {rule['rule']} ({rule['keys']} keys, {_WHO[rule['by']]})"
         yield _state("after remapping", run["remapped"])
     yield f"verdict: {run['verdict']} ({_MEANING[run['verdict']]})"
     for finding in run.get("findings", ()):
