@@ -200,11 +200,11 @@ def stage(run: Run) -> Outcome:
 @check("adapter-active")
 def adapter_active(run: Run) -> Outcome:
     """Switching the adapter off changes the output of the model that the loader returns."""
-    from pytest_lora_ckpt.proof import adapter_effect  # noqa: PLC0415  # torch, only with a loader.
-
     model = _loaded(run)
     if not run.has_lora and run.checkpoint.beside is None:
         raise NotChecked("the checkpoint has no LoRA keys", applies=False)
+    from pytest_lora_ckpt.proof import adapter_effect  # noqa: PLC0415  # torch, only with a loader.
+
     effect = adapter_effect(model, _inputs(run))
     if effect.state == "merged":
         raise NotChecked(effect.why)
@@ -217,11 +217,11 @@ def adapter_active(run: Run) -> Outcome:
 @check("generate")
 def generate(run: Run) -> Outcome:
     """The model that the loader returns generates new tokens, by itself and not by a fallback."""
-    from pytest_lora_ckpt import proof  # noqa: PLC0415  # torch, only with a loader.
-
     model = _loaded(run)
     if not callable(getattr(model, "generate", None)):
         raise NotChecked(f"{type(model).__name__} has no generate method", applies=False)
+    from pytest_lora_ckpt import proof  # noqa: PLC0415  # torch, only with a loader.
+
     answer = proof.generate(model, _inputs(run))
     if answer.generates:
         return Outcome(passed=True, summary=answer.why)

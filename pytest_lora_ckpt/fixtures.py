@@ -24,7 +24,7 @@ NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
 
 
 @pytest.fixture(scope="session")
-def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path | str:
     """The path given with `--lora-ckpt`; a test runs once for each. Skips without the option."""
     audit = audit_of(request.config)
     spec = getattr(request, "param", None) or (audit.options.checkpoints[0] if audit else None)
@@ -33,15 +33,16 @@ def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if is_replica(spec):
         from pytest_lora_ckpt.replicas import replica_checkpoint  # noqa: PLC0415
 
-        path = replica_checkpoint(spec, tmp_path_factory.mktemp(spec.replace(":", "-")))
+        path: Path | str = replica_checkpoint(spec, tmp_path_factory.mktemp(spec.replace(":", "-")))
     else:
-        path = Path(spec)
+        # As a Path, an address would lose one of its slashes.
+        path = spec if "://" in spec else Path(spec)
     audit.specs[path] = spec
     return path
 
 
 @pytest.fixture(scope="session")
-def _lora_run(lora_ckpt: Path, request: pytest.FixtureRequest) -> Run:
+def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Run:
     """The checkpoint under test, with all that is known of it so far; let go when the next one comes."""
     from pytest_lora_ckpt.run import Run  # noqa: PLC0415
 
@@ -81,12 +82,12 @@ def lora_model(request: pytest.FixtureRequest) -> torch.nn.Module | None:
     audit = audit_of(request.config)
     if audit is None or audit.options.model is None:
         return None
-    model: torch.nn.Module = resolve(audit.options.model, request.config)()
+    model: torch.nn.Module = resolve("lora_model", request.config)()
     return model
 
 
 @pytest.fixture(scope="session")
-def lora_loader(lora_ckpt: Path, request: pytest.FixtureRequest) -> Callable[[Path], Any] | None:
+def lora_loader(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Callable[[Path], Any] | None:
     """Your own loading code, `path -> loaded model`: what `--lora-loader` names, or None. Override it.
 
     A replica brings its own right loader where neither a model nor a loader is given.
@@ -95,7 +96,7 @@ def lora_loader(lora_ckpt: Path, request: pytest.FixtureRequest) -> Callable[[Pa
     if audit is None:
         return None
     if audit.options.loader is not None:
-        loader: Callable[[Path], Any] = resolve(audit.options.loader, request.config)
+        loader: Callable[[Path], Any] = resolve("lora_loader", request.config)
         return loader
     if is_replica(audit.specs[lora_ckpt]) and audit.options.model is None:
         from pytest_lora_ckpt.replicas import PanoramaVLM  # noqa: PLC0415
@@ -105,7 +106,7 @@ def lora_loader(lora_ckpt: Path, request: pytest.FixtureRequest) -> Callable[[Pa
 
 
 @pytest.fixture(scope="session")
-def lora_inputs(lora_ckpt: Path, request: pytest.FixtureRequest) -> Mapping[str, Any] | None:
+def lora_inputs(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Mapping[str, Any] | None:
     """Keyword arguments for a forward pass and for `generate`. None but for replicas: override it."""
     audit = audit_of(request.config)
     if audit is not None and audit.specs[lora_ckpt].startswith(REPLICA):

@@ -18,6 +18,7 @@ REPLICA = "replica:"
 REPLICA_STAGES = ("vision", "resampler", "finetune")
 REPORT_ENDINGS = (".json",)
 
+_FORM = "Give `module:name`, such as my_project.loading:load_model."
 _REFERENCE = re.compile(r"[\w.]+:[\w.]+")
 
 
@@ -158,8 +159,7 @@ def _reference(config: pytest.Config, name: str, meaning: str) -> str | None:
     value, where = _value(config, name)
     if value is not None and not _REFERENCE.fullmatch(value):
         raise pytest.UsageError(
-            f"--{name.replace('_', '-')}={value} (from: {where}): give `module:name` of a {meaning}, "
-            "such as my_project.loading:load_model."
+            f"--{name.replace('_', '-')}={value} (from: {where}): this should name a {meaning}. {_FORM}"
         )
     return value
 
@@ -203,8 +203,8 @@ def _report(name: str, config: pytest.Config) -> Path:
     return path
 
 
-def resolve(reference: str, config: pytest.Config) -> Any:
-    """Import what `module:name` names, from the project's own directory as well.
+def resolve(name: str, config: pytest.Config) -> Any:
+    """Import what the option `name` refers to as `module:name`, from the project's own directory as well.
 
     Raises:
         pytest.UsageError: There is no such module or name, importing it fails, or it is not callable.
@@ -212,20 +212,22 @@ def resolve(reference: str, config: pytest.Config) -> Any:
     import importlib  # noqa: PLC0415  # Only where a reference was given.
     import sys  # noqa: PLC0415
 
-    module_name, _, name = reference.partition(":")
+    reference, where = _value(config, name)
+    told = f"--{name.replace('_', '-')}={reference} (from: {where})"
+    module_name, _, path = str(reference).partition(":")
     places = [str(config.invocation_params.dir), str(config.rootpath)]
     before = list(sys.path)
     sys.path[:] = [*before, *(place for place in places if place not in before)]
     try:
         value: Any = importlib.import_module(module_name)
-        for part in name.split("."):
+        for part in path.split("."):
             value = getattr(value, part)
     except ImportError as error:
-        raise pytest.UsageError(f"{reference}: cannot import {module_name}: {error}.") from error
+        raise pytest.UsageError(f"{told}: cannot import {module_name}: {error}. {_FORM}") from error
     except AttributeError:
-        raise pytest.UsageError(f"{reference}: the module {module_name} has no {name}.") from None
+        raise pytest.UsageError(f"{told}: the module {module_name} has no {path}. {_FORM}") from None
     finally:
         sys.path[:] = before
     if not callable(value):
-        raise pytest.UsageError(f"{reference} is {type(value).__name__}, and should be callable.")
+        raise pytest.UsageError(f"{told} is {type(value).__name__}, and should be callable. {_FORM}")
     return value

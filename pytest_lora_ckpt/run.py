@@ -7,7 +7,7 @@ import dataclasses
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.checkpoint import Checkpoint, open_checkpoint
+from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from pytest_lora_ckpt.diagnosis import finding
 from pytest_lora_ckpt.diagnosis.values import ValueAudit, audit_values
 from pytest_lora_ckpt.keys import parse_key
@@ -40,7 +40,7 @@ class Run:
     def __init__(
         self,
         spec: str,
-        path: Path,
+        path: Path | str,
         *,
         stages: Mapping[str, Stage] = STAGES,
         stage: Stage | None = None,
@@ -57,13 +57,20 @@ class Run:
         self._model, self._loader, self._inputs = model, loader, inputs
 
     @cached_property
+    def _opened(self) -> Checkpoint | CheckpointError:
+        try:
+            return open_checkpoint(self.path)
+        except CheckpointError as error:
+            return error
+
+    @property
     def checkpoint(self) -> Checkpoint:
         """The opened checkpoint.
 
         Raises:
             CheckpointError: It cannot be read; the message says why and what to do.
         """
-        return open_checkpoint(self.path)
+        return _or_raise(self._opened)
 
     @cached_property
     def loader(self) -> Callable[[Any], Any] | None:
@@ -72,22 +79,27 @@ class Run:
         return loader
 
     @cached_property
+    def _loaded(self) -> Any:
+        """The loader is called once, whatever comes of it."""
+        if self.loader is None:
+            return None
+        with _global_state():
+            try:
+                model = self.loader(self.path)
+            except Exception as error:  # noqa: BLE001  # Whatever the project's loader raises is the answer.
+                return LoaderError(f"The loader raised {type(error).__name__}: {error}")
+        if not is_module(model):
+            return LoaderError(f"The loader returned {describe(model)}, and should return the loaded nn.Module.")
+        return model
+
+    @property
     def loaded(self) -> Any:
         """The model that the loader returns; None without a loader.
 
         Raises:
             LoaderError: The loader raised, or returned something that is no `nn.Module`.
         """
-        if self.loader is None:
-            return None
-        with _global_state():
-            try:
-                model = self.loader(self.path)
-            except Exception as error:
-                raise LoaderError(f"The loader raised {type(error).__name__}: {error}") from error
-        if not is_module(model):
-            raise LoaderError(f"The loader returned {describe(model)}, and should return the loaded nn.Module.")
-        return model
+        return _or_raise(self._loaded)
 
     @cached_property
     def inputs(self) -> Mapping[str, Any] | None:
@@ -151,7 +163,9 @@ class Run:
         if "values" in known and known["values"].all_zero and report["verdict"] in {"loads", "loads-after-remap"}:
             report["verdict"] = "noop"
         return {
-            "checkpoint": self._about() if "checkpoint" in known else {"path": str(self.path), "layout": None},
+            "checkpoint": self._about()
+            if isinstance(known.get("_opened"), Checkpoint)
+            else {"path": str(self.path), "layout": None},
             "verdict": report["verdict"],
             "as_is": report.get("as_is"),
             "remapped": report.get("remapped"),
@@ -177,13 +191,19 @@ class Run:
         }
 
     def _static_components(self) -> list[dict[str, Any]]:
-        if "checkpoint" not in self.__dict__:
+        if not isinstance(self.__dict__.get("_opened"), Checkpoint):
             return []
         return [row.to_dict() for row in compare(self.checkpoint, None).components]
 
 
 def _nothing() -> None:
     return None
+
+
+def _or_raise(result: Any) -> Any:
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 @contextlib.contextmanager

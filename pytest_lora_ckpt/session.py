@@ -45,7 +45,7 @@ class LoraAudit:
     def __init__(self, config: pytest.Config, options: Options) -> None:
         """See the class."""
         self.config, self.options = config, options
-        self.specs: dict[Path, str] = {}
+        self.specs: dict[Path | str, str] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self._directories: list[pytest.Directory] = []
 
@@ -55,9 +55,9 @@ class LoraAudit:
         Raises:
             pytest.UsageError: It cannot be imported.
         """
-        for reference in (self.options.model, self.options.loader):
+        for name, reference in (("lora_model", self.options.model), ("lora_loader", self.options.loader)):
             if reference is not None:
-                resolve(reference, self.config)
+                resolve(name, self.config)
 
     # Collection
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.diagnosis.causes import finding
+from pytest_lora_ckpt.diagnosis.pairs import lora_factor
 from pytest_lora_ckpt.keys import group_keys
 from pytest_lora_ckpt.report import Finding, LoadReport, LoadState
 
@@ -117,7 +118,7 @@ def _misfit_cause(c: Comparison, key: str, place: str) -> str:
     differing = [axis for axis, sizes in enumerate(zip(ours.shape, theirs.shape)) if sizes[0] != sizes[1]]  # noqa: B905
     lora = c.source_parsed[key].lora or ""
     same_rank = len(ours.shape) == len(theirs.shape)
-    if same_rank and lora and differing == [1 if lora.endswith(("B", "b", "up")) else 0]:
+    if same_rank and lora and differing == [1 if lora_factor(lora) == "up" else 0]:
         return "rank-mismatch"
     modules = c.target_parsed[place].modules
     if same_rank and differing in ([0], [1]) and not _EMBEDDINGS.isdisjoint((*modules[-1:], *modules[-2:-1])):
@@ -317,7 +318,7 @@ def _count(keys: Iterable[str]) -> str:
     return f"{total} {'key' if total == 1 else 'keys'} ({groups[0][0] if groups else ''}{more})"
 
 
-def _list(names: Iterable[str], most: int = 3) -> str:
+def _list(names: Iterable[str], most: int = 6) -> str:
     listed = sorted(set(names))
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more

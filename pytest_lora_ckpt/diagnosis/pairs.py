@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.report import Finding
     from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
-# The two factors of a pair, by convention: down (rank x in) first, up (out x rank) second.
-_DOWN = {"lora_A", "lora_a", "lora_down", "lora.A", "lora.a", "lora.down", "lora_embedding_A"}
-_DOWN |= {"lora_linear_layer.down"}
-_UP = {"lora_B", "lora_b", "lora_up", "lora.B", "lora.b", "lora.up", "lora_embedding_B", "lora_linear_layer.up"}
+# How each factor's name ends, by convention: `lora_A`, `lora_embedding_A`, `lora.A`, `lora_a`, `lora_down` …
+_DOWN, _UP = ("A", "a", "down"), ("B", "b", "up")
 
 # A layer stands out when few lack what the others have; where many do, it was meant (layers_to_transform, a hybrid).
 _FEW = 0.2
@@ -56,6 +54,17 @@ class LoraPair:
         return self.down[1].shape[0] if self.down and self.down[1].shape else None
 
 
+def lora_factor(kind: str | None) -> str | None:
+    """Tell which factor of a pair this is, by any convention: `"down"` (rank x in), `"up"` (out x rank), or None.
+
+    Example:
+        >>> lora_factor("lora_A"), lora_factor("lora.up"), lora_factor("lora_magnitude_vector")
+        ('down', 'up', None)
+    """
+    last = (kind or "").replace("_", ".").rpartition(".")[2]
+    return "down" if last in _DOWN else "up" if last in _UP else None
+
+
 def lora_pairs(keys: Mapping[str, TensorInfo]) -> list[LoraPair]:
     """Gather the adapter parameters of a checkpoint by module and adapter.
 
@@ -74,9 +83,9 @@ def lora_pairs(keys: Mapping[str, TensorInfo]) -> list[LoraPair]:
         pair = pairs.setdefault(place, LoraPair(parsed.module_path, parsed.adapter))
         if parsed.parameter == "bias":
             pair.others.append(key)
-        elif _ends(kind, _DOWN):
+        elif (factor := lora_factor(kind)) == "down":
             pair.down = (key, info)
-        elif _ends(kind, _UP):
+        elif factor == "up":
             pair.up = (key, info)
         else:
             pair.others.append(key)
@@ -174,7 +183,8 @@ def _uneven_layers(keys: KeySet, pairs: Iterable[LoraPair]) -> Iterator[Finding]
     for template, places in parents.items():
         if "*" not in template:
             continue
-        usual = Counter(frozenset(leaves) for leaves in places.values()).most_common(1)[0]
+        sets = Counter(frozenset(leaves) for leaves in places.values())
+        usual = max(sets.items(), key=lambda each: (each[1], len(each[0])))
         odd = [(place, leaves) for place, leaves in places.items() if leaves < usual[0]]
         if odd and len(odd) <= usual[1] and (len(odd) == 1 or len(odd) <= _FEW * len(places)):
             lacking += [f"{place}.{leaf}" for place, leaves in odd for leaf in usual[0] - leaves]
@@ -218,11 +228,6 @@ def _names_layers(config: Mapping[str, Any]) -> bool:
 
 def _template(path: str) -> str:
     return ".".join("*" if segment.isdigit() else segment for segment in path.split("."))
-
-
-def _ends(kind: str, words: set[str]) -> bool:
-    """`to_q_lora.down` ends as `lora.down` does."""
-    return kind in words or any(kind.endswith(f"_{word}") for word in words)
 
 
 def _is_only_scale(pair: LoraPair) -> bool:

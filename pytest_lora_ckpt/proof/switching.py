@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 
+from pytest_lora_ckpt.diagnosis import lora_factor
 from pytest_lora_ckpt.keys import parse_key
-
-# The factor that an initialisation leaves at zero: with it at zero, LoRA of any convention changes nothing.
-_UP = ("lora_B", "lora_b", "lora_up", "lora.B", "lora.b", "lora.up", "lora_embedding_B", "lora_linear_layer.up")
 
 
 def up_factors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return every `lora_B` of the model (out x rank) by its key, in PEFT's or another convention."""
+    """Return every `lora_B` of the model (out x rank) by its key, in PEFT's or another convention.
+
+    It is the factor that an initialisation leaves at zero: with it at zero the adapter changes nothing.
+    """
     return {
         name: parameter.data
         for name, parameter in model.named_parameters()
-        if (kind := parse_key(name).lora) and kind.endswith(_UP)
+        if lora_factor(parse_key(name).lora) == "up"
     }
 
 

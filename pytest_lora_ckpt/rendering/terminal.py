@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 _KEY_GROUPS = 4
+_COMPONENTS = 20
 _MEANING = {
     "loads": "everything loads under its own name",
     "loads-after-remap": "everything loads once the keys are renamed",
@@ -69,7 +70,7 @@ def _components(rows: Sequence[Mapping[str, Any]], *, compared: bool) -> Iterato
     if not rows:
         return
     table = [["component", "in file", *(["in model", "as is", "remapped"] if compared else [])]]
-    for row in rows:
+    for row in rows[:_COMPONENTS]:
         cells = [_component(row), str(row["in_file"])]
         if compared:
             excused = f" ({row['excused']} excused)" if row["excused"] else ""
@@ -79,10 +80,13 @@ def _components(rows: Sequence[Mapping[str, Any]], *, compared: bool) -> Iterato
     for line in table:
         numbers = "  ".join(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
         yield f"  {line[0].ljust(widths[0])}  {numbers}".rstrip()
+    if left := rows[_COMPONENTS:]:
+        yield f"  … and {len(left)} more, with {sum(row['in_file'] for row in left)} keys in the file"
 
 
 def _component(row: Mapping[str, Any]) -> str:
-    return f"{row['name'] or '(top)'} LoRA" if row["lora"] else row["name"] or "(top)"
+    name = _clip(row["name"] or "(top)", _WIDTH // 2)
+    return f"{name} LoRA" if row["lora"] else name
 
 
 def _state(when: str, state: Mapping[str, Any]) -> str:
@@ -104,17 +108,20 @@ def _finding(finding: Mapping[str, Any]) -> Iterator[str]:
     if finding["severity"] != "note":
         for pattern, count in group_keys(finding["keys"], limit=_KEY_GROUPS):
             yield f"    {count:>5} {_clip(pattern)}"
-    yield from _wrapped(f"  -> {finding['remedy']}", "     ")
+    yield from _wrapped(f"-> {finding['remedy']}", "     ", first="  ")
 
 
-def _wrapped(text: str, indent: str) -> Sequence[str]:
-    return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+def _wrapped(text: str, indent: str, *, first: str = "") -> Sequence[str]:
+    shown = " ".join(_clip(word) for word in text.split())
+    return textwrap.wrap(
+        shown, _WIDTH, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
-def _clip(pattern: str) -> str:
+def _clip(pattern: str, width: int = _WIDTH) -> str:
     """Keep a line a line: keys may hold control characters, and be thousands of characters long."""
     shown = pattern if pattern.isprintable() else pattern.encode("unicode_escape").decode("ascii")
-    return shown if len(shown) <= _WIDTH else f"{shown[: _WIDTH - 1]}…"
+    return shown if len(shown) <= width else f"{shown[: width - 1]}…"
 
 
 def size(nbytes: int) -> str:

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lora_ckpt import open_checkpoint
+from pytest_lora_ckpt.diagnosis.config import config_findings
+from pytest_lora_ckpt.models import as_key_set
+from pytest_lora_ckpt.replicas import make_panorama_vlm, save_adapter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
+KEYS: dict[str, tuple[int, ...]] = {
+    f"base_model.model.layers.{n}.{leaf}.{factor}.weight": shape
+    for n in range(2)
+    for leaf in ("q_proj", "v_proj")
+    for factor, shape in (("lora_A", (4, 8)), ("lora_B", (8, 4)))
+}
+
+
+def causes(config: dict[str, Any], keys: dict[str, tuple[int, ...]] | None = None) -> list[str]:
+    return [finding.cause for finding in config_findings(CONFIG | config, as_key_set(keys or KEYS))]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"rank_pattern": {"layers.1.q_proj": 4}},
+        {"target_modules": "all-linear"},
+        {"target_modules": r".*\.(q|v)_proj"},
+        {"target_modules": ["layers.0.q_proj", "layers.1.q_proj", "v_proj"]},
+        {"r": "4"},
+        {"use_dora": False},
+        {"target_modules": None},
+    ],
+)
+def test_healthy(config: dict[str, Any]) -> None:
+    assert causes(config) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "cause"),
+    [
+        ({"r": 8}, "config-rank"),
+        ({"rank_pattern": {"layers.1.q_proj": 2}}, "config-rank"),
+        ({"use_dora": True}, "config-dora"),
+        ({"target_modules": ["q_proj"]}, "config-targets"),
+        ({"target_modules": ["q_proj", "v_proj", "o_proj"]}, "config-targets"),
+        ({"target_modules": r".*q_proj"}, "config-targets"),
+        ({"target_modules": r"(("}, "config-targets"),
+        ({"modules_to_save": ["score"]}, "config-modules-to-save"),
+        ({"peft_type": "IA3"}, "config-type"),
+    ],
+)
+def test_each_field(config: dict[str, Any], cause: str) -> None:
+    assert causes(config) == [cause]
+
+
+def test_what_is_in_the_file_and_not_in_the_config() -> None:
+    dora = {**KEYS, "base_model.model.layers.0.q_proj.lora_magnitude_vector": (8,)}
+    assert causes({"use_dora": False}, dora) == ["config-dora"]
+    biases = {**KEYS, "base_model.model.layers.0.q_proj.bias": (8,)}
+    assert causes({}, biases) == ["config-bias"]
+    assert causes({"bias": "all"}, biases) == []
+    head = {**KEYS, "base_model.model.score.weight": (2, 8), "base_model.model.score.bias": (2,)}
+    assert causes({"modules_to_save": ["score"]}, head) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_dora": True}, {"targets": ("q_proj", "down_proj")}, {"modules_to_save": ("lm_head",)}, {"rank": 8}],
+    ids=str,
+)
+def test_what_peft_writes_agrees_with_itself(options: dict[str, Any], tmp_path: Path) -> None:
+    path = save_adapter(make_panorama_vlm(**options), tmp_path / "adapter")
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.adapter_config is not None
+    assert config_findings(checkpoint.adapter_config, checkpoint.keys) == []
+    for field, value in (("r", 16), ("use_dora", not options.get("use_dora", False)), ("target_modules", ["k_proj"])):
+        config = json.loads((path / "adapter_config.json").read_text())
+        assert config_findings({**config, field: value}, checkpoint.keys), field

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_lora_ckpt.diagnosis.pairs import lora_pair_findings, lora_pairs
+from pytest_lora_ckpt.models import as_key_set
+
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PARENT = dict.fromkeys(SEVEN[:4], "self_attn") | dict.fromkeys(SEVEN[4:], "mlp")
+
+
+def adapter(
+    layers: int = 4, rank: int = 4, *, leave: frozenset[str] = frozenset(), base: bool = False
+) -> dict[str, tuple[int, ...]]:
+    keys: dict[str, tuple[int, ...]] = {}
+    for n in range(layers):
+        for leaf in SEVEN:
+            module = f"model.layers.{n}.{PARENT[leaf]}.{leaf}"
+            if base:
+                keys[f"{module}.base_layer.weight"] = (8, 8)
+            if not any(mark in f"{module}." for mark in leave):
+                keys[f"{module}.lora_A.default.weight"] = (rank, 8)
+                keys[f"{module}.lora_B.default.weight"] = (8, rank)
+    return keys
+
+
+def causes(keys: dict[str, tuple[int, ...]], config: dict[str, Any] | None = None) -> list[str]:
+    return [finding.cause for finding in lora_pair_findings(as_key_set(keys), config)]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4, 28])
+@pytest.mark.parametrize("base", [False, True])
+def test_a_whole_adapter(layers: int, base: bool) -> None:  # noqa: FBT001
+    keys = adapter(layers, base=base)
+    assert causes(keys) == []
+    assert len(lora_pairs(as_key_set(keys))) == 7 * layers
+
+
+@pytest.mark.parametrize("layers", [1, 2, 28])
+@pytest.mark.parametrize("factor", ["A", "B"])
+def test_one_factor_missing(layers: int, factor: str) -> None:
+    keys = adapter(layers)
+    gone = f"model.layers.0.mlp.up_proj.lora_{factor}.default.weight"
+    del keys[gone]
+    (found,) = lora_pair_findings(as_key_set(keys))
+    assert found.cause == "lora-pair-incomplete"
+    assert f"1 module has no lora_{factor}" in found.message
+    assert "model.layers.0.mlp.up_proj" in found.message
+
+
+def test_all_of_one_factor_missing() -> None:
+    keys = {key: shape for key, shape in adapter().items() if "lora_B" not in key}
+    (found,) = lora_pair_findings(as_key_set(keys))
+    assert "28 modules have no lora_B" in found.message
+    assert len(found.keys) == 28
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        frozenset({"layers.2.self_attn.q_proj."}),
+        frozenset({"layers.0.mlp.down_proj."}),
+        frozenset({"layers.3.self_attn.q_proj.", "layers.3.self_attn.k_proj."}),
+    ],
+)
+def test_a_module_that_the_like_layers_have(leave: frozenset[str]) -> None:
+    (found,) = lora_pair_findings(as_key_set(adapter(leave=leave)))
+    assert found.cause == "lora-uneven-layers"
+    assert found.message.startswith(f"{len(leave)} module")
+
+
+def test_two_layers_of_which_one_lacks_a_module() -> None:
+    assert causes(adapter(2, leave=frozenset({"layers.1.self_attn.v_proj."}))) == ["lora-uneven-layers"]
+
+
+def test_a_layer_without_any_adapter_is_seen_where_the_base_weights_are_there() -> None:
+    leave = frozenset({"layers.2."})
+    assert causes(adapter(8, leave=leave, base=True)) == ["lora-uneven-layers"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"layers_to_transform": [0, 1, 3]},
+        {"exclude_modules": ["x"]},
+        {"target_modules": r".*layers\.[013].*q_proj"},
+    ],
+)
+def test_layers_left_out_on_purpose(config: dict[str, Any]) -> None:
+    assert causes(adapter(leave=frozenset({"layers.2.self_attn.q_proj."})), config) == []
+
+
+def test_adapters_on_the_last_layers_only_are_meant() -> None:
+    assert causes(adapter(28, leave=frozenset(f"layers.{n}." for n in range(20)), base=True)) == []
+
+
+def test_hybrid_layers_are_meant() -> None:
+    """Every fourth layer attends, the others are of another kind: names differ, nothing is missing."""
+    keys = {}
+    for n in range(8):
+        leaf = "self_attn.q_proj" if n % 4 == 3 else "linear_attn.in_proj"
+        keys |= {f"layers.{n}.{leaf}.lora_A.weight": (4, 8), f"layers.{n}.{leaf}.lora_B.weight": (8, 4)}
+    assert causes(keys) == []
+
+
+def test_layers_that_share_keys_and_values_are_meant() -> None:
+    """The upper layers have no k_proj and v_proj of their own (Gemma 3n)."""
+    leave = frozenset(f"layers.{n}.self_attn.{leaf}." for n in range(6, 10) for leaf in ("k_proj", "v_proj"))
+    assert causes(adapter(10, leave=leave)) == []
+
+
+def test_factors_of_two_ranks() -> None:
+    keys = adapter()
+    keys["model.layers.1.mlp.up_proj.lora_B.default.weight"] = (8, 6)
+    (found,) = lora_pair_findings(as_key_set(keys))
+    assert found.cause == "lora-rank-uneven"
+    assert "[4, 8] and [8, 6]" in found.message
+
+
+def test_a_layer_of_another_rank() -> None:
+    keys = adapter()
+    keys["model.layers.1.mlp.up_proj.lora_A.default.weight"] = (2, 8)
+    keys["model.layers.1.mlp.up_proj.lora_B.default.weight"] = (8, 2)
+    assert causes(keys) == ["lora-rank-uneven"]
+    assert causes(keys, {"rank_pattern": {"layers.1.mlp.up_proj": 2}}) == []
+
+
+def test_another_rank_for_another_module_is_meant() -> None:
+    keys = {**adapter(), **{k: (s[0] * 2, 8) if "lora_A" in k else (8, 8) for k, s in adapter().items() if "mlp" in k}}
+    assert causes(keys) == []
+
+
+def test_convolutions_embeddings_magnitudes_and_other_conventions() -> None:
+    keys = {
+        "conv.lora_A.default.weight": (4, 3, 5, 5),
+        "conv.lora_B.default.weight": (8, 4, 1, 1),
+        "embed.lora_embedding_A.default": (4, 100),
+        "embed.lora_embedding_B.default": (16, 4),
+        "fc.lora_A.default.weight": (4, 8),
+        "fc.lora_B.default.weight": (8, 4),
+        "fc.lora_magnitude_vector.default.weight": (8,),
+        "lora_unet_mid.lora_down.weight": (4, 8),
+        "lora_unet_mid.lora_up.weight": (8, 4),
+        "lora_unet_mid.alpha": (),
+        "tune.lora_a.weight": (4, 8),
+        "tune.lora_b.weight": (8, 4),
+        "attn.processor.to_q_lora.down.weight": (4, 8),
+        "attn.processor.to_q_lora.up.weight": (8, 4),
+        "wo.lora_A": (4, 8),
+        "wo.lora_B": (8, 4),
+        "mini.lora.A.weight": (4, 8),
+        "mini.lora.B.weight": (8, 4),
+    }
+    assert causes(keys) == []
+    for name in [name for name in keys if keys[name] and keys[name][0] == 8 and "magnitude" not in name]:
+        rest = {key: shape for key, shape in keys.items() if key != name}
+        assert causes(rest) == ["lora-pair-incomplete"], name
+
+
+def test_two_adapters_are_kept_apart() -> None:
+    keys = adapter(2)
+    both = keys | {key.replace(".default.", ".other."): shape for key, shape in keys.items() if "lora_A" in key}
+    (found,) = lora_pair_findings(as_key_set(both))
+    assert "14 modules have no lora_B" in found.message
+
+
+def test_size_0() -> None:
+    keys: dict[str, tuple[int, ...]] = dict.fromkeys(adapter(), (0,))
+    assert causes(keys)[0] == "zero3-empty"
+
+
+def test_no_adapter_at_all() -> None:
+    assert causes({"fc.weight": (8, 8), "fc.bias": (8,)}) == []
