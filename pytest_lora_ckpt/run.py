@@ -70,7 +70,14 @@ class Run:
         Raises:
             CheckpointError: It cannot be read; the message says why and what to do.
         """
-        return _or_raise(self._opened)
+        if isinstance(self._opened, CheckpointError):
+            raise self._opened
+        return self._opened
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether the checkpoint was opened already; asking does not open it."""
+        return isinstance(self.__dict__.get("_opened"), Checkpoint)
 
     @cached_property
     def loader(self) -> Callable[[Any], Any] | None:
@@ -99,7 +106,9 @@ class Run:
         Raises:
             LoaderError: The loader raised, or returned something that is no `nn.Module`.
         """
-        return _or_raise(self._loaded)
+        if isinstance(self._loaded, LoaderError):
+            raise self._loaded
+        return self._loaded
 
     @cached_property
     def inputs(self) -> Mapping[str, Any] | None:
@@ -163,9 +172,7 @@ class Run:
         if "values" in known and known["values"].all_zero and report["verdict"] in {"loads", "loads-after-remap"}:
             report["verdict"] = "noop"
         return {
-            "checkpoint": self._about()
-            if isinstance(known.get("_opened"), Checkpoint)
-            else {"path": str(self.path), "layout": None},
+            "checkpoint": self._about() if self._is_open else {"path": str(self.path), "layout": None},
             "verdict": report["verdict"],
             "as_is": report.get("as_is"),
             "remapped": report.get("remapped"),
@@ -191,19 +198,13 @@ class Run:
         }
 
     def _static_components(self) -> list[dict[str, Any]]:
-        if not isinstance(self.__dict__.get("_opened"), Checkpoint):
+        if not self._is_open:
             return []
         return [row.to_dict() for row in compare(self.checkpoint, None).components]
 
 
 def _nothing() -> None:
     return None
-
-
-def _or_raise(result: Any) -> Any:
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 @contextlib.contextmanager

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.diagnosis.causes import finding
 from pytest_lora_ckpt.diagnosis.pairs import lora_factor
-from pytest_lora_ckpt.keys import group_keys
+from pytest_lora_ckpt.keys import group_keys, parse_key
 from pytest_lora_ckpt.report import Finding, LoadReport, LoadState
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.keys import ParsedKey, Remapping
+    from pytest_lora_ckpt.keys import ParsedKey, Remapping, Rule
     from pytest_lora_ckpt.tensors import KeySet
 
 _SEVERITIES = ("error", "warning", "note")
@@ -244,12 +244,13 @@ _WRAPPER_CAUSES = {
 _KIND_CAUSES = {
     "rename-adapter": "adapter-name",
     "drop-adapter": "adapter-name",
+    "insert-adapter": "adapter-name",
     "modules-to-save": "modules-to-save",
     "convention": "key-convention",
     "unwrap-peft": "wrapper-prefix",
     "wrap-peft": "wrapper-prefix",
 }
-_TOWERS = ("language_model", "vision_tower", "vision_model", "text_model", "visual", "vision_encoder")
+_TOWERS = frozenset({"language_model", "vision_tower", "vision_model", "text_model", "visual", "vision_encoder"})
 
 
 def _renamed(c: Comparison) -> Iterator[Finding]:
@@ -258,29 +259,46 @@ def _renamed(c: Comparison) -> Iterator[Finding]:
     keys: dict[str, list[str]] = defaultdict(list)
     renamed = [key for key, place in c.report.mapping.items() if key != place]
     for rule in c.remapping.rules:
-        if rule.by == "torch" or (rule.by == "peft" and (rule.kind != "modules-to-save" or c.model_is_peft)):
+        if rule.by == "torch" or (rule.by == "peft" and _peft_does(c, rule)):
             continue
-        cause = _rule_cause(c, rule.kind, *rule.example)
+        cause = _rule_cause(c, rule)
         by_cause[cause].append(rule.text)
         keys[cause] += [key for key in renamed if rule.apply(key) != key]
     for cause, texts in by_cause.items():
-        yield finding(cause, f"The keys need a renaming: {'; '.join(texts)}.", dict.fromkeys(keys[cause]))
+        yield finding(cause, f"The keys need a renaming ({_texts(texts)})", dict.fromkeys(keys[cause]))
 
 
-def _rule_cause(c: Comparison, kind: str, before: str, after: str) -> str:
+def _texts(texts: list[str], most: int = 3) -> str:
+    more = f"; and {len(texts) - most} more" if len(texts) > most else ""
+    return "; ".join(texts[:most]) + more
+
+
+def _peft_does(c: Comparison, rule: Rule) -> bool:
+    """Whether the loader that will meet these keys is PEFT's: it needs an adapter directory, or a `PeftModel`."""
+    if rule.kind == "modules-to-save":
+        return c.model_is_peft
+    return c.adapter_config is not None or c.model_is_peft or ".default." in rule.example[1]
+
+
+def _rule_cause(c: Comparison, rule: Rule) -> str:  # noqa: PLR0911  # One line, and one answer, per kind of renaming.
+    before, after = rule.example
     words, others = before.split("."), after.split(".")
     changed = [*(word for word in words if word not in others), *(word for word in others if word not in words)]
     for word in changed:
         if word in _WRAPPER_CAUSES:
             return _WRAPPER_CAUSES[word]
-    if kind in _KIND_CAUSES:
-        return _KIND_CAUSES[kind]
+    if rule.kind in _KIND_CAUSES:
+        return _KIND_CAUSES[rule.kind]
     if c.layout == "lightning" and before == f"model.{after}":
         return "lightning-prefix"
-    if not changed and c.adapter_config is not None:  # One more or one less of a word that is there: `model.model.`
+    if parse_key(before).lora != parse_key(after).lora:
+        return "key-convention"
+    # Where no word is new and none is gone, there is one more or one less of a word: `model.model.`
+    if not _TOWERS.isdisjoint(changed or words):
+        return "vlm-refactor-prefix"
+    if not changed and c.adapter_config is not None:
         return "wrong-base-class"
-    towers = not {*words, *others}.isdisjoint(_TOWERS)
-    return "vlm-refactor-prefix" if towers else "renamed-module"
+    return "wrapper-prefix" if before.endswith(f".{after}") or after.endswith(f".{before}") else "renamed-module"
 
 
 def _benign(c: Comparison) -> Iterator[Finding]:
