@@ -81,13 +81,12 @@ def check(name: str) -> Callable[[Callable[[Run], Outcome]], Callable[[Run], Out
     return enter
 
 
-def run_check(name: str, run: Run, *, strict: bool = False) -> CheckResult:
+def run_check(name: str, run: Run) -> CheckResult:
     """Make one check.
 
     Args:
         name: One of `CHECKS`.
-        run: The checkpoint under test.
-        strict: A check that could not be made counts as failed.
+        run: The checkpoint under test; where it is asked strictly, a check that could not be made counts as failed.
     """
     try:
         result = CHECKS[name](run)
@@ -98,7 +97,7 @@ def run_check(name: str, run: Run, *, strict: bool = False) -> CheckResult:
     except LoaderError as error:
         return CheckResult(name, "failed", str(error), (finding("loader-failed", str(error)),))
     except NotChecked as reason:
-        outcome = "failed" if strict and reason.applies else "skipped"
+        outcome = "failed" if run.demands.strict and reason.applies else "skipped"
         summary = f"could not be checked: {reason}" if outcome == "failed" else str(reason)
         return CheckResult(name, outcome, summary, applies=reason.applies)
     return CheckResult(name, "passed" if result.passed else "failed", result.summary, result.findings)
@@ -172,18 +171,19 @@ def ratio(run: Run) -> Outcome:
     report = _report(run)
     share = report.loaded_ratio()
     needed = report.model_keys - report.state("remapped").missing.counts["excused"]
-    told = f"{share:.1%} of the {needed} keys that the model needs are loaded, and {run.min_ratio:.1%} are asked for"
-    return Outcome(share >= run.min_ratio, told)
+    least = run.demands.min_ratio
+    told = f"{share:.1%} of the {needed} keys that the model needs are loaded, and {least:.1%} are asked for"
+    return Outcome(share >= least, told)
 
 
 @check("stage")
 def stage(run: Run) -> Outcome:
     """The checkpoint holds the components of the stage asked for, and the adapter where that stage has one."""
-    if run.stage is None:
+    if run.demands.stage is None:
         found = run.detected_stage
         told = f"; the checkpoint holds what {found.name} needs" if found else ""
         raise NotChecked(f"no stage was asked for (--lora-stage){told}", applies=False)
-    wanted = run.stage
+    wanted = run.demands.stage
     partial = _is_adapter_only(run)
     lacking = [] if partial else [name for name in wanted.holds if name not in run.components]
     if wanted.lora and not run.has_lora and run.checkpoint.beside is None:
@@ -205,6 +205,11 @@ def adapter_active(run: Run) -> Outcome:
         raise NotChecked("the checkpoint has no LoRA keys", applies=False)
     from pytest_lora_ckpt.proof import adapter_effect  # noqa: PLC0415  # torch, only with a loader.
 
+    if run.merge and run.merge.proved:
+        told = (
+            f"The adapter is merged into the weights: W + {run.merge.scaling:.4g} x B A in {run.merge.merged} modules."
+        )
+        return Outcome(passed=True, summary=told)
     effect = adapter_effect(model, _inputs(run))
     if effect.state == "merged":
         raise NotChecked(effect.why)

@@ -49,9 +49,7 @@ def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Run:
     audit = audit_of(request.config)
     if audit is None:
         pytest.skip(NEEDS_OPTION)
-    options = audit.options
-    spec = audit.specs[lora_ckpt]
-    return Run(spec, lora_ckpt, stages=options.stages, stage=options.stage, min_ratio=options.min_ratio)
+    return Run(audit.specs[lora_ckpt], lora_ckpt, audit.options.demands)
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
     aliases: Iterable[Iterable[str]] = (),
     stage: Stage | None = None,
     elsewhere: Collection[str] = (),
+    merged: bool = False,
 ) -> LoadReport:
     """Tell what of a checkpoint loads into a model, as is and after a remapping, and what is lost.
 
@@ -56,6 +57,7 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
         adapter_name: Name of the adapter in the model.
         aliases: Groups of keys that name one tensor, where shapes alone cannot tell.
         stage: The training stage, whose untrained components are excused.
+        merged: The adapter is merged into the model's weights: the checkpoint's adapter keys are excused.
         elsewhere: Keys of the model that another file brings (an adapter directory beside the checkpoint): excused.
 
     Raises:
@@ -81,7 +83,9 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
     target = as_key_set(model, groups)
     if remapping is None:
         remapping = infer_remapping(source, target, adapter_name=adapter_name, adapter_config=adapter_config)
-    pairing = _Pairing(source, target, parsed, remapping, _Terms(scope, adapter_name, stage, frozenset(elsewhere)))
+    pairing = _Pairing(
+        source, target, parsed, remapping, _Terms(scope, adapter_name, stage, frozenset(elsewhere), merged)
+    )
     as_is, remapped = pairing.as_is(), pairing.remapped()
     report = LoadReport(
         verdict=_verdict(pairing, as_is, remapped),
@@ -129,6 +133,7 @@ class _Terms:
     adapter_name: str
     stage: Stage | None
     elsewhere: frozenset[str]
+    merged: bool
 
 
 class _Pairing:
@@ -195,7 +200,7 @@ class _Pairing:
             return "lora" if parsed.is_adapter else _structural(parsed, self.target_parsed[place])
         if any(name in sent or name in self._meeting for name in self._source_alias.get(key, ())):
             return "alias"
-        if _RECOMPUTED.search(key) or parsed.lora == "alpha":
+        if _RECOMPUTED.search(key) or parsed.lora == "alpha" or (self.terms.merged and parsed.is_adapter):
             return "excused"
         return "lora" if parsed.is_adapter else "non_lora"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt.stages import DEFAULT_STAGE_LINES, Stage, parse_stages
+from pytest_lora_ckpt.stages import DEFAULT_STAGE_LINES, Demands, Stage, parse_stages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,21 +30,15 @@ class Options:
         checkpoints: Paths (made absolute) or `replica:STAGE`, in the order given.
         model: `module:factory`, or None.
         loader: `module:function`, or None.
-        stage: The stage that the checkpoints must hold, or None.
-        stages: All stages of the project by name.
-        min_ratio: Least share of the needed model keys to be loaded after remapping.
+        demands: What is asked of each checkpoint.
         reports: Files to write.
-        strict: A check that could not be made counts as failed.
     """
 
     checkpoints: tuple[str, ...]
     model: str | None
     loader: str | None
-    stage: Stage | None
-    stages: Mapping[str, Stage]
-    min_ratio: float
+    demands: Demands
     reports: tuple[Path, ...]
-    strict: bool
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -119,11 +113,8 @@ def read_options(config: pytest.Config) -> Options | None:
         checkpoints=tuple(dict.fromkeys(_checkpoint(spec, base, where) for spec in given)),
         model=_reference(config, "lora_model", "callable that returns the model"),
         loader=_reference(config, "lora_loader", "callable path -> loaded model"),
-        stage=_stage(config, stages),
-        stages=stages,
-        min_ratio=_ratio(config),
+        demands=Demands(_stage(config, stages), stages, _ratio(config), bool(config.getoption("lora_strict"))),
         reports=tuple(_report(name, config) for name in config.getoption("lora_report") or ()),
-        strict=bool(config.getoption("lora_strict")),
     )
 
 

@@ -13,13 +13,14 @@ from pytest_lora_ckpt.diagnosis.values import ValueAudit, audit_values
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.ledger import compare
 from pytest_lora_ckpt.models import describe, is_module
-from pytest_lora_ckpt.stages import STAGES, Stage, detect_stage
+from pytest_lora_ckpt.stages import Demands, Stage, detect_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from pytest_lora_ckpt.report import Finding, LoadReport
+    from pytest_lora_ckpt.proof import Merge
+    from pytest_lora_ckpt.report import LoadReport
 
 
 class LoaderError(Exception):
@@ -32,22 +33,12 @@ class Run:
     Args:
         spec: What was asked for: a path, or `replica:STAGE`.
         path: Where the checkpoint lies.
-        stages: The training stages by name.
-        stage: The stage that it must hold, or None.
-        min_ratio: Least share of the needed model keys loaded after remapping.
+        demands: What is asked of it.
     """
 
-    def __init__(
-        self,
-        spec: str,
-        path: Path | str,
-        *,
-        stages: Mapping[str, Stage] = STAGES,
-        stage: Stage | None = None,
-        min_ratio: float = 1.0,
-    ) -> None:
+    def __init__(self, spec: str, path: Path | str, demands: Demands) -> None:
         """See the class."""
-        self.spec, self.path, self.stages, self.stage, self.min_ratio = spec, path, stages, stage, min_ratio
+        self.spec, self.path, self.demands = spec, path, demands
         self._model: Callable[[], Any] = _nothing
         self._loader: Callable[[], Any] = _nothing
         self._inputs: Callable[[], Any] = _nothing
@@ -125,11 +116,34 @@ class Run:
             LoaderError: The loader fails.
         """
         model = self._model()
-        return self.compared_with(self.loaded if model is None else model)
+        if model is not None:
+            return self.compared_with(model)
+        return self._compared_with_merged() if self.merge and self.merge.proved else self.compared_with(self.loaded)
+
+    @cached_property
+    def merge(self) -> Merge | None:
+        """Whether the adapter is merged into the loaded model; None where that cannot be the question.
+
+        It is one where the loaded model has no LoRA layers, and can be answered where the checkpoint has base weights.
+        """
+        if self.loaded is None or not self.has_lora:
+            return None
+        report = compare(self.checkpoint, self.loaded)
+        if report.lora_keys[1] or report.scope != "full":
+            return None
+        from pytest_lora_ckpt.proof import find_merge  # noqa: PLC0415  # torch, only with a loader.
+
+        return find_merge(self.loaded, self.checkpoint.keys, self.checkpoint.read, report.mapping)
+
+    def _compared_with_merged(self) -> LoadReport:
+        report = compare(self.checkpoint, self.loaded, stage=self.demands.stage, merged=True)
+        scaling = self.merge.scaling if self.merge else None
+        told = f"The adapter is merged into the weights of the loaded model, with the scaling {scaling:.4g}."
+        return dataclasses.replace(report, findings=(*report.findings, finding("adapter-merged", told)))
 
     def compared_with(self, model: Any) -> LoadReport:
         """Compare with a model; LoRA that lies in an adapter directory beside the checkpoint is not lost."""
-        report = compare(self.checkpoint, model, stage=self.stage)
+        report = compare(self.checkpoint, model, stage=self.demands.stage)
         beside = self.checkpoint.beside
         if report.remapped is None or beside is None or report.lora_keys[0]:
             return report
@@ -137,7 +151,7 @@ class Run:
         filled = set(compare(beside, model, scope="adapter").mapping.values()).intersection(slots)
         if not filled:
             return report
-        report = compare(self.checkpoint, model, stage=self.stage, elsewhere=filled)
+        report = compare(self.checkpoint, model, stage=self.demands.stage, elsewhere=filled)
         told = f"{len(filled)} LoRA keys of the model are not in the checkpoint but in {beside.path.name}/ beside it."
         return dataclasses.replace(report, findings=(*report.findings, finding("lora-beside", told, filled)))
 
@@ -154,16 +168,12 @@ class Run:
     @cached_property
     def detected_stage(self) -> Stage | None:
         """The latest stage all of whose components are in the checkpoint."""
-        return detect_stage(self.components, self.stages, lora=self.has_lora)
+        return detect_stage(self.components, self.demands.stages, lora=self.has_lora)
 
     @cached_property
     def values(self) -> ValueAudit:
         """The adapter's values: the only tensor data that is read."""
         return audit_values(self.checkpoint.keys, self.checkpoint.read_bytes)
-
-    def findings(self) -> tuple[Finding, ...]:
-        """Findings of the comparison, where there was one."""
-        return self.report.findings if "report" in self.__dict__ else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is known so far, for the report; the checks come beside it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -82,6 +82,23 @@ DEFAULT_STAGE_LINES: Sequence[str] = (
     "finetune: vision_encoder resampler_module language_model lora (resampler projector vision_to_language_projection)",
 )
 STAGES: Mapping[str, Stage] = parse_stages(DEFAULT_STAGE_LINES)
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What is asked of a checkpoint.
+
+    Attributes:
+        stage: The stage that it must hold, or None.
+        stages: All stages of the project by name.
+        min_ratio: Least share of the needed model keys loaded after remapping, from 0.0 to 1.0.
+        strict: A check that could not be made counts as failed.
+    """
+
+    stage: Stage | None = None
+    stages: Mapping[str, Stage] = field(default_factory=lambda: STAGES)
+    min_ratio: float = 1.0
+    strict: bool = False
 
 
 def detect_stage(components: Iterable[str], stages: Mapping[str, Stage] = STAGES, *, lora: bool) -> Stage | None:

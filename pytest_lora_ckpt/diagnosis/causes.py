@@ -187,7 +187,7 @@ _ALL = (
     Cause("strict-load-of-adapter", "note", "Load with strict=False; the base weights come from the pretrained model."),
     # What the loaded model shows.
     Cause("adapter-inactive", "error", "Enable the adapter (set_adapter, enable_adapters) after loading."),
-    Cause("adapter-merged", "note", "Check the adapter before it is merged, or compare the merged weights by value."),
+    Cause("adapter-merged", "note", "Nothing to mend: a merged adapter cannot be switched off any more."),
     Cause("loader-failed", "error", "Run the loader by itself on this path and mend what it raises."),
     Cause("generate-fallback", "error", "Let generate() raise: an exception inside it was swallowed."),
     Cause("generate-too-short", "error", "Look at what generate() returns: it must hold new tokens after the prompt."),

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from pytest_lora_ckpt.proof.adapter import AdapterEffect, adapter_effect
 from pytest_lora_ckpt.proof.generation import Generation, generate
+from pytest_lora_ckpt.proof.merging import Merge, find_merge
 
-__all__ = ["AdapterEffect", "Generation", "adapter_effect", "generate"]
+__all__ = ["AdapterEffect", "Generation", "Merge", "adapter_effect", "find_merge", "generate"]
