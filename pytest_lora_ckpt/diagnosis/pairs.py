@@ -69,6 +69,7 @@ def lora_pairs(keys: Mapping[str, TensorInfo]) -> list[LoraPair]:
     """Gather the adapter parameters of a checkpoint by module and adapter.
 
     Example:
+        >>> from pytest_lora_ckpt import TensorInfo
         >>> pairs = lora_pairs({"q.lora_A.weight": TensorInfo((4, 8)), "q.lora_B.weight": TensorInfo((8, 4))})
         >>> pairs[0].module, pairs[0].rank
         ('q', 4)

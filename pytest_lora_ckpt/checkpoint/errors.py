@@ -1,0 +1,62 @@
+"""`CheckpointError`: why a path is no readable checkpoint, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class CheckpointError(Exception):
+    """A path that cannot be read as a checkpoint, or a tensor that cannot be read from one.
+
+    Attributes:
+        path: What was asked for.
+        problem: The kind, one word that stays the same: `"missing"`, `"truncated"`, `"git-lfs-pointer"`,
+            `"no-state-dict"`, `"empty"`, `"broken-config"`, `"not-a-checkpoint"` …
+        expected: What the reader wanted to find.
+        found: What is there instead.
+        remedy: What to do next.
+
+    Example:
+        >>> print(CheckpointError("empty-file", "a.ckpt", expected="a checkpoint", found="0 bytes", remedy="Copy it."))
+        cannot read checkpoint a.ckpt (empty-file)
+          expected: a checkpoint
+          found: 0 bytes
+          what to do: Copy it.
+    """
+
+    def __init__(self, problem: str, path: str | Path, *, expected: str, found: str, remedy: str) -> None:
+        """See the class."""
+        super().__init__(problem, str(path))
+        self.problem = problem
+        self.path = Path(path)
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """Put the fact first, then what was expected, what was found and what to do."""
+        lines = [f"cannot read checkpoint {self.path} ({self.problem})"]
+        for label, text in (("expected", self.expected), ("found", self.found), ("what to do", self.remedy)):
+            lines.append(f"  {label}: {text.strip()}".replace("\n", "\n    "))
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive the way from a pytest-xdist worker: `Exception` itself would forget the keyword arguments."""
+        return (_rebuild, (type(self), self.problem, str(self.path), self.expected, self.found, self.remedy))
+
+
+class UnknownKeyError(CheckpointError, KeyError):
+    """A key that the checkpoint does not have; a `KeyError` as well, since it is asked for like a mapping's."""
+
+    __str__ = CheckpointError.__str__
+
+
+class NotMineError(Exception):
+    """A reader's word that the file is of another format, and how it can tell: the next one is asked."""
+
+
+def _rebuild(  # noqa: PLR0913, PLR0917 - These are the fields of the exception.
+    kind: type[CheckpointError], problem: str, path: str, expected: str, found: str, remedy: str
+) -> CheckpointError:
+    """Make the exception again in the process that receives it."""
+    return kind(problem, path, expected=expected, found=found, remedy=remedy)

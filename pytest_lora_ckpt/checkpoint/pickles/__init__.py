@@ -1,0 +1,1 @@
+"""Pickles without Python objects: what a file describes, as inert data."""

@@ -1,0 +1,1 @@
+"""One module per format; `registry` finds them here."""

@@ -1,0 +1,69 @@
+"""The archive's directory, as Python's own `zipfile` reads it."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_lora_ckpt.checkpoint.zip_index import BrokenZipError, read_index
+
+
+def archive(records: dict[str, bytes], compression: int = zipfile.ZIP_STORED, comment: bytes = b"") -> io.BytesIO:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as opened:
+        for name, data in records.items():
+            opened.writestr(name, data)
+        opened.comment = comment
+    return buffer
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.text("abcé/", min_size=1, max_size=6), st.binary(max_size=50), max_size=6),
+    st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
+    st.binary(max_size=20),
+)
+def test_as_zipfile(records: dict[str, bytes], compression: int, comment: bytes) -> None:
+    buffer = archive(records, compression, comment)
+    index = read_index(buffer)
+    assert list(index.records) == list(records)
+    for name, data in records.items():
+        assert index.read(buffer, name, 1000) == data
+        record = index.records[name]
+        if not record.deflated:
+            start = index.data_offset(buffer, name)
+            assert buffer.getvalue()[start : start + record.size] == data
+
+
+def test_the_fields_of_archives_over_four_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # zipfile writes zip64 fields as soon as its limit is passed, so a low limit makes a small file of that kind.
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 20)
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    records = {"a": b"x" * 30, "b": b"y" * 30, "c": b"z"}
+    buffer = archive(records)
+    assert b"PK\x06\x06" in buffer.getvalue()
+    index = read_index(buffer)
+    assert {name: index.read(buffer, name, 100) for name in index.records} == records
+
+
+def test_a_record_over_the_bound_is_not_read() -> None:
+    buffer = archive({"a": bytes(1000)}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(BrokenZipError, match="at most 999"):
+        read_index(buffer).read(buffer, "a", 999)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_other_packings_are_refused(compression: int) -> None:
+    with pytest.raises(BrokenZipError, match="packed oddly"):
+        read_index(archive({"a": b"x" * 100}, compression))
+
+
+def test_every_cut_is_an_error() -> None:
+    whole = archive({"a": b"x" * 10, "b": b""}).getvalue()
+    for length in range(len(whole)):
+        with pytest.raises(BrokenZipError):
+            read_index(io.BytesIO(whole[:length]))

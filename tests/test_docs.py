@@ -1,0 +1,92 @@
+"""The README and the pages in `docs/`: their commands, their examples, their links, and the output that they show."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_lora_ckpt import __all__ as public_names
+from pytest_lora_ckpt.checks import CHECKS
+from pytest_lora_ckpt.report import KEY_CLASSES, VERDICTS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block_after(marker: str) -> str:
+    found = re.search(rf"<!-- {marker} -->\n```\w*\n(.*?)```\n", README, re.DOTALL)
+    assert found, f"no block after <!-- {marker} -->"
+    return found[1]
+
+
+def scrubbed(text: str) -> list[str]:
+    """Leave out what differs from run to run: the path and the time."""
+    kept = [re.sub(r"\S*/(panorama-\w+\.ckpt)", r"\1", line).rstrip() for line in text.splitlines()]
+    begin = next(number for number, line in enumerate(kept) if "LoRA checkpoint:" in line)
+    end = next((number for number, line in enumerate(kept) if number > begin and line.startswith("==")), len(kept))
+    return kept[begin:end]
+
+
+def test_the_readme_shows_what_the_replica_prints(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("--lora-ckpt=replica:finetune", "-p", "no:cacheprovider")
+    assert scrubbed(str(result.stdout)) == scrubbed(block_after("finetune"))
+    assert result.ret == 0
+
+
+def test_the_readme_shows_what_the_guides_loader_gets(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        "import pytest\nfrom pytest_lora_ckpt.replicas import load_like_the_guide\n\n"
+        "@pytest.fixture\ndef lora_loader():\n    return load_like_the_guide\n"
+    )
+    result = pytester.runpytest_inprocess("--lora-ckpt=replica:finetune", "-p", "no:cacheprovider")
+    assert scrubbed(str(result.stdout)) == scrubbed(block_after("guide"))
+    assert result.ret == 1
+
+
+def test_the_commands() -> None:
+    assert block_after("try-command").count("\n") == 1
+    assert block_after("test-command") == 'pip install -c constraints.txt -e ".[test]" && pytest\n'
+    assert re.search(r"^torch==\d+\.\d+\.\d+$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_every_option_check_and_verdict_is_in_the_readme(pytestconfig: pytest.Config) -> None:
+    parser = pytestconfig._parser
+    options = [name for group in parser._groups for option in group.options for name in option.names()]
+    ours = [name for name in options if name.startswith("--lora-")]
+    assert len(ours) == 7
+    for name in (*ours, *CHECKS, *VERDICTS):
+        assert f"`{name}" in README, name
+
+
+def test_every_class_is_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in guide for name in KEY_CLASSES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name == "guide.md"], ids=lambda page: page.name)
+def test_examples_run(page: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), {})  # noqa: S102  # It is our own page.
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    import pytest_lora_ckpt
+
+    assert public_names == sorted(public_names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    for name in public_names:
+        value = getattr(pytest_lora_ckpt, name)
+        assert value.__doc__ or isinstance(value, dict), name
+    assert set(public_names) <= set(dir(pytest_lora_ckpt))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pytest_lora_ckpt.nothing
