@@ -228,10 +228,12 @@ def assert_adapter_active(model: torch.nn.Module, inputs: Mapping[str, Any]) -> 
 
     effect = adapter_effect(model, inputs)
     if not effect.active:
-        raise AssertionError(
-            f"{effect.why}\n{effect.zero} of {effect.modules} lora_B are zero.\n"
-            "  -> Load the adapter, enable it (set_adapter), and check it before it is merged."
+        remedy = (
+            "Load the adapter: its weights are not in the model."
+            if effect.zero == effect.modules
+            else "Enable the adapter (set_adapter), and check it before it is merged."
         )
+        raise AssertionError(f"{effect.why}\n  -> {remedy}")
 
 
 def assert_generates(model: Any, *, max_new_tokens: int = 10, **inputs: Any) -> None:

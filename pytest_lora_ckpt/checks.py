@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.diagnosis import finding, lora_pair_findings
 from pytest_lora_ckpt.diagnosis.config import config_findings
-from pytest_lora_ckpt.run import LoaderError, Run
+from pytest_lora_ckpt.subject import ProjectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.report import Finding, LoadReport
+    from pytest_lora_ckpt.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,8 @@ def run_check(name: str, run: Run) -> CheckResult:
         if name == "readable":
             return CheckResult(name, "failed", str(error))
         return CheckResult(name, "skipped", f"not readable: {error.problem}")
-    except LoaderError as error:
-        return CheckResult(name, "failed", str(error), (finding("loader-failed", str(error)),))
+    except ProjectError as error:
+        return CheckResult(name, "failed", str(error), (finding(error.cause, str(error)),))
     except NotChecked as reason:
         outcome = "failed" if run.demands.strict and reason.applies else "skipped"
         summary = f"could not be checked: {reason}" if outcome == "failed" else str(reason)
@@ -155,12 +156,14 @@ def keys(run: Run) -> Outcome:
     """After the remapping nothing that the checkpoint holds is dropped, and nothing that the model needs is missing."""
     report = _report(run)
     state = report.state("remapped")
-    summary = f"{report.verdict}: {len(state.loaded)} of {report.model_keys} model keys loaded after remapping"
-    counts = {"missing": state.missing.lost, "unexpected": state.unexpected.lost}
-    lost = [f"{count} {word}" for word, count in counts.items() if count]
-    if state.shape_mismatches:
-        lost.append(f"{len(state.shape_mismatches)} of another shape")
-    summary += f"; lost: {', '.join(lost)}" if lost else ""
+    counts = {
+        "keys of the checkpoint are dropped": state.unexpected.lost,
+        "keys of the model get no weight": state.missing.lost,
+        "keys are of another shape": len(state.shape_mismatches),
+    }
+    told = [f"{count} {what}" for what, count in counts.items() if count]
+    told = told or [f"{len(state.loaded)} of {report.model_keys} model keys are loaded after the remapping"]
+    summary = f"{report.verdict}: {', '.join(told)}"
     errors = tuple(each for each in report.findings if each.severity == "error")
     return Outcome(report.verdict in {"loads", "loads-after-remap"}, summary, errors)
 
@@ -184,7 +187,7 @@ def stage(run: Run) -> Outcome:
         told = f"; the checkpoint holds what {found.name} needs" if found else ""
         raise NotChecked(f"no stage was asked for (--lora-stage){told}", applies=False)
     wanted = run.demands.stage
-    partial = _is_adapter_only(run)
+    partial = run.scope == "adapter"
     lacking = [] if partial else [name for name in wanted.holds if name not in run.components]
     if wanted.lora and not run.has_lora and run.checkpoint.beside is None:
         lacking.append("LoRA")
@@ -215,8 +218,13 @@ def adapter_active(run: Run) -> Outcome:
         raise NotChecked(effect.why)
     if effect.active:
         return Outcome(passed=True, summary=effect.why)
-    cause = "adapter-inactive" if effect.modules else "adapter-not-loaded"
-    return Outcome(passed=False, summary=effect.why, findings=(finding(cause, effect.why),))
+    cause, told = "adapter-inactive", effect.why
+    if not effect.modules:
+        cause = "adapter-not-loaded"
+    elif effect.zero == effect.modules and effect.error is None:
+        cause = "adapter-all-zero" if run.values.all_zero else "adapter-not-loaded"
+        told += "" if run.values.all_zero else " In the checkpoint they are not: its weights never arrived."
+    return Outcome(passed=False, summary=told, findings=(finding(cause, told),))
 
 
 @check("generate")
@@ -254,21 +262,15 @@ def _report(run: Run) -> LoadReport:
 
 def _loaded(run: Run) -> Any:
     run.checkpoint  # noqa: B018  # A file that cannot be read is told as such before the loader is called.
-    if run.loaded is None:
+    if run.subject.loaded is None:
         raise NotChecked("there is no loader: give --lora-loader=module:function, or override the fixture lora_loader")
-    return run.loaded
+    return run.subject.loaded
 
 
 def _inputs(run: Run) -> Any:
-    if run.inputs is None:
+    if run.subject.inputs is None:
         raise NotChecked("there are no inputs for a forward pass: override the fixture lora_inputs")
-    return run.inputs
-
-
-def _is_adapter_only(run: Run) -> bool:
-    from pytest_lora_ckpt.ledger import compare  # noqa: PLC0415
-
-    return compare(run.checkpoint, None).scope == "adapter"
+    return run.subject.inputs
 
 
 def _outcome(found: Iterable[Finding], healthy: str) -> Outcome:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt.options import REPLICA, is_replica, resolve
+from pytest_lora_ckpt.options import REPLICA, is_replica, read_stages, resolve
 from pytest_lora_ckpt.session import audit_of
+from pytest_lora_ckpt.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.replicas import PanoramaVLM
     from pytest_lora_ckpt.report import LoadReport
     from pytest_lora_ckpt.run import Run
+    from pytest_lora_ckpt.stages import Stage
 
 NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
 
@@ -49,13 +52,16 @@ def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Run:
     audit = audit_of(request.config)
     if audit is None:
         pytest.skip(NEEDS_OPTION)
-    return Run(audit.specs[lora_ckpt], lora_ckpt, audit.options.demands)
+    spec, demands = audit.specs[lora_ckpt], audit.options.demands
+    if is_replica(spec) and demands.stage is None:
+        demands = dataclasses.replace(demands, stage=STAGES[spec.removeprefix(REPLICA)])
+    return Run(spec, lora_ckpt, demands)
 
 
 @pytest.fixture
 def _connected_lora_run(_lora_run: Run, request: pytest.FixtureRequest) -> Run:
     """The same, told where its model, loader and inputs come from: the fixtures as this test sees them."""
-    _lora_run.connect(*(_later(request, name) for name in ("lora_model", "lora_loader", "lora_inputs")))
+    _lora_run.subject.connect(*(_later(request, name) for name in ("lora_model", "lora_loader", "lora_inputs")))
     return _lora_run
 
 
@@ -118,12 +124,32 @@ def lora_inputs(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Mappin
 def lora_report(_connected_lora_run: Run) -> LoadReport:
     """The `LoadReport`: the checkpoint held against `lora_model`, or against the model that `lora_loader` returns."""
     from pytest_lora_ckpt.checkpoint import CheckpointError  # noqa: PLC0415
-    from pytest_lora_ckpt.run import LoaderError  # noqa: PLC0415
+    from pytest_lora_ckpt.subject import ProjectError  # noqa: PLC0415
 
     try:
         return _connected_lora_run.report
-    except (CheckpointError, LoaderError) as error:
+    except (CheckpointError, ProjectError) as error:
         pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def lora_loaded_model(_connected_lora_run: Run) -> torch.nn.Module:
+    """The model that `lora_loader` returns for the checkpoint, loaded once; skips without a loader."""
+    from pytest_lora_ckpt.subject import ProjectError  # noqa: PLC0415
+
+    try:
+        model: torch.nn.Module | None = _connected_lora_run.subject.loaded
+    except ProjectError as error:
+        pytest.fail(str(error), pytrace=False)
+    if model is None:
+        pytest.skip("needs a loader: --lora-loader=module:function, or override the fixture lora_loader")
+    return model
+
+
+@pytest.fixture(scope="session")
+def lora_stages(request: pytest.FixtureRequest) -> Mapping[str, Stage]:
+    """The project's training stages by name, as the ini option `lora_stages` has them, for `assert_stage`."""
+    return read_stages(request.config)
 
 
 @pytest.fixture(scope="session")

@@ -57,9 +57,15 @@ class LoraChecksLast(pytest.Collector):
 def _item_function(name: str, module: str) -> Callable[..., None]:
     @pytest.mark.lora_ckpt
     def item(_connected_lora_run: Run, request: pytest.FixtureRequest) -> None:
-        from pytest_lora_ckpt.checks import run_check  # noqa: PLC0415
+        from pytest_lora_ckpt.checks import CheckResult, run_check  # noqa: PLC0415
 
-        result = run_check(name, _connected_lora_run)
+        try:
+            result = run_check(name, _connected_lora_run)
+        except Exception as error:
+            # The report must not lack a check, whatever its own code does.
+            result = CheckResult(name, "failed", f"the check itself raised {type(error).__name__}: {error}")
+            request.node.stash[RESULT] = _payload(_connected_lora_run, result)
+            raise
         request.node.stash[RESULT] = _payload(_connected_lora_run, result)
         if result.outcome == "failed":
             pytest.fail(_message(result), pytrace=False)
@@ -79,5 +85,7 @@ def _payload(run: Run, result: CheckResult) -> dict[str, Any]:
 def _message(result: CheckResult) -> str:
     lines = [result.summary]
     for found in result.findings:
-        lines += [f"  {found.cause}: {found.message}", f"    {found.remedy}"]
+        # Where there is one cause, the summary says its message already.
+        told = "" if found.message in result.summary else f" {found.message}"
+        lines += [f"  {found.cause}:{told}", f"    -> {found.remedy}"]
     return "\n".join(lines)

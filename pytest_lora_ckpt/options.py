@@ -108,7 +108,7 @@ def read_options(config: pytest.Config) -> Options | None:
         given, base, where = config.getini("lora_ckpt"), config.rootpath, _ini(config)
     if not given:
         return None
-    stages = _stages(config)
+    stages = read_stages(config)
     return Options(
         checkpoints=tuple(dict.fromkeys(_checkpoint(spec, base, where) for spec in given)),
         model=_reference(config, "lora_model", "callable that returns the model"),
@@ -155,7 +155,12 @@ def _reference(config: pytest.Config, name: str, meaning: str) -> str | None:
     return value
 
 
-def _stages(config: pytest.Config) -> Mapping[str, Stage]:
+def read_stages(config: pytest.Config) -> Mapping[str, Stage]:
+    """Return the project's stages, the guide's three where it has none of its own.
+
+    Raises:
+        pytest.UsageError: A line is no stage.
+    """
     lines = config.getini("lora_stages") or DEFAULT_STAGE_LINES
     try:
         return parse_stages(lines)
@@ -213,10 +218,11 @@ def resolve(name: str, config: pytest.Config) -> Any:
         value: Any = importlib.import_module(module_name)
         for part in path.split("."):
             value = getattr(value, part)
-    except ImportError as error:
-        raise pytest.UsageError(f"{told}: cannot import {module_name}: {error}. {_FORM}") from error
     except AttributeError:
         raise pytest.UsageError(f"{told}: the module {module_name} has no {path}. {_FORM}") from None
+    except Exception as error:
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise pytest.UsageError(f"{told}: cannot import {module_name}: {kind}{error}. {_FORM}") from error
     finally:
         sys.path[:] = before
     if not callable(value):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,19 +11,14 @@ from pytest_lora_ckpt.diagnosis import finding
 from pytest_lora_ckpt.diagnosis.values import ValueAudit, audit_values
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.ledger import compare
-from pytest_lora_ckpt.models import describe, is_module
 from pytest_lora_ckpt.stages import Demands, Stage, detect_stage
+from pytest_lora_ckpt.subject import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from pytest_lora_ckpt.proof import Merge
     from pytest_lora_ckpt.report import LoadReport
-
-
-class LoaderError(Exception):
-    """The project's loader raised, or gave back no model."""
 
 
 class Run:
@@ -39,13 +33,7 @@ class Run:
     def __init__(self, spec: str, path: Path | str, demands: Demands) -> None:
         """See the class."""
         self.spec, self.path, self.demands = spec, path, demands
-        self._model: Callable[[], Any] = _nothing
-        self._loader: Callable[[], Any] = _nothing
-        self._inputs: Callable[[], Any] = _nothing
-
-    def connect(self, model: Callable[[], Any], loader: Callable[[], Any], inputs: Callable[[], Any]) -> None:
-        """Say where model, loader and inputs come from; none of them is asked for before a check needs it."""
-        self._model, self._loader, self._inputs = model, loader, inputs
+        self.subject = Subject(path)
 
     @cached_property
     def _opened(self) -> Checkpoint | CheckpointError:
@@ -71,54 +59,18 @@ class Run:
         return isinstance(self.__dict__.get("_opened"), Checkpoint)
 
     @cached_property
-    def loader(self) -> Callable[[Any], Any] | None:
-        """The project's own loading code, or None."""
-        loader: Callable[[Any], Any] | None = self._loader()
-        return loader
-
-    @cached_property
-    def _loaded(self) -> Any:
-        """The loader is called once, whatever comes of it."""
-        if self.loader is None:
-            return None
-        with _global_state():
-            try:
-                model = self.loader(self.path)
-            except Exception as error:  # noqa: BLE001  # Whatever the project's loader raises is the answer.
-                return LoaderError(f"The loader raised {type(error).__name__}: {error}")
-        if not is_module(model):
-            return LoaderError(f"The loader returned {describe(model)}, and should return the loaded nn.Module.")
-        return model
-
-    @property
-    def loaded(self) -> Any:
-        """The model that the loader returns; None without a loader.
-
-        Raises:
-            LoaderError: The loader raised, or returned something that is no `nn.Module`.
-        """
-        if isinstance(self._loaded, LoaderError):
-            raise self._loaded
-        return self._loaded
-
-    @cached_property
-    def inputs(self) -> Mapping[str, Any] | None:
-        """Keyword arguments for a forward pass, or None."""
-        inputs: Mapping[str, Any] | None = self._inputs()
-        return inputs
-
-    @cached_property
     def report(self) -> LoadReport:
         """The checkpoint held against the model, or against the model that the loader returns.
 
         Raises:
             CheckpointError: The checkpoint cannot be read.
-            LoaderError: The loader fails.
+            ProjectError: The project's model or loader fails.
         """
-        model = self._model()
-        if model is not None:
-            return self.compared_with(model)
-        return self._compared_with_merged() if self.merge and self.merge.proved else self.compared_with(self.loaded)
+        if self.subject.model is not None:
+            return self.compared_with(self.subject.model)
+        if self.merge and self.merge.proved:
+            return self._compared_with_merged()
+        return self.compared_with(self.subject.loaded)
 
     @cached_property
     def merge(self) -> Merge | None:
@@ -126,17 +78,17 @@ class Run:
 
         It is one where the loaded model has no LoRA layers, and can be answered where the checkpoint has base weights.
         """
-        if self.loaded is None or not self.has_lora:
+        if self.subject.loaded is None or not self.has_lora:
             return None
-        report = compare(self.checkpoint, self.loaded)
+        report = compare(self.checkpoint, self.subject.loaded)
         if report.lora_keys[1] or report.scope != "full":
             return None
         from pytest_lora_ckpt.proof import find_merge  # noqa: PLC0415  # torch, only with a loader.
 
-        return find_merge(self.loaded, self.checkpoint.keys, self.checkpoint.read, report.mapping)
+        return find_merge(self.subject.loaded, self.checkpoint.keys, self.checkpoint.read, report.mapping)
 
     def _compared_with_merged(self) -> LoadReport:
-        report = compare(self.checkpoint, self.loaded, stage=self.demands.stage, merged=True)
+        report = compare(self.checkpoint, self.subject.loaded, stage=self.demands.stage, merged=True)
         scaling = self.merge.scaling if self.merge else None
         told = f"The adapter is merged into the weights of the loaded model, with the scaling {scaling:.4g}."
         return dataclasses.replace(report, findings=(*report.findings, finding("adapter-merged", told)))
@@ -168,7 +120,14 @@ class Run:
     @cached_property
     def detected_stage(self) -> Stage | None:
         """The latest stage all of whose components are in the checkpoint."""
-        return detect_stage(self.components, self.demands.stages, lora=self.has_lora)
+        return detect_stage(
+            self.components, self.demands.stages, lora=self.has_lora, trained_only=self.scope == "adapter"
+        )
+
+    @cached_property
+    def scope(self) -> str:
+        """`"adapter"` where the checkpoint keeps only what was trained, else `"full"`."""
+        return compare(self.checkpoint, None).scope
 
     @cached_property
     def values(self) -> ValueAudit:
@@ -211,21 +170,3 @@ class Run:
         if not self._is_open:
             return []
         return [row.to_dict() for row in compare(self.checkpoint, None).components]
-
-
-def _nothing() -> None:
-    return None
-
-
-@contextlib.contextmanager
-def _global_state() -> Iterator[None]:
-    """Leave the random state, the default dtype and the grad mode as they were."""
-    import torch  # noqa: PLC0415  # Only a loader needs it.
-
-    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.set_grad_enabled(grad)

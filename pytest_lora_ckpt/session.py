@@ -126,7 +126,7 @@ class LoraAudit:
         from pytest_lora_ckpt.rendering.terminal import render_run  # noqa: PLC0415
 
         for run in self.results():
-            reporter.section(f"LoRA checkpoint: {_short(run['spec'])}")
+            reporter.write_sep("=", f"LoRA checkpoint: {_short(run['spec'])}")
             for line in render_run(run):
                 reporter.write_line(line)
         for path in self.options.reports:

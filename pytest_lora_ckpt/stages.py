@@ -101,13 +101,24 @@ class Demands:
     strict: bool = False
 
 
-def detect_stage(components: Iterable[str], stages: Mapping[str, Stage] = STAGES, *, lora: bool) -> Stage | None:
+def detect_stage(
+    components: Iterable[str], stages: Mapping[str, Stage] = STAGES, *, lora: bool, trained_only: bool = False
+) -> Stage | None:
     """Tell the latest stage all of whose components are there, or None.
+
+    Args:
+        components: First segments of the checkpoint's keys.
+        stages: The project's stages.
+        lora: Whether the checkpoint holds an adapter.
+        trained_only: It keeps only what was trained: the latest stage with an adapter that has all these components.
 
     Example:
         >>> detect_stage(["vision_encoder", "resampler_module"], lora=False).name
         'resampler'
     """
     present = set(components)
+    if trained_only:
+        having = [s for s in stages.values() if s.lora and present.issubset({*s.holds, *s.may_hold})]
+        return having[-1] if having else None
     fitting = [s for s in stages.values() if present.issuperset(s.holds) and (lora or not s.lora)]
     return fitting[-1] if fitting else None

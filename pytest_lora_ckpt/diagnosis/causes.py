@@ -189,6 +189,8 @@ _ALL = (
     Cause("adapter-inactive", "error", "Enable the adapter (set_adapter, enable_adapters) after loading."),
     Cause("adapter-merged", "note", "Nothing to mend: a merged adapter cannot be switched off any more."),
     Cause("loader-failed", "error", "Run the loader by itself on this path and mend what it raises."),
+    Cause("model-failed", "error", "Build the model by itself as lora_model does, and mend what it raises."),
+    Cause("inputs-failed", "error", "Let lora_inputs give a dict of keyword arguments for the model's forward."),
     Cause("generate-fallback", "error", "Let generate() raise: an exception inside it was swallowed."),
     Cause("generate-too-short", "error", "Look at what generate() returns: it must hold new tokens after the prompt."),
 )

@@ -77,7 +77,7 @@ def test_another_scaling_in_one_module(path: Path) -> None:
 )
 def test_the_checks_tell_a_merge_from_a_loss(loader: Any, outcome: str, path: Path) -> None:
     run = Run(str(path), path, Demands())
-    run.connect(lambda: None, lambda: loader, replica_inputs)
+    run.subject.connect(lambda: None, lambda: loader, replica_inputs)
     results = {name: run_check(name, run) for name in ("keys", "adapter-active", "generate")}
     assert results["keys"].outcome == results["adapter-active"].outcome == outcome
     assert results["generate"].outcome == "passed"
