@@ -79,7 +79,8 @@ class LoraAudit:
             return sum(place == directory.path or place in directory.path.parents for place in overriding)
 
         parent: pytest.Collector = max(self._directories, key=reach, default=session)
-        return LoraChecks.from_parent(parent, path=Path(parent.path) / "lora-ckpt", nodeid="lora-ckpt")
+        # The directory's own path, so that the hooks of its `conftest.py` that go by item see the checks as well.
+        return LoraChecks.from_parent(parent, path=parent.path, nodeid="lora-ckpt")
 
     def _overriding_conftests(self) -> Iterator[Any]:
         for plugin in self.config.pluginmanager.get_plugins():

@@ -68,7 +68,7 @@ def test_a_loader_that_returns_no_model(returned: Any, told: str) -> None:
 def test_what_is_no_loader_no_model_and_no_inputs() -> None:
     with pytest.raises(ProjectError, match="lora_loader gave a str, and should give a callable"):
         _ = subject(loader="my.loader").loaded
-    with pytest.raises(ProjectError, match="lora_model gave a list of 1, and should give an nn.Module"):
+    with pytest.raises(ProjectError, match=r"lora_model gave a list of 1, and should give an nn\.Module"):
         _ = subject(model=[1]).model
     with pytest.raises(ProjectError, match=r"lora_inputs gave a torch\.Tensor, and should give a dict"):
         _ = subject(inputs=torch.zeros(1)).inputs
@@ -102,13 +102,13 @@ def test_global_state_is_as_before() -> None:
         random.seed(1)
         np.random.seed(1)  # noqa: NPY002  # The global state is what this is about.
         torch.set_default_dtype(torch.float64)
-        torch.set_grad_enabled(False)  # noqa: FBT003  # torch's own signature.
+        torch.set_grad_enabled(False)
         return torch.nn.Linear(1, 1)
 
-    before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
+    before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
     assert subject(loader=loader).loaded is not None
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
-    assert np.random.get_state()[1].tolist() == before[2]
+    assert np.random.get_state()[1].tolist() == before[2]  # noqa: NPY002
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()

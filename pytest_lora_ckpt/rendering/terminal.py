@@ -40,8 +40,7 @@ def render_run(run: Mapping[str, Any]) -> Iterator[str]:
     yield from _components(run.get("components", ()), compared=run.get("remapped") is not None)
     if run.get("remapped") is not None:
         yield _state("as is", run["as_is"])
-        for rule in run.get("rules", ()):
-            yield f"  {rule['rule']} ({rule['keys']} keys, {_WHO[rule['by']]})"
+        yield from _rules(run.get("rules", ()))
         yield _state("after remapping", run["remapped"])
     yield f"verdict: {run['verdict']} ({_MEANING[run['verdict']]})"
     for finding in run.get("findings", ()):
@@ -87,6 +86,25 @@ def _components(rows: Sequence[Mapping[str, Any]], *, compared: bool) -> Iterato
 def _component(row: Mapping[str, Any]) -> str:
     name = _clip(row["name"] or "(top)", _WIDTH // 2)
     return f"{name} LoRA" if row["lora"] else name
+
+
+def _rules(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for number, rule in enumerate(rules, 1):
+        yield _clip(f"  {number}. {rule['rule']} ({_keys(rule['keys'])}, {_WHO[rule['by']]})", 2 * _WIDTH)
+        if rule["by"] != "torch":
+            yield _clip(f"     {rule['example'][0]} -> {rule['example'][1]}", 2 * _WIDTH)
+    if any(rule["by"] == "you" for rule in rules):
+        yield "  before load_state_dict:"
+        yield "    import re"
+        yield "    def rename(key):"
+        for rule in rules:
+            yield f"        key = re.sub({rule['pattern']!r}, {rule['replacement']!r}, key)"
+        yield "        return key"
+        yield "    state_dict = {rename(key): tensor for key, tensor in state_dict.items()}"
+
+
+def _keys(count: int) -> str:
+    return "1 key" if count == 1 else f"{count} keys"
 
 
 def _state(when: str, state: Mapping[str, Any]) -> str:
