@@ -29,20 +29,21 @@ class CheckpointError(Exception):
         super().__init__(problem, str(path))
         self.problem = problem
         self.path = Path(path)
+        self._told = str(path)  # As a Path, an address loses one of its slashes.
         self.expected = expected
         self.found = found
         self.remedy = remedy
 
     def __str__(self) -> str:
         """Put the fact first, then what was expected, what was found and what to do."""
-        lines = [f"cannot read checkpoint {self.path} ({self.problem})"]
+        lines = [f"cannot read checkpoint {self._told} ({self.problem})"]
         for label, text in (("expected", self.expected), ("found", self.found), ("what to do", self.remedy)):
             lines.append(f"  {label}: {text.strip()}".replace("\n", "\n    "))
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the way from a pytest-xdist worker: `Exception` itself would forget the keyword arguments."""
-        return (_rebuild, (type(self), self.problem, str(self.path), self.expected, self.found, self.remedy))
+        return (_rebuild, (type(self), self.problem, self._told, self.expected, self.found, self.remedy))
 
 
 class UnknownKeyError(CheckpointError, KeyError):
