@@ -1,0 +1,1 @@
+"""Ask questions about a panorama: the project that this example pretends to be."""

@@ -1,0 +1,201 @@
+"""How different libraries name the same thing, brought to one form that can be compared.
+
+A `Form` is what a key means: which module of the base model, what of it (the weight, the first low-rank factor …),
+and for which adapter. PEFT, kohya, diffusers, torchtune and loralib spell the same form differently.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from pytest_lora_ckpt.keys.grammar import ParsedKey, parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# Stands for a number in a path; no segment can be a dot.
+NUMBER = "."
+
+Path: TypeAlias = tuple[str, ...]
+
+# What each library calls the two factors: A has the shape (rank, in), B (out, rank).
+_FACTORS = {
+    "lora_A": "A",
+    "lora_a": "A",
+    "lora_down": "A",
+    "lora.down": "A",
+    "lora.A": "A",
+    "lora.a": "A",
+    "lora_linear_layer.down": "A",
+    "down": "A",
+    "lora_B": "B",
+    "lora_b": "B",
+    "lora_up": "B",
+    "lora.up": "B",
+    "lora.B": "B",
+    "lora.b": "B",
+    "lora_linear_layer.up": "B",
+    "up": "B",
+}
+# Parameters that modules of the same name share; any other parameter is as telling as a module's name.
+_COMMON_PARAMETERS = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
+
+# What a tower perceives. A tower that sees is never one that hears, and one that does either is seldom one that reads.
+_SENSES = {
+    **dict.fromkeys(("vision", "visual", "image", "img", "pixel", "video", "vit", "siglip", "clip"), "sight"),
+    **dict.fromkeys(("audio", "speech", "sound", "whisper", "acoustic"), "hearing"),
+}
+# Words of which a module has one or another, so that a rewrite never puts one in another's place.
+_OPPOSITES = (
+    frozenset({"self_attn", "cross_attn", "encoder_attn", "crossattention"}),
+    frozenset({"encoder", "decoder"}),
+    frozenset({"student", "teacher"}),
+    frozenset({"policy", "ref", "reference"}),
+    frozenset({"language", "llm", "text", "sight", "hearing"}),
+)
+_SHORTEST_ABBREVIATION = 3
+_DIGITS = re.compile(r"_?[0-9]+")
+# Words that say nothing of what a module is for.
+_EMPTY_WORDS = frozenset(
+    {"model", "module", "layer", "block", "encoder", "decoder", "tower", "backbone", "net", "network", "embedding"},
+)
+
+# Heads of language models and classifiers, which libraries put beside the model or inside of it.
+HEADS = frozenset({"lm_head", "score", "classifier", "v_head", "value_head", "embed_out"})
+
+# kohya's sd-scripts (networks/lora.py) puts these before the flattened path.
+FLAT_COMPONENTS = {
+    "te": "text_encoder",
+    "te1": "text_encoder",
+    "te2": "text_encoder_2",
+    "te3": "text_encoder_3",
+}
+
+
+class Form(NamedTuple):
+    """What a key means, whoever wrote it.
+
+    Attributes:
+        path: The plain module path, `NUMBER` for numbers; a telling parameter (`cls_token`) ends it.
+        family: What of the module: `weight`, `bias`, `A`, `B`, `lora_magnitude_vector` …
+        variant: `plain`, `original`, `copy` (in `modules_to_save`) or `token` (below a token adapter).
+        adapter: The adapter's name, or None.
+    """
+
+    path: Path
+    family: str
+    variant: str
+    adapter: str | None
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether it is part of a low-rank adapter."""
+        return self.family not in _COMMON_PARAMETERS and self.family != ""
+
+    @property
+    def leaf(self) -> str:
+        """The last name in the path."""
+        return next((name for name in reversed(self.path) if name != NUMBER), "")
+
+
+def read_forms(marked: Sequence[str]) -> tuple[Form, ...]:
+    """Read a key, given as segments with `NUMBER` for numbers, in every way that the conventions allow.
+
+    Example:
+        >>> read_forms("unet.attn1.processor.to_out_lora.down.weight".split("."))[1].path
+        ('unet', 'attn1', 'to_out', '.')
+    """
+    # A dot would split the segments anew; a digit is as good for the grammar as any number.
+    parsed = parse_key(".".join("0" if segment == NUMBER else segment for segment in marked))
+    path = tuple(m for m, role in zip(marked, parsed.roles, strict=True) if role == "module")
+    family, suffix = _family(parsed, marked[-1])
+    main = Form(path + suffix, family, _variant(parsed), parsed.adapter)
+    return (main, *(main._replace(path=other) for other in _other_paths(path, parsed)))
+
+
+def _family(parsed: ParsedKey, last: str) -> tuple[str, Path]:
+    """What of the module it is, and what of the parameter's name belongs to the path."""
+    lora = parsed.lora
+    if lora is not None:
+        bias = ".bias" if parsed.parameter == "bias" else ""
+        return _FACTORS.get(lora, lora) + bias, (NUMBER,) if last == NUMBER and parsed.parameter else ()
+    parameter = last if parsed.roles[-1] == "parameter" else ""
+    if parameter in _COMMON_PARAMETERS:
+        return parameter, ()
+    return "", (parameter,) if parameter else ()
+
+
+def _variant(parsed: ParsedKey) -> str:
+    if parsed.in_modules_to_save:
+        return "copy"
+    if parsed.is_original_module:
+        return "original"
+    return "token" if "token_adapter" in parsed.roles and not parsed.is_lora else "plain"
+
+
+def _other_paths(path: Path, parsed: ParsedKey) -> list[Path]:
+    """Paths of diffusers' first attention processors: `attn1.processor.to_q_lora` adapts `attn1.to_q`."""
+    if not (parsed.is_lora and path and path[-1].endswith("_lora")):
+        return []
+    layer = path[-1].removesuffix("_lora")
+    above = path[:-1][:-1] if path[:-1][-1:] == ("processor",) else path[:-1]
+    # The output projection is the first of a pair, with a dropout behind it.
+    return [(*above, layer, NUMBER), (*above, layer)] if layer == "to_out" else [(*above, layer)]
+
+
+def senses(path: Sequence[str]) -> frozenset[str]:
+    """What the modules of a path perceive, as far as their names tell: sight, hearing.
+
+    Example:
+        >>> sorted(senses(("model", "vision_tower", "encoder")))
+        ['sight']
+    """
+    return frozenset(_SENSES[word] for name in path for word in _words(name) if word in _SENSES)
+
+
+def are_opposed(path: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two paths name things that are never one another.
+
+    Example:
+        >>> are_opposed(["vision_tower"], ["audio_tower"]), are_opposed(["self_attn"], ["attn"])
+        (True, False)
+    """
+    mine = {*path, *(word for name in path for word in _words(name)), *senses(path)}
+    theirs = {*other, *(word for name in other for word in _words(name)), *senses(other)}
+    if any(mine & group and theirs & group and not mine & theirs & group for group in _OPPOSITES):
+        return True
+    # `attn1` is not `attn2`, nor `text_encoder` the `text_encoder_2`.
+    went, came = set(path) - set(other), set(other) - set(path)
+    return bool({_DIGITS.sub("", name) for name in went} & {_DIGITS.sub("", name) for name in came} - {NUMBER})
+
+
+def share_a_word(names: Iterable[str], others: Iterable[str]) -> bool:
+    """Whether segments on both sides have a telling word in common, an abbreviation counting as the word.
+
+    Example:
+        >>> share_a_word(["mm_projector"], ["multi_modal_projector"]), share_a_word(["attn"], ["self_attention"])
+        (True, True)
+        >>> share_a_word(["vision_tower"], ["audio_tower"]), share_a_word(["layers"], ["layer"])
+        (False, True)
+    """
+    mine, theirs = [_words(name) for name in names], [_words(name) for name in others]
+    if any(one in theirs for one in mine):
+        return True
+    ours = set().union(*mine) - _EMPTY_WORDS
+    yours = set().union(*theirs) - _EMPTY_WORDS
+    return any(_is_short_for(*sorted((one, two), key=len)) for one in ours for two in yours)
+
+
+def _is_short_for(short: str, long: str) -> bool:
+    """Whether the letters of one word stand in another in the same order, from the same first letter."""
+    if short == long:
+        return True
+    letters = iter(long)
+    return short[0] == long[0] and len(short) >= _SHORTEST_ABBREVIATION and all(one in letters for one in short)
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words of a segment without plural and number: `vision_towers2` -> `vision`, `tower`."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return tuple(word for part in re.split(r"[\W_]+", apart) if (word := part.rstrip("0123456789").removesuffix("s")))

@@ -1,0 +1,252 @@
+"""The grammar of state-dict keys: which segment is a wrapper, which is PEFT's, which is the model's own.
+
+A key is a path of segments joined by dots. Wrappers and PEFT add segments of their own; what remains is the path that
+the base model knows. The grammar only proposes: a segment called `module` may well be a real module, and the inference
+looks at literal names and at shapes before it believes a role.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Role: TypeAlias = Literal[
+    "wrapper",
+    "peft_wrapper",
+    "module",
+    "base_layer",
+    "lora",
+    "adapter",
+    "modules_to_save",
+    "original_module",
+    "token_adapter",
+    "parameter",
+]
+
+# What each wrapper puts into the keys: DataParallel and DistributedDataParallel `module`, torch.compile `_orig_mod`,
+# FSDP `_fsdp_wrapped_module`, activation checkpointing `_checkpoint_wrapped_module`, Lightning Fabric
+# `_forward_module`.
+WRAPPERS = frozenset(
+    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"},
+)
+
+# `lora_A` and the like as PEFT names them, after which it puts the adapter's name
+# (https://huggingface.co/docs/peft/developer_guides/checkpoint). The second set lies in a ParameterDict, so that the
+# adapter's name ends the key.
+PEFT_LORA = frozenset(
+    {
+        "lora_A",
+        "lora_B",
+        "lora_embedding_A",
+        "lora_embedding_B",
+        "lora_magnitude_vector",
+        "trainable_tokens_delta",
+    },
+)
+_PARAMETER_DICTS = frozenset({"lora_embedding_A", "lora_embedding_B", "trainable_tokens_delta"})
+
+# Other conventions: torchtune's `lora_a`, kohya's and diffusers' `lora_down`, `lora.down`, `to_q_lora.down`, `alpha`.
+_OTHER_LORA = frozenset({"lora_a", "lora_b", "lora_down", "lora_up", "lora_mid"})
+_LORA_CONTAINERS = frozenset({"lora", "lora_linear_layer"})
+_FACTORS = frozenset({"A", "B", "a", "b", "down", "up"})
+_LORA_LEAVES = frozenset({"alpha", "dora_scale"})
+_PARAMETERS = frozenset({"weight", "bias"})
+
+_WORDS = frozenset(
+    {
+        *WRAPPERS,
+        *PEFT_LORA,
+        *_OTHER_LORA,
+        *_FACTORS,
+        *_LORA_LEAVES,
+        "base_model",
+        "base_layer",
+        "modules_to_save",
+        "original_module",
+        "token_adapter",
+    },
+)
+
+_OWN_ROLES: dict[str, Role] = {
+    "base_layer": "base_layer",
+    "original_module": "original_module",
+    "token_adapter": "token_adapter",
+    **dict.fromkeys(WRAPPERS, "wrapper"),
+}
+
+_NO_SEGMENTS: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedKey:
+    """A key taken apart; `format()` gives back exactly the string that was parsed.
+
+    Attributes:
+        segments: The key split at its dots.
+        roles: One role per segment.
+
+    Example:
+        >>> key = parse_key("model.language_model.base_model.model.model.layers.0.q_proj.lora_A.default.weight")
+        >>> key.module_path, key.component, key.lora, key.adapter
+        ('model.language_model.model.layers.0.q_proj', 'language_model', 'lora_A', 'default')
+        >>> key.plain
+        'model.language_model.model.layers.0.q_proj.weight'
+    """
+
+    segments: tuple[str, ...]
+    roles: tuple[Role, ...]
+
+    def format(self) -> str:
+        """Return the key as it was."""
+        return ".".join(self.segments)
+
+    def _with_role(self, role: Role) -> tuple[str, ...]:
+        return tuple([segment for segment, own in zip(self.segments, self.roles, strict=True) if own == role])
+
+    @property
+    def wrappers(self) -> tuple[str, ...]:
+        """The wrapper words in the key, in order (PEFT's `base_model.model` is not among them)."""
+        return self._with_role("wrapper") if "wrapper" in self.roles else _NO_SEGMENTS
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The segments of the plain path: what is left without wrappers, PEFT's structure and the parameter."""
+        return self._with_role("module")
+
+    @property
+    def module_path(self) -> str:
+        """The plain path of the module, such as `language_model.model.layers.0.self_attn.q_proj`."""
+        return ".".join(self.modules)
+
+    @property
+    def component(self) -> str:
+        """The first module of the plain path, after one leading `model`; empty for a bare parameter.
+
+        Example:
+            >>> parse_key("module.model.vision_encoder.patch.weight").component
+            'vision_encoder'
+        """
+        modules = self.modules
+        if len(modules) > 1 and modules[0] == "model":
+            return modules[1]
+        return modules[0] if modules else ""
+
+    @property
+    def parameter(self) -> str:
+        """The parameter's own name (`weight`); empty where the key ends in the adapter's name or in `lora_A`."""
+        return self.segments[-1] if self.roles[-1] == "parameter" else ""
+
+    @property
+    def lora(self) -> str | None:
+        """What of an adapter it is: `lora_A`, `lora_magnitude_vector`, `lora_down`, `lora.A`, `alpha` …, or None."""
+        return ".".join(self._with_role("lora")) if "lora" in self.roles else None
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter's name where the key has one, after `lora_A` and the like or after `modules_to_save`."""
+        return self.segments[self.roles.index("adapter")] if "adapter" in self.roles else None
+
+    @property
+    def in_modules_to_save(self) -> bool:
+        """Whether it is the trained copy of a whole module."""
+        return "modules_to_save" in self.roles
+
+    @property
+    def is_original_module(self) -> bool:
+        """Whether it is the untrained original beside a copy in `modules_to_save`."""
+        return "original_module" in self.roles
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether it belongs to a low-rank adapter in any convention (`lora_A`, `lora_down`, `alpha` …).
+
+        A parameter called `alpha` counts, since only its neighbours could tell kohya's scale from a model's own.
+        """
+        return "lora" in self.roles
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether an adapter brings it: `is_lora`, or a copy in `modules_to_save`."""
+        return "lora" in self.roles or "modules_to_save" in self.roles
+
+    @property
+    def is_wrapped_by_peft(self) -> bool:
+        """Whether PEFT's structure stands in the key (`base_model.model`, `base_layer`, `original_module`)."""
+        return not {"peft_wrapper", "base_layer", "original_module"}.isdisjoint(self.roles)
+
+    @property
+    def plain(self) -> str:
+        """What the base model calls this weight, or the weight that this adapter parameter changes.
+
+        Example:
+            >>> parse_key("base_model.model.score.modules_to_save.default.bias").plain
+            'score.bias'
+        """
+        return ".".join((*self.modules, self.parameter or "weight"))
+
+
+def parse_key(key: str) -> ParsedKey:
+    """Take a key apart by the grammar; any string is a key.
+
+    Example:
+        >>> parse_key("module.base_model.model.fc.base_layer.weight").roles
+        ('wrapper', 'peft_wrapper', 'peft_wrapper', 'module', 'base_layer', 'parameter')
+    """
+    segments = tuple(key.split("."))
+    if _WORDS.isdisjoint(segments):
+        plain: list[Role] = ["module"] * (len(segments) - 1)
+        return ParsedKey(segments, (*plain, "parameter"))
+    return ParsedKey(segments, tuple(_roles(segments)))
+
+
+def _roles(segments: tuple[str, ...]) -> list[Role]:
+    """Give each segment its role, from left to right."""
+    roles: list[Role] = []
+    last = len(segments) - 1
+    while (at := len(roles)) < last:
+        segment, following = segments[at], segments[at + 1]
+        if segment in PEFT_LORA:
+            return roles + _after_peft_lora(segments[at:])
+        if segment in _OTHER_LORA:
+            return [*roles, "lora", *_tail(segments[at + 1 :])]
+        if following in _FACTORS and (segment in _LORA_CONTAINERS or segment.endswith("_lora")):
+            container: Role = "lora" if segment in _LORA_CONTAINERS else "module"
+            return [*roles, container, "lora", *_tail(segments[at + 2 :])]
+        if segment == "base_model" and following == "model" and at + 1 < last:
+            roles += ("peft_wrapper", "peft_wrapper")
+        elif segment == "modules_to_save" and at:
+            roles += ("modules_to_save", "adapter") if at + 1 < last else ("modules_to_save",)
+        else:
+            roles.append(_OWN_ROLES.get(segment, "module"))
+    if len(roles) == last:
+        final = segments[last]
+        adapts = final in PEFT_LORA or final in _OTHER_LORA or (final in _LORA_LEAVES and last > 0)
+        roles.append("lora" if adapts else "parameter")
+    return roles
+
+
+def _after_peft_lora(tail: tuple[str, ...]) -> list[Role]:
+    """Roles of `lora_A` and all that follows it: the adapter's name if present, wrappers, the parameter.
+
+    An adapter may have any name, `weight` and `lora` among them: `lora_A.weight` has no adapter since a module must
+    hold a parameter, `lora_A.weight.weight` has one called `weight`.
+    """
+    roles: list[Role] = ["lora"]
+    rest = tail[1:]
+    if len(rest) == 1:
+        named = tail[0] in _PARAMETER_DICTS or rest[0] not in _PARAMETERS
+        return [*roles, "adapter" if named else "parameter"]
+    for at, segment in enumerate(rest):
+        if at == len(rest) - 1:
+            roles.append("parameter")
+        elif segment in WRAPPERS and (at + 2 < len(rest) or "adapter" in roles):
+            roles.append("wrapper")
+        else:
+            roles.append("module" if "adapter" in roles else "adapter")
+    return roles
+
+
+def _tail(rest: tuple[str, ...]) -> list[Role]:
+    """Roles of what follows `lora_down` and the like: modules, then the parameter."""
+    roles: list[Role] = ["module"] * (len(rest) - 1)
+    return [*roles, "parameter"] if rest else []

@@ -1,0 +1,243 @@
+"""The remapping: which checkpoint key is which model key, by which rules, and what no renaming can mend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.keys.collapse import group_keys
+from pytest_lora_ckpt.keys.derivation import derive_rules
+from pytest_lora_ckpt.keys.emission import flat_goals
+from pytest_lora_ckpt.keys.handback import Loader, key_mapping, python_source
+from pytest_lora_ckpt.keys.rules import Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_MOST_LISTED = 8
+_LONGEST_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguity:
+    """Checkpoint keys for which several places in the model fit equally well; none was picked.
+
+    Attributes:
+        keys: The checkpoint keys, sorted.
+        choices: Per possible place one tuple of model keys, in the order of `keys`.
+        distinction: What would tell the places apart.
+    """
+
+    keys: tuple[str, ...]
+    choices: tuple[tuple[str, ...], ...]
+    distinction: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {"keys": list(self.keys), "choices": [list(c) for c in self.choices], "distinction": self.distinction}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Ambiguity:
+        """Read what `to_dict` wrote."""
+        return cls(tuple(data["keys"]), tuple(tuple(c) for c in data["choices"]), data["distinction"])
+
+
+@dataclass(frozen=True, slots=True)
+class KeyProblem:
+    """Something about the keys that no renaming can mend.
+
+    Attributes:
+        kind: A slug such as `fused-qkv`, `transposed`, `resized-vocabulary`, `rank-mismatch`, `size-0`.
+        keys: The checkpoint keys concerned, sorted.
+        model_keys: The model keys concerned, sorted.
+        text: What it is, in a sentence.
+    """
+
+    kind: str
+    keys: tuple[str, ...]
+    model_keys: tuple[str, ...]
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {"kind": self.kind, "keys": list(self.keys), "model_keys": list(self.model_keys), "text": self.text}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> KeyProblem:
+        """Read what `to_dict` wrote."""
+        return cls(data["kind"], tuple(data["keys"]), tuple(data["model_keys"]), data["text"])
+
+
+@dataclass(frozen=True)
+class Remapping:
+    """How a checkpoint's keys become a model's.
+
+    Attributes:
+        rules: The steps, in order; applied to a key of `mapping` they give its model key.
+        mapping: Checkpoint key -> model key, only pairs that load: of the same shape.
+        shape_mismatches: Checkpoint key -> model key where the names meet and the shapes do not.
+        ambiguities: Keys for which several places fit equally well; they are in no mapping.
+        problems: What no renaming can mend.
+
+    Example:
+        >>> from pytest_lora_ckpt.keys import infer_remapping
+        >>> found = infer_remapping({"module.fc.weight": (2, 3)}, {"fc.weight": (2, 3)})
+        >>> found.mapping
+        {'module.fc.weight': 'fc.weight'}
+    """
+
+    rules: tuple[Rule, ...] = ()
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    shape_mismatches: Mapping[str, str] = field(default_factory=dict)
+    ambiguities: tuple[Ambiguity, ...] = ()
+    problems: tuple[KeyProblem, ...] = ()
+
+    def apply(self, key: str) -> str:
+        """Return a checkpoint key after all rules, which for a key of `mapping` is the model's key.
+
+        Example:
+            >>> Remapping().apply("fc.weight")
+            'fc.weight'
+        """
+        for rule in self.rules:
+            key = rule.apply(key)
+        return key
+
+    def explain(self) -> str:
+        """Say what was found: how many keys find their place, the rules and who applies them, and what is left open.
+
+        Example:
+            >>> from pytest_lora_ckpt.keys import infer_remapping
+            >>> print(infer_remapping({"module.fc.weight": (2, 3)}, {"fc.weight": (2, 3)}).explain())
+            1 checkpoint key finds its place in the model, 0 of them under its own name.
+            1. strip module. (1 key, your loader must do it)
+               module.fc.weight -> fc.weight
+        """
+        same = sum(key == goal for key, goal in self.mapping.items())
+        count = len(self.mapping)
+        verb = "1 checkpoint key finds its" if count == 1 else f"{count} checkpoint keys find their"
+        lines = [f"{verb} place in the model, {same} of them under its own name."]
+        for number, rule in enumerate(self.rules, 1):
+            before, after = rule.example
+            lines += [f"{number}. {rule.describe()}", f"   {_short(before)} -> {_short(after)}"]
+        if self.shape_mismatches:
+            lines.append(f"{len(self.shape_mismatches)} more meet a name of the model, but not its shape:")
+            lines += _listed(self.shape_mismatches)
+        for ambiguity in self.ambiguities:
+            lines.append(
+                f"{len(ambiguity.keys)} keys could go to several places, so none was picked: {ambiguity.distinction}."
+            )
+            lines += _listed(ambiguity.keys)
+        for problem in self.problems:
+            lines.append(f"{problem.kind}: {problem.text}")
+            lines += _listed(problem.keys)
+        return "\n".join(lines)
+
+    def as_python(self, name: str = "rename_keys") -> str:
+        """Return the source of a function that renames a state dict, to paste into a loader.
+
+        It needs nothing but the standard library, and applies all rules, PEFT's included, so that a plain
+        `load_state_dict` takes the result.
+
+        Example:
+            >>> from pytest_lora_ckpt.keys import infer_remapping
+            >>> source = infer_remapping({"module.fc.weight": (2, 3)}, {"fc.weight": (2, 3)}).as_python()
+            >>> space = {}
+            >>> exec(source, space)
+            >>> space["rename_keys"]({"module.fc.weight": "a tensor"})
+            {'fc.weight': 'a tensor'}
+        """
+        return python_source(self.rules, name)
+
+    def as_key_mapping(self, loader: Loader | None = None) -> dict[str, str]:
+        r"""Return the regular expressions that `key_mapping=` of transformers or PEFT takes.
+
+        Args:
+            loader: `"transformers"` for `from_pretrained(key_mapping=…)` of a whole model; `"peft"` for
+                `PeftModel.from_pretrained(key_mapping=…)`, which strips `base_model.model.` first and inserts the
+                adapter's name by itself. By default `"peft"` where every key begins with `base_model.`.
+
+        Raises:
+            ValueError: That loader's key mapping cannot do what the rules do.
+
+        Example:
+            >>> from pytest_lora_ckpt.keys import infer_remapping
+            >>> shapes = {f"model.layers.{n}.q_proj.weight": (4, 4) for n in range(2)}
+            >>> moved = {key.replace("model.", "model.language_model.", 1): shape for key, shape in shapes.items()}
+            >>> infer_remapping(shapes, moved).as_key_mapping()
+            {'^model\\.': 'model.language_model.'}
+        """
+        return key_mapping(self.rules, {**self.mapping, **self.shape_mismatches}, loader)
+
+    def inverse(self) -> Remapping:
+        """Return the way back: model key -> checkpoint key. Of aliases that share a model key the first is kept."""
+        mapping = _turned(self.mapping)
+        mismatches = {goal: key for goal, key in _turned(self.shape_mismatches).items() if goal not in mapping}
+        return Remapping(_rules_of(mapping, mismatches), mapping, mismatches)
+
+    def then(self, other: Remapping) -> Remapping:
+        """Return this remapping followed by another one, whose checkpoint keys are this one's model keys.
+
+        Example:
+            >>> from pytest_lora_ckpt.keys import infer_remapping
+            >>> first = infer_remapping({"module.fc.weight": (2, 3)}, {"fc.weight": (2, 3)})
+            >>> first.then(first.inverse()).mapping
+            {'module.fc.weight': 'module.fc.weight'}
+        """
+        mapping: dict[str, str] = {}
+        mismatches: dict[str, str] = {}
+        for key, middle in [*self.mapping.items(), *self.shape_mismatches.items()]:
+            fits = key in self.mapping and middle in other.mapping
+            goal = other.mapping.get(middle, other.shape_mismatches.get(middle))
+            if goal is not None:
+                (mapping if fits else mismatches)[key] = goal
+        return Remapping(_rules_of(mapping, mismatches), mapping, mismatches)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON; `from_dict` reads it back."""
+        return {
+            "rules": [rule.to_dict() for rule in self.rules],
+            "mapping": dict(self.mapping),
+            "shape_mismatches": dict(self.shape_mismatches),
+            "ambiguities": [ambiguity.to_dict() for ambiguity in self.ambiguities],
+            "problems": [problem.to_dict() for problem in self.problems],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Remapping:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            KeyError: A field is absent.
+
+        Example:
+            >>> Remapping.from_dict(Remapping().to_dict()) == Remapping()
+            True
+        """
+        return cls(
+            rules=tuple(Rule.from_dict(rule) for rule in data["rules"]),
+            mapping=dict(data["mapping"]),
+            shape_mismatches=dict(data["shape_mismatches"]),
+            ambiguities=tuple(Ambiguity.from_dict(one) for one in data["ambiguities"]),
+            problems=tuple(KeyProblem.from_dict(one) for one in data["problems"]),
+        )
+
+
+def _turned(pairs: Mapping[str, str]) -> dict[str, str]:
+    turned: dict[str, str] = {}
+    for key in sorted(pairs):
+        turned.setdefault(pairs[key], key)
+    return turned
+
+
+def _rules_of(mapping: Mapping[str, str], mismatches: Mapping[str, str]) -> tuple[Rule, ...]:
+    return tuple(derive_rules(flat_goals({**mismatches, **mapping})) or ())
+
+
+def _listed(keys: Iterable[str]) -> list[str]:
+    return [f"   {_short(pattern)} ({count})" for pattern, count in group_keys(keys, limit=_MOST_LISTED)]
+
+
+def _short(key: str) -> str:
+    shown = key if key.isprintable() else ascii(key)[1:-1]
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[: _LONGEST_SHOWN - 1]}…"
