@@ -18,8 +18,8 @@ if TYPE_CHECKING:
         assert_stage,
     )
     from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-    from pytest_lora_ckpt.keys import Remapping, Rule, infer_remapping
-    from pytest_lora_ckpt.ledger import compare
+    from pytest_lora_ckpt.keys import Remapping, Rule
+    from pytest_lora_ckpt.ledger import compare, infer_remapping
     from pytest_lora_ckpt.models import model_keys
     from pytest_lora_ckpt.report import Finding, LoadReport
     from pytest_lora_ckpt.stages import STAGES, Stage
@@ -46,7 +46,7 @@ _HOME = {
     "assert_no_nonlora_missing": "assertions",
     "assert_stage": "assertions",
     "compare": "ledger",
-    "infer_remapping": "keys",
+    "infer_remapping": "ledger",
     "model_keys": "models",
     "open_checkpoint": "checkpoint",
 }

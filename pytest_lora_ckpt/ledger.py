@@ -8,8 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt import keys
 from pytest_lora_ckpt.diagnosis import Comparison, diagnose
-from pytest_lora_ckpt.keys import infer_remapping, parse_key
+from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.models import as_key_set
 from pytest_lora_ckpt.report import ClassifiedKeys, Component, LoadReport, LoadState
 
@@ -82,7 +83,7 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
         return _not_compared(source, parsed, scope, stage)
     target = as_key_set(model, groups)
     if remapping is None:
-        remapping = infer_remapping(source, target, adapter_name=adapter_name, adapter_config=adapter_config)
+        remapping = keys.infer_remapping(source, target, adapter_name=adapter_name, adapter_config=adapter_config)
     pairing = _Pairing(
         source, target, parsed, remapping, _Terms(scope, adapter_name, stage, frozenset(elsewhere), merged)
     )
@@ -109,6 +110,39 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
         adapter_config=adapter_config,
     )
     return dataclasses.replace(report, findings=diagnose(comparison))
+
+
+def infer_remapping(
+    checkpoint_keys: Any,
+    model_keys: Any,
+    *,
+    adapter_name: str = "default",
+    adapter_config: Mapping[str, Any] | None = None,
+    aliases: Iterable[Iterable[str]] = (),
+) -> Remapping:
+    """Infer how a checkpoint's keys become a model's, by names and shapes.
+
+    Odd names never raise: what cannot be paired is in no pair.
+
+    Args:
+        checkpoint_keys: A `Checkpoint`, an `nn.Module`, or a mapping key -> shape.
+        model_keys: The same for the model that is to receive the tensors.
+        adapter_name: The adapter of the model that a checkpoint without adapter names is for.
+        adapter_config: The content of `adapter_config.json`; taken from the checkpoint where it has one.
+        aliases: Groups of keys, of either side, that name one tensor.
+
+    Raises:
+        TypeError: One of the two is nothing that has keys and shapes.
+
+    Example:
+        >>> infer_remapping({"module.fc.weight": (2, 3)}, {"fc.weight": (2, 3)}).mapping
+        {'module.fc.weight': 'fc.weight'}
+    """
+    groups = [tuple(group) for group in aliases]
+    if adapter_config is None:
+        adapter_config = getattr(checkpoint_keys, "adapter_config", None)
+    source, target = as_key_set(checkpoint_keys, groups), as_key_set(model_keys, groups)
+    return keys.infer_remapping(source, target, adapter_name=adapter_name, adapter_config=adapter_config)
 
 
 def detect_scope(parsed: Mapping[str, ParsedKey]) -> str:

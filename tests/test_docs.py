@@ -30,12 +30,14 @@ def scrubbed(text: str) -> list[str]:
     return kept[begin:end]
 
 
+@pytest.mark.usefixtures("heavy_libraries")
 def test_the_readme_shows_what_the_replica_prints(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess("--lora-ckpt=replica:finetune", "-p", "no:cacheprovider")
     assert scrubbed(str(result.stdout)) == scrubbed(block_after("finetune"))
     assert result.ret == 0
 
 
+@pytest.mark.usefixtures("heavy_libraries")
 def test_the_readme_shows_what_the_guides_loader_gets(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         "import pytest\nfrom pytest_lora_ckpt.replicas import load_like_the_guide\n\n"

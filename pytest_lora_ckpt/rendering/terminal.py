@@ -98,9 +98,15 @@ def _rules(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "    import re"
         yield "    def rename(key):"
         for rule in rules:
-            yield f"        key = re.sub({rule['pattern']!r}, {rule['replacement']!r}, key)"
+            yield f"        key = re.sub({_literal(rule['pattern'])}, {_literal(rule['replacement'])}, key)"
         yield "        return key"
         yield "    state_dict = {rename(key): tensor for key, tensor in state_dict.items()}"
+
+
+def _literal(text: str) -> str:
+    """Write a pattern as people do: a raw string where that says the same."""
+    plain = text.isprintable() and '"' not in text and not text.endswith("\\")
+    return f'r"{text}"' if plain and "\\" in text else f'"{text}"' if plain else repr(text)
 
 
 def _keys(count: int) -> str:
