@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import pkgutil
 
 import pytest
@@ -11,6 +12,9 @@ import pytest
 import pytest_lora_ckpt
 
 pytest_plugins = ["pytester"]
+
+# Tiny models gain nothing from threads, and lose much where several processes share the cores. Read when torch starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.keys.collapse import group_keys
-from pytest_lora_ckpt.keys.derivation import derive_rules
-from pytest_lora_ckpt.keys.emission import flat_goals
+from pytest_lora_ckpt.keys.emission import rules_for_pairs
 from pytest_lora_ckpt.keys.handback import Loader, key_mapping, python_source
 from pytest_lora_ckpt.keys.rules import Rule
 
@@ -231,7 +230,7 @@ def _turned(pairs: Mapping[str, str]) -> dict[str, str]:
 
 
 def _rules_of(mapping: Mapping[str, str], mismatches: Mapping[str, str]) -> tuple[Rule, ...]:
-    return tuple(derive_rules(flat_goals({**mismatches, **mapping})) or ())
+    return tuple(rules_for_pairs({**mismatches, **mapping}))
 
 
 def _listed(keys: Iterable[str]) -> list[str]:

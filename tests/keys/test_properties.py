@@ -94,3 +94,13 @@ def test_empty_sides() -> None:
     assert infer_remapping({}, {}).mapping == {}
     assert infer_remapping({"a.weight": (1,)}, {}).mapping == {}
     assert infer_remapping({}, {"a.weight": (1,)}).mapping == {}
+
+
+def test_an_adapter_called_as_a_layer_is_numbered() -> None:
+    def side(adapter: str) -> dict[str, tuple[int, int]]:
+        layers = {f"layers.{number}.q.weight": (2, 2) for number in range(2)}
+        return {**layers, f"head.lora_A.{adapter}.weight": (1, 2), f"head.lora_B.{adapter}.weight": (2, 1)}
+
+    back = infer_remapping(side("policy"), side("1")).inverse()
+    assert {key: back.apply(key) for key in back.mapping} == dict(back.mapping)
+    assert back.apply("layers.1.q.weight") == "layers.1.q.weight"
