@@ -86,7 +86,9 @@ def lora_model(request: pytest.FixtureRequest) -> torch.nn.Module | None:
     audit = audit_of(request.config)
     if audit is None or audit.options.model is None:
         return None
-    model: torch.nn.Module = resolve("lora_model", request.config)()
+    model: torch.nn.Module | None = resolve("lora_model", request.config)()
+    if model is None:
+        raise TypeError(f"{audit.options.model} returned None, and should return the nn.Module to receive the weights")
     return model
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from pytest_lora_ckpt.diagnosis import finding
 from pytest_lora_ckpt.diagnosis.values import ValueAudit, audit_values
-from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.ledger import compare
 from pytest_lora_ckpt.stages import Demands, Stage, detect_stage
 from pytest_lora_ckpt.subject import Subject
@@ -108,14 +107,24 @@ class Run:
         return dataclasses.replace(report, findings=(*report.findings, finding("lora-beside", told, filled)))
 
     @cached_property
+    def file_alone(self) -> LoadReport:
+        """What the file shows by itself: components, scope, adapter keys; nothing is compared."""
+        return compare(self.checkpoint, None)
+
+    @property
     def components(self) -> frozenset[str]:
         """First segments of the checkpoint's keys."""
-        return frozenset(parse_key(key).component for key in self.checkpoint.keys)
+        return frozenset(row.name for row in self.file_alone.components)
 
-    @cached_property
+    @property
     def has_lora(self) -> bool:
         """Whether the checkpoint holds adapter parameters."""
-        return any(parse_key(key).is_adapter for key in self.checkpoint.keys)
+        return self.file_alone.lora_keys[0] > 0
+
+    @property
+    def scope(self) -> str:
+        """`"adapter"` where the checkpoint keeps only what was trained, else `"full"`."""
+        return self.file_alone.scope
 
     @cached_property
     def detected_stage(self) -> Stage | None:
@@ -123,11 +132,6 @@ class Run:
         return detect_stage(
             self.components, self.demands.stages, lora=self.has_lora, trained_only=self.scope == "adapter"
         )
-
-    @cached_property
-    def scope(self) -> str:
-        """`"adapter"` where the checkpoint keeps only what was trained, else `"full"`."""
-        return compare(self.checkpoint, None).scope
 
     @cached_property
     def values(self) -> ValueAudit:
@@ -141,7 +145,7 @@ class Run:
         if "values" in known and known["values"].all_zero and report["verdict"] in {"loads", "loads-after-remap"}:
             report["verdict"] = "noop"
         return {
-            "checkpoint": self._about() if self._is_open else {"path": str(self.path), "layout": None},
+            "checkpoint": self._about if self._is_open else {"path": str(self.path), "layout": None},
             "verdict": report["verdict"],
             "as_is": report.get("as_is"),
             "remapped": report.get("remapped"),
@@ -150,6 +154,7 @@ class Run:
             "findings": report.get("findings", []),
         }
 
+    @cached_property
     def _about(self) -> dict[str, Any]:
         checkpoint = self.checkpoint
         stage = self.detected_stage
@@ -169,4 +174,4 @@ class Run:
     def _static_components(self) -> list[dict[str, Any]]:
         if not self._is_open:
             return []
-        return [row.to_dict() for row in compare(self.checkpoint, None).components]
+        return [row.to_dict() for row in self.file_alone.components]

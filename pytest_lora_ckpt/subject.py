@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.models import describe, is_module
+from pytest_lora_ckpt.models import as_key_set, describe, is_module
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,11 +94,13 @@ class Subject:
 
     def _build(self) -> Any:
         model = self._source("lora_model", "model-failed")
-        if model is None or is_module(model) or isinstance(model, Mapping):
+        if model is None or is_module(model):
             return model
-        raise ProjectError(
-            "model-failed", f"The fixture lora_model gave {describe(model)}, and should give an nn.Module or None."
-        )
+        try:
+            return as_key_set(model)
+        except TypeError:
+            told = f"The fixture lora_model gave {describe(model)}, and should give an nn.Module or None."
+            raise ProjectError("model-failed", told) from None
 
     def _load(self) -> Any:
         loader = self._source("lora_loader", "loader-failed")

@@ -8,6 +8,7 @@ looks at literal names and at shapes before it believes a role.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 Role: TypeAlias = Literal[
@@ -185,6 +186,7 @@ class ParsedKey:
         return ".".join((*self.modules, self.parameter or "weight"))
 
 
+@lru_cache(maxsize=1 << 14)
 def parse_key(key: str) -> ParsedKey:
     """Take a key apart by the grammar; any string is a key.
 
