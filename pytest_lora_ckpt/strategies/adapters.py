@@ -1,0 +1,288 @@
+"""The strategy for LoRA: `lora_key_sets` draws a model before and after PEFT, and the adapter that PEFT saves of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+from hypothesis.errors import InvalidArgument
+
+from pytest_lora_ckpt.strategies.anatomy import EMBEDDINGS, HEADS, PROJECTOR, TARGETS
+from pytest_lora_ckpt.strategies.keysets import DrawnKeySet, Shape, Shapes
+from pytest_lora_ckpt.strategies.models import check_terms, draw_model, linear_modules
+from pytest_lora_ckpt.strategies.names import check_adapter_name
+from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+WRAPPER = "base_model.model."
+
+# `lora` and `weight` are words of the key itself; PEFT numbers names where one is taken.
+_ADAPTER_NAMES = ("default", "policy", "default_0", "lora", "1", "weight")
+_SAVED = (*HEADS, *EMBEDDINGS, PROJECTOR)
+_MOST_RANK = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class LoraKeySet:
+    """A model with a LoRA adapter, as key sets; prints as the call of `wrap` that makes it.
+
+    Attributes:
+        base: The plain model before PEFT.
+        model: The state dict of the `PeftModel`.
+        adapter: The adapter's file as `save_pretrained` writes it, without the adapter's name.
+        mapping: Key of `adapter` -> key of `model`.
+        base_mapping: Key of `base` -> key of `model`; for a module in `modules_to_save` its `original_module`.
+        adapter_config: What matters of `adapter_config.json`.
+        adapter_name: The adapter's name in the model.
+    """
+
+    base: DrawnKeySet
+    model: DrawnKeySet
+    adapter: DrawnKeySet
+    mapping: Mapping[str, str]
+    base_mapping: Mapping[str, str]
+    adapter_config: Mapping[str, Any]
+    adapter_name: str
+
+    def __repr__(self) -> str:
+        """Write the call."""
+        return f"LoraKeySet.wrap({self.base!r}, {self.adapter_config!r}, {self.adapter_name!r})"
+
+    @classmethod
+    def wrap(cls, base: DrawnKeySet, adapter_config: Mapping[str, Any], adapter_name: str = "default") -> LoraKeySet:
+        """Name the tensors of `base` as `get_peft_model` does, and those of the adapter as `save_pretrained` does.
+
+        Args:
+            base: The plain model.
+            adapter_config: `r` and `target_modules`; `modules_to_save` and `use_dora` where there are any. Modules are
+                found by their last name.
+            adapter_name: The adapter's name in the model.
+
+        Example:
+            >>> keys = LoraKeySet.wrap(DrawnKeySet({"fc.weight": (3, 2)}), {"r": 1, "target_modules": ["fc"]})
+            >>> list(keys.model.shapes.items())
+            [('base_model.model.fc.base_layer.weight', (3, 2)),
+             ('base_model.model.fc.lora_A.default.weight', (1, 2)),
+             ('base_model.model.fc.lora_B.default.weight', (3, 1))]
+        """
+        return _wrap(base, adapter_config, adapter_name)
+
+    @property
+    def rank(self) -> int:
+        """Rows of each `lora_A`."""
+        return int(self.adapter_config["r"])
+
+
+def lora_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
+    *,
+    rank: int | None = None,
+    targets: Collection[str] | None = None,
+    adapter_name: str | None = None,
+    dora: bool | None = None,
+    embeddings: bool | None = None,
+    modules_to_save: Collection[str] | None = None,
+    min_layers: int = 1,
+    max_layers: int = 3,
+    max_width: int = 8,
+    towers: Collection[str] | None = None,
+    arrangement: str | None = None,
+    tied: bool | None = None,
+) -> st.SearchStrategy[LoraKeySet]:
+    """Draw a plain model, the same model under PEFT, and the adapter that PEFT saves of it.
+
+    `lora_A` is rank x in, `lora_B` out x rank, `lora_embedding_A` rank x vocabulary, `lora_embedding_B` width x rank,
+    a DoRA magnitude as long as the axis out. As under PEFT, a target name is adapted wherever it stands, in the towers
+    too. The names are those of PEFT 0.12 and later, which put the base weight of an adapted layer under `base_layer`.
+    Shrinks to one layer with `q_proj` adapted at rank 1 under the name `default`.
+
+    Two things of PEFT 0.21 are left out. For a module in `modules_to_save` of an adapter called `weight` it writes a
+    wrong key (`lm_head` for `lm_head.weight`), so the two are not drawn together. Of a model of transformers it also
+    saves the base weight of an adapted embedding.
+
+    Args:
+        rank: The rank, at least 1.
+        targets: Exactly these names of linear layers are adapted; the model has them all.
+        adapter_name: The adapter's name in the model; drawn out of `default`, `policy`, `default_0`, `lora`, `1` and
+            `weight`.
+        dora: Whether there are DoRA's magnitudes.
+        embeddings: Whether the token embedding is adapted.
+        modules_to_save: Exactly these modules are trained whole, as far as the model has them, out of `lm_head`,
+            `classifier`, `embed_tokens`, `word_embeddings` and `multi_modal_projector`; none for `()`.
+        min_layers: As in `model_key_sets`.
+        max_layers: As in `model_key_sets`.
+        max_width: As in `model_key_sets`.
+        towers: As in `model_key_sets`.
+        arrangement: As in `model_key_sets`.
+        tied: As in `model_key_sets`.
+
+    Raises:
+        InvalidArgument: An argument is not as above, or two of them contradict each other.
+
+    Example:
+        >>> from hypothesis import Phase, find, settings
+        >>> quick = settings(database=None, phases=[Phase.generate, Phase.shrink])
+        >>> found = find(lora_key_sets(), lambda keys: True, settings=quick)
+        >>> list(found.adapter)
+        ['base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight',
+         'base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight']
+        >>> found.mapping["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"]
+        'base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight'
+    """
+    if rank is not None:
+        check_count("rank", rank)
+    if targets is not None:
+        targets = check_names("targets", targets, TARGETS, floor=1)
+    check_adapter_name(adapter_name)
+    check_flag("dora", dora)
+    check_flag("embeddings", embeddings)
+    if modules_to_save is not None:
+        modules_to_save = check_names("modules_to_save", modules_to_save, _SAVED)
+        if embeddings and not set(modules_to_save).isdisjoint(EMBEDDINGS):
+            raise InvalidArgument(f"modules_to_save={modules_to_save!r} trains what embeddings={embeddings} adapts")
+        if modules_to_save and adapter_name == "weight":
+            raise InvalidArgument(
+                f"modules_to_save={modules_to_save!r} of adapter_name={adapter_name!r} is saved wrongly by PEFT"
+            )
+    saved = set(modules_to_save or ())
+    terms = check_terms(
+        min_layers=min_layers,
+        max_layers=max_layers,
+        max_width=max_width,
+        towers=towers,
+        arrangement=arrangement,
+        tied=tied,
+        embeddings=bool(embeddings) or not saved.isdisjoint(EMBEDDINGS),
+        head=not saved.isdisjoint(HEADS),
+        linears=tuple(targets or ()),
+    )
+    _check_one_model_has(terms.linears, tied=bool(tied), multimodal=bool(towers or arrangement))
+    choice = _Choice(rank, adapter_name, dora, embeddings, modules_to_save)
+    return draw_model(terms).flatmap(lambda base: _adapted(base, terms.linears, choice))
+
+
+def _check_one_model_has(linears: tuple[str, ...], *, tied: bool, multimodal: bool) -> None:
+    llama = linear_names("llama")
+    if not (llama.issuperset(linears) or (linear_names("bert").issuperset(linears) and not tied and not multimodal)):
+        raise InvalidArgument(f"targets={linears!r} are not the names of one text model that the other arguments allow")
+
+
+def linear_names(style: str) -> frozenset[str]:
+    """Names of the linear layers of a text model."""
+    from pytest_lora_ckpt.strategies.anatomy import BERT, LLAMA  # noqa: PLC0415
+
+    stack = {"llama": LLAMA, "bert": BERT}[style].stack
+    return frozenset(path.rpartition(".")[2] for path in stack.linears)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What of the adapter is decided; None where Hypothesis may choose."""
+
+    rank: int | None
+    adapter_name: str | None
+    dora: bool | None
+    embeddings: bool | None
+    modules_to_save: tuple[str, ...] | None
+
+
+@st.composite
+def _adapted(draw: st.DrawFn, base: DrawnKeySet, targets: tuple[str, ...], choice: _Choice) -> LoraKeySet:
+    """Put an adapter on a model."""
+    names = _names(linear_modules(base.shapes))
+    present = _names({segment: () for key in base for segment in _ancestors(key)})
+    embedding = next((name for name in EMBEDDINGS if name in present), None)
+    embedded = draw(st.booleans()) if choice.embeddings is None and embedding else bool(choice.embeddings)
+    adapter_name = draw(st.sampled_from(_ADAPTER_NAMES)) if choice.adapter_name is None else choice.adapter_name
+    saved = choice.modules_to_save
+    if saved and adapter_name == "weight":  # See `lora_key_sets`.
+        adapter_name = _ADAPTER_NAMES[0]
+    if saved is None:
+        able = [name for name in _SAVED if name in present and not (embedded and name in EMBEDDINGS)]
+        saved = tuple(draw(st.lists(st.sampled_from(able), unique=True))) if able and adapter_name != "weight" else ()
+    if not targets:
+        able = [name for name in names if name in TARGETS] + [n for n in names if n in HEADS and n not in saved]
+        targets = tuple(draw(st.lists(st.sampled_from(able), unique=True, min_size=1)))
+    if embedded and embedding:
+        targets = (*targets, embedding)
+    rank = draw(st.integers(min_value=1, max_value=_MOST_RANK)) if choice.rank is None else choice.rank
+    dora = draw(st.booleans()) if choice.dora is None else choice.dora
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": sorted(targets),
+        "modules_to_save": sorted(name for name in saved if name in present) or None,
+        "use_dora": dora,
+    }
+    return LoraKeySet.wrap(base, config, adapter_name)
+
+
+def _ancestors(key: str) -> list[str]:
+    """Paths of all modules that a key lies in."""
+    segments = key.split(".")
+    return [".".join(segments[:length]) for length in range(1, len(segments))]
+
+
+def _names(paths: Mapping[str, object]) -> list[str]:
+    return list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
+
+
+def _wrap(base: DrawnKeySet, config: Mapping[str, Any], adapter_name: str) -> LoraKeySet:
+    targets, saved = set(config["target_modules"]), set(config.get("modules_to_save") or ())
+    model: Shapes = {}
+    adapter: Shapes = {}
+    mapping: dict[str, str] = {}
+    base_mapping: dict[str, str] = {}
+    for key, shape in base.shapes.items():
+        path, _, parameter = key.rpartition(".")
+        whole = next((module for module in _ancestors(key) if module.rpartition(".")[2] in saved), None)
+        if whole is not None:
+            rest = key[len(whole) + 1 :]
+            base_mapping[key] = f"{WRAPPER}{whole}.original_module.{rest}"
+            copy = f"{WRAPPER}{whole}.modules_to_save.{adapter_name}.{rest}"
+            model[base_mapping[key]] = model[copy] = adapter[WRAPPER + key] = shape
+            mapping[WRAPPER + key] = copy
+        elif path.rpartition(".")[2] in targets:
+            base_mapping[key] = f"{WRAPPER}{path}.base_layer.{parameter}"
+            model[base_mapping[key]] = shape
+            if parameter != "weight":
+                continue
+            for stored, live, size in _factors(path, shape, config, adapter_name):
+                model[WRAPPER + live] = adapter[WRAPPER + stored] = size
+                mapping[WRAPPER + stored] = WRAPPER + live
+        else:
+            base_mapping[key] = WRAPPER + key
+            model[base_mapping[key]] = shape
+    return LoraKeySet(
+        base=base,
+        model=DrawnKeySet(model, [[base_mapping[key] for key in group] for group in base.aliases]),
+        adapter=DrawnKeySet(adapter),
+        mapping=mapping,
+        base_mapping=base_mapping,
+        adapter_config=dict(config),
+        adapter_name=adapter_name,
+    )
+
+
+def _factors(path: str, shape: Shape, config: Mapping[str, Any], name: str) -> list[tuple[str, str, Shape]]:
+    """The adapter's tensors of one module: name in the file, name in the model, shape."""
+    rank = config["r"]
+    if path.rpartition(".")[2] in EMBEDDINGS:
+        words, width = shape
+        found: list[tuple[str, str, Shape]] = [
+            (f"{path}.lora_embedding_A", f"{path}.lora_embedding_A.{name}", (rank, words)),
+            (f"{path}.lora_embedding_B", f"{path}.lora_embedding_B.{name}", (width, rank)),
+        ]
+        out = width
+    else:
+        out, into = shape
+        found = [
+            (f"{path}.lora_A.weight", f"{path}.lora_A.{name}.weight", (rank, into)),
+            (f"{path}.lora_B.weight", f"{path}.lora_B.{name}.weight", (out, rank)),
+        ]
+    if config.get("use_dora"):
+        found.append((f"{path}.lora_magnitude_vector", f"{path}.lora_magnitude_vector.{name}.weight", (out,)))
+    return found

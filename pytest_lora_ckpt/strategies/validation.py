@@ -1,0 +1,53 @@
+"""Arguments of the strategies, checked when the strategy is made; a message names the argument and its value."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from hypothesis import strategies as st
+from hypothesis.errors import InvalidArgument
+
+
+def check_range(low: str, least: object, high: str, most: object, *, floor: int = 1) -> tuple[int, int]:
+    """Take two whole numbers, neither below `floor`, the first not above the second."""
+    least, most = check_count(low, least, floor=floor), check_count(high, most, floor=floor)
+    if least > most:
+        raise InvalidArgument(f"{low}={least} must not be more than {high}={most}")
+    return least, most
+
+
+def check_count(name: str, value: object, *, floor: int = 1) -> int:
+    """Take a whole number that is not below `floor`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidArgument(f"{name}={value!r} must be a whole number")
+    if value < floor:
+        raise InvalidArgument(f"{name}={value} must be at least {floor}")
+    return value
+
+
+def check_flag(name: str, value: object) -> None:
+    """Take True, False, or None."""
+    if value is not None and not isinstance(value, bool):
+        raise InvalidArgument(f"{name}={value!r} must be True, False or None")
+
+
+def check_names(name: str, value: object, valid: Collection[str] | None = None, *, floor: int = 0) -> tuple[str, ...]:
+    """Take a collection of different names, all of them out of `valid` where that is given."""
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise InvalidArgument(f"{name}={value!r} must be a collection of names")
+    for one in value:
+        if not isinstance(one, str) or not one:
+            raise InvalidArgument(f"{name}={value!r} must hold names, and {one!r} is none")
+        if valid is not None and one not in valid:
+            raise InvalidArgument(f"{name}={value!r} must be out of {', '.join(valid)}, and {one!r} is not")
+    if len(set(value)) != len(value):
+        raise InvalidArgument(f"{name}={value!r} must not hold a name twice")
+    if len(value) < floor:
+        raise InvalidArgument(f"{name}={value!r} must hold at least {floor}")
+    return tuple(value)
+
+
+def check_strategy(name: str, value: object) -> None:
+    """Take a strategy, or None."""
+    if value is not None and not isinstance(value, st.SearchStrategy):
+        raise InvalidArgument(f"{name}={value!r} must be a Hypothesis strategy or None")
