@@ -162,6 +162,12 @@ _ALL = (
         "error",
         "Resize the base model's token embeddings to the tokenizer of the adapter before loading.",
     ),
+    Cause("transposed-factors", "error", "Transpose these tensors in your loader: a renaming cannot."),
+    Cause("merged-linear", "error", "Split the stacked factors (loralib's MergedLinear) before loading."),
+    Cause("fused-weights", "error", "Split or join these tensors in your loader, as the model has them."),
+    Cause("fused-experts", "error", "Stack or unstack the experts in your loader, as the model has them."),
+    Cause("extra-layers", "error", "Build the base model of training: the checkpoint has more layers or experts."),
+    Cause("missing-layers", "error", "Build the base model of training: the checkpoint has fewer layers or experts."),
     Cause("shape-mismatch", "error", "Build the model with the sizes of the run that wrote the checkpoint."),
     Cause("ambiguous-remapping", "error", "Decide which of the renamings is meant and apply it in your loader."),
     # How the keys have to be renamed.

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.diagnosis.causes import finding
-from pytest_lora_ckpt.diagnosis.pairs import lora_factor
 from pytest_lora_ckpt.keys import group_keys, parse_key
 from pytest_lora_ckpt.report import Finding, LoadReport, LoadState
 
@@ -23,20 +22,8 @@ _SEVERITIES = ("error", "warning", "note")
 
 # Modules that turn hidden states into scores; which one a class has is what tells these classes apart.
 _HEADS = frozenset({"lm_head", "score", "classifier", "output", "v_head", "value_head", "qa_outputs", "embed_out"})
-_EMBEDDINGS = frozenset(
-    {
-        "embed_tokens",
-        "lm_head",
-        "wte",
-        "word_embeddings",
-        "tok_embeddings",
-        "output",
-        "embed_out",
-        "embeddings",
-        "shared",
-    }
-)
 _FEW_LOADED = 0.5
+_NOT_LOST = ("alias", "excused")
 
 
 @dataclass(frozen=True)
@@ -111,19 +98,41 @@ def _misfits(c: Comparison) -> Iterator[Finding]:
         yield finding(cause, f"{_count(keys)} of another shape: {key} is {shapes}.", keys)
 
 
+# What the inference calls what no renaming can mend -> our cause.
+_PROBLEM_CAUSES = {
+    "size-0": "zero3-empty",
+    "rank-mismatch": "rank-mismatch",
+    "resized-vocabulary": "resized-embedding",
+    "transposed": "transposed-factors",
+    "merged-linear": "merged-linear",
+    "fused-qkv": "fused-weights",
+    "fused-gate-up": "fused-weights",
+    "fused": "fused-weights",
+    "fused-experts": "fused-experts",
+    "extra-layers": "extra-layers",
+    "missing-layers": "missing-layers",
+}
+
+
 def _misfit_cause(c: Comparison, key: str, place: str) -> str:
-    ours, theirs = c.source[key], c.target[place]
-    if not ours.numel:
+    if not c.source[key].numel:
         return "zero3-empty"
-    differing = [axis for axis, sizes in enumerate(zip(ours.shape, theirs.shape)) if sizes[0] != sizes[1]]  # noqa: B905
-    lora = c.source_parsed[key].lora or ""
-    same_rank = len(ours.shape) == len(theirs.shape)
-    if same_rank and lora and differing == [1 if lora_factor(lora) == "up" else 0]:
-        return "rank-mismatch"
-    modules = c.target_parsed[place].modules
-    if same_rank and differing in ([0], [1]) and not _EMBEDDINGS.isdisjoint((*modules[-1:], *modules[-2:-1])):
-        return "resized-embedding"
+    for problem in c.remapping.problems:
+        if key in problem.keys and place in problem.model_keys:
+            return _PROBLEM_CAUSES.get(problem.kind, "shape-mismatch")
     return "shape-mismatch"
+
+
+def _beyond_renaming(c: Comparison) -> Iterator[Finding]:
+    """Name what was left over for a reason that no renaming mends; `_misfits` tells what meets in another shape."""
+    misfits = {*c.after.shape_mismatches}
+    for problem in c.remapping.problems:
+        cause = _PROBLEM_CAUSES.get(problem.kind)
+        keys = [key for key in problem.keys if key not in misfits]
+        if cause is not None and (keys or (problem.model_keys and not problem.keys)):
+            told = keys or [key for key in problem.model_keys if c.after.missing.class_of(key) not in _NOT_LOST]
+            if told:
+                yield finding(cause, f"{_count(told)}: {problem.text}.", told)
 
 
 def _adapter_without_home(c: Comparison) -> Iterator[Finding]:
@@ -317,6 +326,7 @@ def _benign(c: Comparison) -> Iterator[Finding]:
 _RECOGNISERS: tuple[Recogniser, ...] = (
     _empty,
     _misfits,
+    _beyond_renaming,
     _adapter_without_home,
     _empty_slots,
     _heads,
