@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_lora_ckpt import compare
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.report import LoadReport
 
 CASES = Path(__file__).parent / "cases"
 sys.path.insert(0, str(CASES))
@@ -21,8 +24,9 @@ def case(request: pytest.FixtureRequest) -> dict[str, Any]:
     return load_case(request.param)
 
 
-def test_verdict_ledger_and_cause(case: dict[str, Any]) -> None:
-    report = compare(
+@pytest.fixture
+def report(case: dict[str, Any]) -> LoadReport:
+    return compare(
         case["checkpoint_keys"],
         case["model_keys"],
         scope=case["scope"],
@@ -30,6 +34,9 @@ def test_verdict_ledger_and_cause(case: dict[str, Any]) -> None:
         adapter_name=case["adapter"],
         aliases=case["tied"],
     )
+
+
+def test_verdict_ledger_and_cause(case: dict[str, Any], report: LoadReport) -> None:
     assert report.verdict == case["truth"]["verdict"]
     assert report.remapped is not None
     assert report.as_is is not None
@@ -44,15 +51,7 @@ def test_verdict_ledger_and_cause(case: dict[str, Any]) -> None:
     )
 
 
-def test_benign_leftovers_are_no_loss(case: dict[str, Any]) -> None:
-    report = compare(
-        case["checkpoint_keys"],
-        case["model_keys"],
-        scope=case["scope"],
-        adapter_config=case["adapter_config"],
-        adapter_name=case["adapter"],
-        aliases=case["tied"],
-    )
+def test_benign_leftovers_are_no_loss(case: dict[str, Any], report: LoadReport) -> None:
     assert report.remapped is not None
     for keys, benign in (
         (report.remapped.missing, case["benign_missing"]),
