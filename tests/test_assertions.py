@@ -98,6 +98,12 @@ def test_lora_loaded() -> None:
         assert_lora_loaded(compare(dict.fromkeys(PAIR, (2, 2)), WRAPPED))
 
 
+def test_lora_loaded_wants_an_adapter() -> None:
+    plain = {"q.weight": (8, 8)}
+    with pytest.raises(AssertionError, match=r"^The checkpoint has no LoRA keys\."):
+        assert_lora_loaded(compare(plain, plain))
+
+
 def test_a_message_is_bounded_and_loses_nothing() -> None:
     lost = {f"tower.{n}.{'x' * 300}.{m}.weight": (1,) for n in range(60) for m in range(20)}
     with pytest.raises(AssertionError) as caught:

@@ -104,6 +104,30 @@ def test_a_swallowed_exception() -> None:
     assert_generates(model, **replica_inputs())
 
 
+def test_an_exception_swallowed_by_a_module_inside() -> None:
+    class Lenient(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            try:
+                return self.inner(x)
+            except RuntimeError:
+                return x
+
+    class Model(Answer):
+        def generate(self, input_ids: torch.Tensor, max_new_tokens: int) -> Any:
+            self.layer(torch.zeros(7))
+            return self.answer
+
+    model = Model(WITH_PROMPT)
+    model.layer = Lenient()  # type: ignore[assignment]
+    found = generate(model, {"input_ids": PROMPT})
+    assert found.swallowed == ("layer.inner",)
+    assert found.is_fallback
+
+
 def test_no_generate_method() -> None:
     assert "Linear has no generate method" in generate(torch.nn.Linear(1, 1), {}).why
 

@@ -64,6 +64,17 @@ def test_other_weights(path: Path) -> None:
     assert found.other == 14
 
 
+def test_an_update_of_the_wrong_sign(path: Path) -> None:
+    model = merged(path)
+    plain = make_panorama_vlm(lora=False)
+    for ours, base in zip(model.language_model.model.layers, plain.language_model.model.layers, strict=True):
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            weight, before = getattr(ours.mlp, name).weight.data, getattr(base.mlp, name).weight.data
+            weight.copy_(2 * before - weight)
+    found = merge_of(model, path)
+    assert (found.merged, found.other) == (8, 6)
+
+
 def test_another_scaling_in_one_module(path: Path) -> None:
     model = merged(path)
     plain = make_panorama_vlm(lora=False)
