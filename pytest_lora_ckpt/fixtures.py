@@ -170,10 +170,14 @@ def panorama_vlm(make_panorama_vlm: Callable[..., PanoramaVLM]) -> PanoramaVLM:
 
 @pytest.fixture
 def make_lora_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Factory of checkpoints: a replica saved in a named layout, with a named fault or none."""
+    """Factory of checkpoints, `make(layout="lightning", fault=None, **kwargs)`: a replica saved by the real libraries.
+
+    Layouts and faults are those of `pytest_lora_ckpt.replicas.LAYOUTS` and `.FAULTS`; further arguments go to
+    `save_replica`, and from there to `make_panorama_vlm`. A wrong name raises a `ValueError` that lists the valid ones.
+    """
     from pytest_lora_ckpt import replicas  # noqa: PLC0415
 
-    def make(**kwargs: Any) -> Path:
-        return replicas.save_replica(tmp_path_factory.mktemp("lora-checkpoint"), **kwargs)
+    def make(layout: str = "lightning", fault: str | None = None, **kwargs: Any) -> Path:
+        return replicas.save_replica(tmp_path_factory.mktemp("lora-checkpoint"), layout=layout, fault=fault, **kwargs)
 
     return make

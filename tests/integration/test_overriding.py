@@ -109,7 +109,7 @@ def test_testpaths_and_a_src_layout(audit: Audit, project: Project, toy_checkpoi
     project(
         {
             "pyproject.toml": "[tool.pytest.ini_options]\npythonpath = ['.']\ntestpaths = ['docs', 'tests']\n",
-            "docs/test_docs.py": "def test_docs(): pass\n",
+            "docs/test_pages.py": "def test_pages(): pass\n",
             "tests/unit/deep/test_deep.py": "def test_deep(): pass\n",
             "tests/other/test_other.py": "def test_other(): pass\n",
             "tests/unit/__init__.py": "",
