@@ -29,6 +29,7 @@ SERVED = {f"language_model.{key}": shape for key, shape in BASE.items()} | {"vis
 TRAINED = {f"model.language_model.{k.removeprefix('model.')}": s for k, s in BASE.items()} | {
     "model.vision_tower.patch.weight": (4, 4)
 }
+TORCHTUNE = {re.sub("lora_([AB]).default", lambda m: f"lora_{m[1].lower()}", key): PEFT[key] for key in PEFT}
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ddp": ({f"module.{key}": shape for key, shape in PEFT.items()}, PEFT),
     "compile in the middle": ({key.replace("layers.", "layers._orig_mod."): s for key, s in PEFT.items()}, PEFT),
@@ -40,7 +41,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "wrapped twice": ({f"base_model.model.{key}": shape for key, shape in PEFT.items()}, PEFT),
     "vlm refactor": (TRAINED, SERVED),
     "vlm refactor back": (SERVED, TRAINED),
-    "torchtune": ({re.sub("lora_([AB]).default", lambda m: f"lora_{m[1].lower()}", key): PEFT[key] for key in PEFT}, PEFT),
+    "torchtune": (TORCHTUNE, PEFT),
 }  # fmt: skip
 
 
