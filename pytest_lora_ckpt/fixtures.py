@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt.options import REPLICA, is_replica, read_stages, resolve
-from pytest_lora_ckpt.session import audit_of
-from pytest_lora_ckpt.stages import STAGES
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     import torch
 
@@ -21,41 +16,34 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.replicas import PanoramaVLM
     from pytest_lora_ckpt.report import LoadReport
     from pytest_lora_ckpt.run import Run
+    from pytest_lora_ckpt.session import LoraAudit
     from pytest_lora_ckpt.stages import Stage
 
 NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
 
 
+def _audit(request: pytest.FixtureRequest) -> LoraAudit | None:
+    from pytest_lora_ckpt.session import audit_of  # noqa: PLC0415  # Not before a fixture is used.
+
+    return audit_of(request.config)
+
+
 @pytest.fixture(scope="session")
 def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path | str:
     """The path given with `--lora-ckpt`; a test runs once for each. Skips without the option."""
-    audit = audit_of(request.config)
-    spec = getattr(request, "param", None) or (audit.options.checkpoints[0] if audit else None)
-    if audit is None or spec is None:
+    audit = _audit(request)
+    if audit is None:
         pytest.skip(NEEDS_OPTION)
-    if is_replica(spec):
-        from pytest_lora_ckpt.replicas import replica_checkpoint  # noqa: PLC0415
-
-        path: Path | str = replica_checkpoint(spec, tmp_path_factory.mktemp(spec.replace(":", "-")))
-    else:
-        # As a Path, an address would lose one of its slashes.
-        path = spec if "://" in spec else Path(spec)
-    audit.specs[path] = spec
-    return path
+    return audit.locate(getattr(request, "param", audit.options.checkpoints[0]), tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="session")
 def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Run:
     """The checkpoint under test, with all that is known of it so far; let go when the next one comes."""
-    from pytest_lora_ckpt.run import Run  # noqa: PLC0415
-
-    audit = audit_of(request.config)
+    audit = _audit(request)
     if audit is None:
         pytest.skip(NEEDS_OPTION)
-    spec, demands = audit.specs[lora_ckpt], audit.options.demands
-    if is_replica(spec) and demands.stage is None:
-        demands = dataclasses.replace(demands, stage=STAGES[spec.removeprefix(REPLICA)])
-    return Run(spec, lora_ckpt, demands)
+    return audit.new_run(lora_ckpt)
 
 
 @pytest.fixture
@@ -83,13 +71,8 @@ def lora_checkpoint(_lora_run: Run) -> Checkpoint:
 @pytest.fixture(scope="session")
 def lora_model(request: pytest.FixtureRequest) -> torch.nn.Module | None:
     """The model to receive the weights: what `--lora-model` names, or None. Override it in your `conftest.py`."""
-    audit = audit_of(request.config)
-    if audit is None or audit.options.model is None:
-        return None
-    model: torch.nn.Module | None = resolve("lora_model", request.config)()
-    if model is None:
-        raise TypeError(f"{audit.options.model} returned None, and should return the nn.Module to receive the weights")
-    return model
+    audit = _audit(request)
+    return audit.build_model() if audit else None
 
 
 @pytest.fixture(scope="session")
@@ -98,28 +81,15 @@ def lora_loader(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Callab
 
     A replica brings its own right loader where neither a model nor a loader is given.
     """
-    audit = audit_of(request.config)
-    if audit is None:
-        return None
-    if audit.options.loader is not None:
-        loader: Callable[[Path], Any] = resolve("lora_loader", request.config)
-        return loader
-    if is_replica(audit.specs[lora_ckpt]) and audit.options.model is None:
-        from pytest_lora_ckpt.replicas import PanoramaVLM  # noqa: PLC0415
-
-        return PanoramaVLM.from_checkpoint
-    return None
+    audit = _audit(request)
+    return audit.loader_for(lora_ckpt) if audit else None
 
 
 @pytest.fixture(scope="session")
 def lora_inputs(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Mapping[str, Any] | None:
     """Keyword arguments for a forward pass and for `generate`. None but for replicas: override it."""
-    audit = audit_of(request.config)
-    if audit is not None and audit.specs[lora_ckpt].startswith(REPLICA):
-        from pytest_lora_ckpt.replicas import replica_inputs  # noqa: PLC0415
-
-        return replica_inputs()
-    return None
+    audit = _audit(request)
+    return audit.inputs_for(lora_ckpt) if audit else None
 
 
 @pytest.fixture
@@ -151,6 +121,8 @@ def lora_loaded_model(_connected_lora_run: Run) -> torch.nn.Module:
 @pytest.fixture(scope="session")
 def lora_stages(request: pytest.FixtureRequest) -> Mapping[str, Stage]:
     """The project's training stages by name, as the ini option `lora_stages` has them, for `assert_stage`."""
+    from pytest_lora_ckpt.settings import read_stages  # noqa: PLC0415
+
     return read_stages(request.config)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_lora_ckpt.items import LoraChecks, LoraChecksLast
-from pytest_lora_ckpt.options import Options, is_replica, read_options, resolve
+from pytest_lora_ckpt.settings import REPLICA, Options, is_replica, read_options, resolve
+from pytest_lora_ckpt.stages import STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from pytest_lora_ckpt.run import Run
 
 _AUDIT = pytest.StashKey["LoraAudit"]()
 
@@ -24,12 +28,9 @@ def audit_of(config: pytest.Config) -> LoraAudit | None:
     return config.stash.get(_AUDIT, None)
 
 
-def start(config: pytest.Config) -> LoraAudit | None:
-    """Read the options, and begin an audit where they ask for one."""
-    options = read_options(config)
-    if options is None:
-        return None
-    config.stash[_AUDIT] = LoraAudit(config, options)
+def start(config: pytest.Config) -> LoraAudit:
+    """Read the options, and begin an audit."""
+    config.stash[_AUDIT] = LoraAudit(config, read_options(config))
     return config.stash[_AUDIT]
 
 
@@ -58,6 +59,63 @@ class LoraAudit:
         for name, reference in (("lora_model", self.options.model), ("lora_loader", self.options.loader)):
             if reference is not None:
                 resolve(name, self.config)
+
+    # What the fixtures give
+
+    def locate(self, spec: str, make_directory: Callable[[str], Path]) -> Path | str:
+        """Return the path of what was asked for; a replica is made on the spot."""
+        if is_replica(spec):
+            from pytest_lora_ckpt.replicas import replica_checkpoint  # noqa: PLC0415
+
+            path: Path | str = replica_checkpoint(spec, make_directory(spec.replace(":", "-")))
+        else:
+            # As a Path, an address would lose one of its slashes.
+            path = spec if "://" in spec else Path(spec)
+        self.specs[path] = spec
+        return path
+
+    def new_run(self, path: Path | str) -> Run:
+        """Begin to look at a checkpoint; a replica is asked for its own stage where no other is."""
+        from pytest_lora_ckpt.run import Run  # noqa: PLC0415
+
+        spec, demands = self.specs[path], self.options.demands
+        if is_replica(spec) and demands.stage is None:
+            demands = dataclasses.replace(demands, stage=STAGES[spec.removeprefix(REPLICA)])
+        return Run(spec, path, demands)
+
+    def build_model(self) -> Any:
+        """Call what `--lora-model` names; None without it.
+
+        Raises:
+            TypeError: It returned None.
+        """
+        if self.options.model is None:
+            return None
+        model = resolve("lora_model", self.config)()
+        if model is None:
+            raise TypeError(
+                f"{self.options.model} returned None, and should return the nn.Module that gets the weights"
+            )
+        return model
+
+    def loader_for(self, path: Path | str) -> Callable[[Path], Any] | None:
+        """Return what `--lora-loader` names; for a replica its own loader where no model is given either."""
+        if self.options.loader is not None:
+            loader: Callable[[Path], Any] = resolve("lora_loader", self.config)
+            return loader
+        if not is_replica(self.specs[path]) or self.options.model is not None:
+            return None
+        from pytest_lora_ckpt.replicas import PanoramaVLM  # noqa: PLC0415
+
+        return PanoramaVLM.from_checkpoint
+
+    def inputs_for(self, path: Path | str) -> dict[str, Any] | None:
+        """Return a replica's inputs; None for other checkpoints."""
+        if not is_replica(self.specs[path]):
+            return None
+        from pytest_lora_ckpt.replicas import replica_inputs  # noqa: PLC0415
+
+        return replica_inputs()
 
     # Collection
 
