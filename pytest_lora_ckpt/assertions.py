@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.diagnosis import lora_pair_findings
 from pytest_lora_ckpt.diagnosis.values import audit_values
-from pytest_lora_ckpt.keys import group_keys, parse_key
+from pytest_lora_ckpt.keys import group_keys, parse_key, parse_keys
 from pytest_lora_ckpt.ledger import compare
 from pytest_lora_ckpt.models import as_key_set, describe, model_keys
 from pytest_lora_ckpt.report import LoadReport
@@ -122,7 +122,7 @@ def assert_lora_complete(checkpoint: Any) -> None:
     """
     __tracebackhide__ = True
     keys = as_key_set(checkpoint)
-    lora = [key for key in keys if parse_key(key).is_lora]
+    lora = [key for key, parsed in parse_keys(keys).items() if parsed.is_lora]
     if not lora:
         _fail(f"There is no LoRA among the {len(keys)} keys.", (), "Save the adapter with the checkpoint.", None)
     found = list(lora_pair_findings(keys, getattr(checkpoint, "adapter_config", None)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt import keys
 from pytest_lora_ckpt.diagnosis import Comparison, diagnose
-from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.models import as_key_set
 from pytest_lora_ckpt.report import ClassifiedKeys, Component, LoadReport, LoadState
 
@@ -76,7 +76,7 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
     source = as_key_set(checkpoint, groups)
     if adapter_config is None:
         adapter_config = getattr(checkpoint, "adapter_config", None)
-    parsed = {key: parse_key(key) for key in source}
+    parsed = parse_keys(source)
     if scope == "auto":
         scope = "adapter" if adapter_config is not None else detect_scope(parsed)
     if model is None:
@@ -149,7 +149,7 @@ def detect_scope(parsed: Mapping[str, ParsedKey]) -> str:
     """Tell whether a checkpoint keeps only what was trained: adapters without the base weights that they adapt.
 
     Example:
-        >>> detect_scope({key: parse_key(key) for key in ["q_proj.lora_A.weight", "q_proj.lora_B.weight"]})
+        >>> detect_scope(parse_keys(["q_proj.lora_A.weight", "q_proj.lora_B.weight"]))
         'adapter'
     """
     adapted = {key.module_path for key in parsed.values() if key.is_lora}
@@ -177,7 +177,7 @@ class _Pairing:
         self, source: KeySet, target: KeySet, parsed: Mapping[str, ParsedKey], remapping: Remapping, terms: _Terms
     ) -> None:
         self.source, self.target, self.source_parsed, self.terms = source, target, parsed, terms
-        self.target_parsed = {key: parse_key(key) for key in target}
+        self.target_parsed = parse_keys(target)
         self.pairs: dict[str, str] = {}
         self.mismatched: dict[str, str] = {}
         for key, place in (*remapping.mapping.items(), *remapping.shape_mismatches.items()):

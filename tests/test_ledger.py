@@ -224,3 +224,15 @@ def test_components_add_up() -> None:
         ("embed_tokens", False),
         ("lm_head", False),
     }
+
+
+def test_a_models_own_alpha_is_no_lora() -> None:
+    """Snake activations and others have a parameter called `alpha`; kohya's LoRA calls its scale so."""
+    model = {"conv.weight": (4, 4), "snake.alpha": (4,)}
+    report = compare({f"module.{key}": shape for key, shape in model.items()}, model)
+    assert (report.verdict, report.scope, report.lora_keys) == ("loads-after-remap", "full", (0, 0))
+    lost = compare({"snake.alpha": (4,)}, model)
+    assert lost.verdict == "partial"
+    assert lost.remapped is not None
+    assert lost.remapped.missing.of("non_lora") == ("conv.weight",)
+    assert compare({"conv.weight": (4, 4), "old.alpha": (4,)}, {"conv.weight": (4, 4)}).verdict == "partial"

@@ -44,7 +44,15 @@ def _rank(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Finding]
     rank, pattern = config.get("r"), config.get("rank_pattern") or {}
     if not isinstance(rank, int):
         return
-    odd = [pair for pair in pairs if pair.rank and pair.rank != _expected_rank(pair.module, rank, pattern)]
+    # For a parameter that stacks experts, PEFT stacks their factors: r rows for each expert.
+    stacked = [str(name).rpartition(".")[0] for name in config.get("target_parameters") or []]
+    odd = [
+        pair
+        for pair in pairs
+        if pair.rank
+        and pair.rank != _expected_rank(pair.module, rank, pattern)
+        and not (pair.rank % max(rank, 1) == 0 and any(_is_target(pair.module, name) for name in stacked))
+    ]
     if odd:
         found = ", ".join(f"{value} ({count}x)" for value, count in Counter(p.rank for p in odd).most_common())
         yield finding(

@@ -74,13 +74,14 @@ def lora_pairs(keys: Mapping[str, TensorInfo]) -> list[LoraPair]:
         >>> pairs[0].module, pairs[0].rank
         ('q', 4)
     """
-    pairs: dict[tuple[str, str | None, bool], LoraPair] = {}
+    pairs: dict[tuple[str, str | None, bool, int], LoraPair] = {}
     for key, info in keys.items():
         parsed = parse_key(key)
         if not parsed.is_lora:
             continue
         kind = parsed.lora or ""
-        place = (parsed.module_path, parsed.adapter, "embedding" in kind)
+        # Two parameters of one module (PEFT's `target_parameters`) have their adapters one inside the other.
+        place = (parsed.module_path, parsed.adapter, "embedding" in kind, parsed.roles.count("base_layer"))
         pair = pairs.setdefault(place, LoraPair(parsed.module_path, parsed.adapter))
         if parsed.parameter == "bias":
             pair.others.append(key)

@@ -1,7 +1,7 @@
 """Keys of state dicts: their grammar, their short form, and how a checkpoint's become a model's."""
 
 from pytest_lora_ckpt.keys.collapse import collapse_keys, expand_keys, group_keys
-from pytest_lora_ckpt.keys.grammar import WRAPPERS, ParsedKey, parse_key
+from pytest_lora_ckpt.keys.grammar import WRAPPERS, ParsedKey, parse_key, parse_keys
 from pytest_lora_ckpt.keys.inference import infer_remapping
 from pytest_lora_ckpt.keys.remapping import Ambiguity, KeyProblem, Remapping
 from pytest_lora_ckpt.keys.rules import Rule
@@ -18,4 +18,5 @@ __all__ = [
     "group_keys",
     "infer_remapping",
     "parse_key",
+    "parse_keys",
 ]

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Role: TypeAlias = Literal[
     "wrapper",
@@ -186,6 +189,29 @@ class ParsedKey:
         return ".".join((*self.modules, self.parameter or "weight"))
 
 
+def parse_keys(keys: Iterable[str]) -> dict[str, ParsedKey]:
+    """Parse the keys of one state dict, whose neighbours tell a scale of LoRA from a model's own `alpha`.
+
+    Example:
+        >>> parsed = parse_keys(["fc.lora_down.weight", "fc.alpha", "snake.alpha"])
+        >>> parsed["fc.alpha"].is_lora, parsed["snake.alpha"].is_lora
+        (True, False)
+    """
+    parsed = {key: parse_key(key) for key in keys}
+    scales = [key for key, own in parsed.items() if own.lora in _LORA_LEAVES]
+    if scales:
+        adapted = {own.module_path for own in parsed.values() if own.is_lora and own.lora not in _LORA_LEAVES}
+        for key in scales:
+            if parsed[key].module_path not in adapted:
+                parsed[key] = _plain(parsed[key].segments)
+    return parsed
+
+
+def _plain(segments: tuple[str, ...]) -> ParsedKey:
+    modules: list[Role] = ["module"] * (len(segments) - 1)
+    return ParsedKey(segments, (*modules, "parameter"))
+
+
 @lru_cache(maxsize=1 << 14)
 def parse_key(key: str) -> ParsedKey:
     """Take a key apart by the grammar; any string is a key.
@@ -196,8 +222,7 @@ def parse_key(key: str) -> ParsedKey:
     """
     segments = tuple(key.split("."))
     if _WORDS.isdisjoint(segments):
-        plain: list[Role] = ["module"] * (len(segments) - 1)
-        return ParsedKey(segments, (*plain, "parameter"))
+        return _plain(segments)
     return ParsedKey(segments, tuple(_roles(segments)))
 
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt import open_checkpoint
+from pytest_lora_ckpt import assert_lora_complete, compare, open_checkpoint
+from pytest_lora_ckpt.diagnosis import lora_pairs
 from pytest_lora_ckpt.diagnosis.config import config_findings
 from pytest_lora_ckpt.models import as_key_set
 from pytest_lora_ckpt.replicas import make_panorama_vlm, save_adapter
@@ -84,3 +85,27 @@ def test_what_peft_writes_agrees_with_itself(options: dict[str, Any], tmp_path: 
     for field, value in (("r", 16), ("use_dora", not options.get("use_dora", False)), ("target_modules", ["k_proj"])):
         config = json.loads((path / "adapter_config.json").read_text())
         assert config_findings({**config, field: value}, checkpoint.keys), field
+
+
+def test_adapters_of_stacked_experts_are_healthy(tmp_path: Path) -> None:
+    """PEFT's `target_parameters`: two adapters inside one module, of r rows for each expert."""
+    import peft
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "moe_intermediate_size": 8, "head_dim": 8}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 1, "num_key_value_heads": 1, "num_experts": 4}
+    base = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **layers, num_experts_per_tok=2))
+    names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], target_parameters=names, init_lora_weights=False)
+    model = peft.get_peft_model(base, config)
+    model.save_pretrained(tmp_path / "adapter")
+    checkpoint = open_checkpoint(tmp_path / "adapter")
+    assert checkpoint.adapter_config is not None
+    assert config_findings(checkpoint.adapter_config, checkpoint.keys) == []
+    assert_lora_complete(checkpoint)
+    assert compare(checkpoint, model).verdict == "loads-after-remap"
+    assert len(lora_pairs(checkpoint.keys)) == 6
+    for key in checkpoint.keys:
+        rest = {name: info for name, info in checkpoint.keys.items() if name != key}
+        with pytest.raises(AssertionError, match="lora-pair-incomplete"):
+            assert_lora_complete(rest)
