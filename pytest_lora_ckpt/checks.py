@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint import CheckpointError
-from pytest_lora_ckpt.diagnosis import finding, lora_pair_findings
-from pytest_lora_ckpt.diagnosis.config import config_findings
+from pytest_lora_ckpt.diagnosis import finding, lora_pair_findings, lora_pairs
+from pytest_lora_ckpt.diagnosis.config import config_findings, is_lora
 from pytest_lora_ckpt.subject import ProjectError
 
 if TYPE_CHECKING:
@@ -119,11 +119,16 @@ def readable(run: Run) -> Outcome:
 @check("lora-complete")
 def lora_complete(run: Run) -> Outcome:
     """Every adapted module has both factors, of one rank, and like layers are alike."""
-    adapters = list(_with_lora(run))
+    adapters = [part for part in _with_lora(run) if is_lora(part.adapter_config)]
     if not adapters:
         raise NotChecked("the checkpoint has no LoRA keys", applies=False)
     found = [f for part in adapters for f in lora_pair_findings(part.keys, part.adapter_config)]
-    modules = sum(adapter.modules for part in adapters for adapter in part.adapters.values())
+    counts = {part.path: sum(bool(pair.down or pair.up) for pair in lora_pairs(part.keys)) for part in adapters}
+    for path in (path for path, count in counts.items() if not count):
+        found.append(
+            finding("empty-adapter", f"{path.name} is a LoRA adapter by its config, and holds no LoRA tensor.")
+        )
+    modules = sum(counts.values())
     return _outcome(found, f"{modules} adapted modules, each with both factors")
 
 
@@ -251,6 +256,11 @@ def _with_lora(run: Run) -> Iterator[Checkpoint]:
 
 
 def _report(run: Run) -> LoadReport:
+    config = run.checkpoint.adapter_config
+    if not is_lora(config):
+        raise NotChecked(
+            f"adapter_config.json has peft_type {(config or {}).get('peft_type')!r}, and only LoRA is known here"
+        )
     report = run.report
     if report.remapped is None:
         raise NotChecked(

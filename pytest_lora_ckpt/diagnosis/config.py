@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.tensors import KeySet
 
 
+# For these tasks PEFT itself adds `classifier` and `score` to modules_to_save, of which a model has one
+# (`PeftModelForSequenceClassification` and `PeftModelForTokenClassification` in peft/peft_model.py).
+_HEAD_TASKS = ("SEQ_CLS", "TOKEN_CLS")
+_HEADS = frozenset({"classifier", "score"})
+
+
+def is_lora(config: Mapping[str, Any] | None) -> bool:
+    """Tell whether a PEFT config is one of LoRA, or says nothing of its kind.
+
+    Example:
+        >>> is_lora({"peft_type": "LORA"}), is_lora({"peft_type": "IA3"}), is_lora(None)
+        (True, False, True)
+    """
+    return (config or {}).get("peft_type") in {"LORA", None}
+
+
 def config_findings(config: Mapping[str, Any], keys: KeySet) -> list[Finding]:
     """Hold the fields of a PEFT LoRA config against the tensors of its adapter.
 
@@ -27,10 +43,10 @@ def config_findings(config: Mapping[str, Any], keys: KeySet) -> list[Finding]:
         config: The content of `adapter_config.json`.
         keys: The adapter's keys.
     """
-    kind = config.get("peft_type")
-    if kind not in {"LORA", None}:
-        return [finding("config-type", f"adapter_config.json has peft_type {kind!r}: its fields were not checked.")]
-    pairs = lora_pairs(keys)
+    if not is_lora(config):
+        told = f"adapter_config.json has peft_type {config.get('peft_type')!r}: its fields were not checked."
+        return [finding("config-type", told)]
+    pairs = [pair for pair in lora_pairs(keys) if pair.down or pair.up]
     return [
         *_rank(config, pairs),
         *_dora(config, keys),
@@ -113,7 +129,10 @@ def _is_target(module: str, name: str) -> bool:
 
 def _modules_to_save(config: Mapping[str, Any], keys: KeySet) -> Iterator[Finding]:
     held = {segment for key in keys for segment in key.split(".")}
-    lacking = [name for name in config.get("modules_to_save") or [] if str(name).split(".")[-1] not in held]
+    names = [str(name) for name in config.get("modules_to_save") or []]
+    lacking = [name for name in names if name.split(".")[-1] not in held]
+    if config.get("task_type") in _HEAD_TASKS and not _HEADS.isdisjoint(held):
+        lacking = [name for name in lacking if name not in _HEADS]
     if lacking:
         yield finding(
             "config-modules-to-save",

@@ -38,6 +38,7 @@ def causes(config: dict[str, Any], keys: dict[str, tuple[int, ...]] | None = Non
         {"r": "4"},
         {"use_dora": False},
         {"target_modules": None},
+        {"task_type": "CAUSAL_LM", "modules_to_save": []},
     ],
 )
 def test_healthy(config: dict[str, Any]) -> None:
@@ -109,3 +110,36 @@ def test_adapters_of_stacked_experts_are_healthy(tmp_path: Path) -> None:
         rest = {name: info for name, info in checkpoint.keys.items() if name != key}
         with pytest.raises(AssertionError, match="lora-pair-incomplete"):
             assert_lora_complete(rest)
+
+
+def test_heads_that_peft_adds_by_itself(tmp_path: Path) -> None:
+    """For a classifier PEFT names `classifier` and `score`, and the model has one of them."""
+    import peft
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    base = BertForSequenceClassification(BertConfig(**sizes, num_attention_heads=1))
+    config = peft.LoraConfig(r=2, task_type="SEQ_CLS", target_modules=["query"], init_lora_weights=False)
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    checkpoint = open_checkpoint(tmp_path / "adapter")
+    assert checkpoint.adapter_config is not None
+    assert {"classifier", "score"} <= set(checkpoint.adapter_config["modules_to_save"])
+    assert config_findings(checkpoint.adapter_config, checkpoint.keys) == []
+    headless = as_key_set({key: info for key, info in checkpoint.keys.items() if "classifier" not in key})
+    (found,) = config_findings(checkpoint.adapter_config, headless)
+    assert found.cause == "config-modules-to-save"
+
+
+def test_trained_tokens_are_no_target(tmp_path: Path) -> None:
+    import peft
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2}
+    base = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=1, num_key_value_heads=1))
+    config = peft.LoraConfig(r=2, trainable_token_indices={"embed_tokens": [1, 2]}, init_lora_weights=False)
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    checkpoint = open_checkpoint(tmp_path / "adapter")
+    assert checkpoint.adapter_config is not None
+    assert any("trainable_tokens_delta" in key for key in checkpoint.keys)
+    assert config_findings(checkpoint.adapter_config, checkpoint.keys) == []
+    assert_lora_complete(checkpoint)

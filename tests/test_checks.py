@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from pytest_lora_ckpt.checks import CHECKS, run_check
+from pytest_lora_ckpt.run import Run
+from pytest_lora_ckpt.stages import Demands
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = torch.nn.Linear(4, 4)
+        self.v_proj = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.v_proj(self.q_proj(x))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_adapter_of_another_kind_is_not_called_broken(strict: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    import peft
+
+    model = peft.get_peft_model(Net(), peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]))
+    model.save_pretrained(tmp_path / "adapter")
+    run = Run("adapter", tmp_path / "adapter", Demands(strict=strict))
+    run.subject.connect(lambda: model, lambda: None, lambda: None)
+    results = {name: run_check(name, run) for name in CHECKS}
+    assert results["readable"].outcome == "passed"
+    assert results["config"].outcome == "passed"
+    assert "peft_type 'IA3'" in results["config"].summary
+    for name in ("keys", "ratio"):
+        assert results[name].outcome == ("failed" if strict else "skipped")
+        assert "only LoRA is known here" in results[name].summary
+    assert results["lora-complete"].outcome == "skipped"
+    assert not results["lora-complete"].applies
+
+
+def test_an_adapter_directory_without_lora_tensors(tmp_path: Path) -> None:
+    import peft
+    from safetensors.torch import load_file, save_file
+
+    model = peft.get_peft_model(Net(), peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["v_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({key: value for key, value in load_file(file).items() if "lora_" not in key}, file)
+    result = run_check("lora-complete", Run("adapter", tmp_path / "adapter", Demands()))
+    assert result.outcome == "failed"
+    assert [found.cause for found in result.findings] == ["empty-adapter"]
