@@ -124,10 +124,8 @@ def lora_complete(run: Run) -> Outcome:
         raise NotChecked("the checkpoint has no LoRA keys", applies=False)
     found = [f for part in adapters for f in lora_pair_findings(part.keys, part.adapter_config)]
     counts = {part.path: sum(bool(pair.down or pair.up) for pair in lora_pairs(part.keys)) for part in adapters}
-    for path in (path for path, count in counts.items() if not count):
-        found.append(
-            finding("empty-adapter", f"{path.name} is a LoRA adapter by its config, and holds no LoRA tensor.")
-        )
+    empty = [path.name for path, count in counts.items() if not count]
+    found += [finding("empty-adapter", f"{name} is a LoRA adapter by its config, and holds no LoRA.") for name in empty]
     modules = sum(counts.values())
     return _outcome(found, f"{modules} adapted modules, each with both factors")
 
