@@ -10,6 +10,7 @@ from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkp
 from pytest_lora_ckpt.diagnosis import finding
 from pytest_lora_ckpt.diagnosis.values import ValueAudit, audit_values
 from pytest_lora_ckpt.ledger import compare
+from pytest_lora_ckpt.models import active_adapter
 from pytest_lora_ckpt.stages import Demands, Stage, detect_stage
 from pytest_lora_ckpt.subject import Subject
 
@@ -94,15 +95,16 @@ class Run:
 
     def compared_with(self, model: Any) -> LoadReport:
         """Compare with a model; LoRA that lies in an adapter directory beside the checkpoint is not lost."""
-        report = compare(self.checkpoint, model, stage=self.demands.stage)
+        name = active_adapter(model) or "default"
+        report = compare(self.checkpoint, model, stage=self.demands.stage, adapter_name=name)
         beside = self.checkpoint.beside
         if report.remapped is None or beside is None or report.lora_keys[0]:
             return report
         slots = report.remapped.missing.of("lora")
-        filled = set(compare(beside, model, scope="adapter").mapping.values()).intersection(slots)
+        filled = set(compare(beside, model, scope="adapter", adapter_name=name).mapping.values()).intersection(slots)
         if not filled:
             return report
-        report = compare(self.checkpoint, model, stage=self.demands.stage, elsewhere=filled)
+        report = compare(self.checkpoint, model, stage=self.demands.stage, adapter_name=name, elsewhere=filled)
         told = f"{len(filled)} LoRA keys of the model are not in the checkpoint but in {beside.path.name}/ beside it."
         return dataclasses.replace(report, findings=(*report.findings, finding("lora-beside", told, filled)))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,3 +54,30 @@ def test_an_adapter_directory_without_lora_tensors(tmp_path: Path) -> None:
     result = run_check("lora-complete", Run("adapter", tmp_path / "adapter", Demands()))
     assert result.outcome == "failed"
     assert [found.cause for found in result.findings] == ["empty-adapter"]
+
+
+@pytest.mark.filterwarnings("ignore:.*already contains.*:UserWarning")
+def test_the_second_adapter_of_a_model(tmp_path: Path) -> None:
+    """PEFT loads it under its own name: the keys carry none, and the model has two."""
+    import peft
+
+    def config(*, trained: bool) -> peft.LoraConfig:
+        return peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=not trained)
+
+    peft.get_peft_model(Net(), config(trained=True)).save_pretrained(tmp_path / "adapter")
+
+    def load(path: Path, *, activate: bool = True) -> peft.PeftModel:
+        model = peft.get_peft_model(Net(), config(trained=False), adapter_name="first")
+        model.load_adapter(path, "second")
+        if activate:
+            model.set_adapter("second")
+        return model
+
+    for activate, outcome in ((True, "passed"), (False, "failed")):
+        run = Run("adapter", tmp_path / "adapter", Demands())
+        loader = functools.partial(load, activate=activate)
+        run.subject.connect(lambda: None, lambda loader=loader: loader, lambda: {"x": torch.ones(1, 4)})
+        result = run_check("adapter-active", run)
+        assert result.outcome == outcome
+        assert activate or "it is not the active adapter" in result.summary
+        assert run_check("keys", run).outcome == "passed"

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.tensors import KeySet
 
-# What rounding to the model's dtype may leave of an update, relative to the update itself and to the weight.
-_ROUNDING = 2.0
+# How many units of the model's precision the sum W + scaling x B A may be off, relative to the norms of both: B A was
+# worked out in that precision too.
+_ROUNDING = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ def _kind(now: torch.Tensor, base: torch.Tensor, down: torch.Tensor, up: torch.T
     difference = now.detach().cpu().double() - base.double()
     scaling = float((difference * update).sum() / (update * update).sum())
     left = float((difference - scaling * update).norm())
-    rounding = _ROUNDING * torch.finfo(now.dtype).eps * float(base.double().norm())
+    size = float(base.double().norm()) + abs(scaling) * float(update.norm())
+    rounding = _ROUNDING * torch.finfo(now.dtype).eps * size
     return ("merged", scaling) if left <= rounding and scaling > 0 else ("other", scaling)
 
 

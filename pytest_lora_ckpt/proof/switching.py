@@ -27,7 +27,7 @@ def up_factors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def adapter_state(model: torch.nn.Module) -> str | None:
     """Say why PEFT would not apply the adapters of this model as they are, or None.
 
-    Merged: their product already lies in the base weights. Disabled, or none active: switched off.
+    Merged: their product already lies in the base weights. Disabled, or another one active: switched off.
     """
     layers: list[Any] = [
         module for module in model.modules() if hasattr(module, "merged_adapters") and hasattr(module, "lora_B")
@@ -39,7 +39,12 @@ def adapter_state(model: torch.nn.Module) -> str | None:
     idle = [
         layer for layer in layers if not {*layer.lora_B, *layer.lora_embedding_B}.intersection(layer.active_adapters)
     ]
-    return "not active" if layers and len(idle) == len(layers) else None
+    if layers and len(idle) == len(layers):
+        return "not active"
+    # A trained adapter beside an active one as initialised: the wrong one is switched on.
+    active = {name for layer in layers for name in layer.active_adapters}
+    trained = {parse_key(key).adapter for key, factor in up_factors(model).items() if factor.any()}
+    return "not active" if trained and active and not trained & active and trained != {None} else None
 
 
 @contextlib.contextmanager

@@ -43,6 +43,17 @@ def test_in_half_precision(path: Path) -> None:
     assert merge_of(merged(path).to(torch.bfloat16), path).proved
 
 
+@pytest.mark.parametrize("size", [0.001, 1.0, 100.0])
+def test_an_update_of_any_size(size: float, tmp_path: Path) -> None:
+    model = make_panorama_vlm()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.mul_(size)
+    path = save_stage_checkpoint(tmp_path, model=model)
+    assert merge_of(merged(path), path).proved
+    assert not merge_of(make_panorama_vlm(lora=False), path).proved
+
+
 def test_the_base_model(path: Path) -> None:
     found = merge_of(make_panorama_vlm(lora=False), path)
     assert not found.proved
