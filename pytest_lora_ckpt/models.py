@@ -71,7 +71,7 @@ def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
 def active_adapter(model: object) -> str | None:
     """Return the name of the one adapter that is active in a live model with PEFT's layers; None where that is not so.
 
-    PEFT's layers are known by their `active_adapters` (`peft.tuners.tuners_utils.BaseTunerLayer`); PEFT is not imported.
+    PEFT's layers are known by their `active_adapters` (`peft.tuners.tuners_utils.BaseTunerLayer`); it is not imported.
     """
     if not is_module(model):
         return None
