@@ -80,7 +80,7 @@ def __getattr__(name: str) -> object:
     """Import a public name from its module when it is asked for."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib  # noqa: PLC0415
+    import importlib
 
     module = importlib.import_module(f"{__name__}.{_HOME[name]}")
     value = globals()[name] = getattr(module, name)

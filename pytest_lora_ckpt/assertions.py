@@ -224,7 +224,7 @@ def assert_adapter_active(model: torch.nn.Module, inputs: Mapping[str, Any]) -> 
         AssertionError: There is no LoRA, it is off, zero or merged, or the output is the same or not finite.
     """
     __tracebackhide__ = True
-    from pytest_lora_ckpt.proof import adapter_effect  # noqa: PLC0415  # torch, only here.
+    from pytest_lora_ckpt.proof import adapter_effect  # torch, only here.
 
     effect = adapter_effect(model, inputs)
     if not effect.active:
@@ -248,7 +248,7 @@ def assert_generates(model: Any, *, max_new_tokens: int = 10, **inputs: Any) -> 
         AssertionError: No new token, no token ids, an exception, or one that was swallowed inside.
     """
     __tracebackhide__ = True
-    from pytest_lora_ckpt import proof  # noqa: PLC0415  # torch, only here.
+    from pytest_lora_ckpt import proof  # torch, only here.
 
     answer = proof.generate(model, inputs, max_new_tokens=max_new_tokens)
     if not answer.generates:
@@ -278,7 +278,7 @@ def _bytes_of(source: Any) -> Any:
         return None
 
     def read(key: str) -> bytes:
-        import torch  # noqa: PLC0415  # The values are torch's own tensors.
+        import torch  # The values are torch's own tensors.
 
         return bytes(state[key].detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
 

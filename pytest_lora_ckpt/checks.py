@@ -209,7 +209,7 @@ def adapter_active(run: Run) -> Outcome:
     model = _loaded(run)
     if not run.has_lora and run.checkpoint.beside is None:
         raise NotChecked("the checkpoint has no LoRA keys", applies=False)
-    from pytest_lora_ckpt.proof import adapter_effect  # noqa: PLC0415  # torch, only with a loader.
+    from pytest_lora_ckpt.proof import adapter_effect  # torch, only with a loader.
 
     if run.merge and run.merge.proved:
         told = (
@@ -236,7 +236,7 @@ def generate(run: Run) -> Outcome:
     model = _loaded(run)
     if not callable(getattr(model, "generate", None)):
         raise NotChecked(f"{type(model).__name__} has no generate method", applies=False)
-    from pytest_lora_ckpt import proof  # noqa: PLC0415  # torch, only with a loader.
+    from pytest_lora_ckpt import proof  # torch, only with a loader.
 
     answer = proof.generate(model, _inputs(run))
     if answer.generates:

@@ -23,7 +23,7 @@ NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
 
 
 def _audit(request: pytest.FixtureRequest) -> LoraAudit | None:
-    from pytest_lora_ckpt.session import audit_of  # noqa: PLC0415  # Not before a fixture is used.
+    from pytest_lora_ckpt.session import audit_of  # Not before a fixture is used.
 
     return audit_of(request.config)
 
@@ -60,7 +60,7 @@ def _later(request: pytest.FixtureRequest, name: str) -> Callable[[], Any]:
 @pytest.fixture(scope="session")
 def lora_checkpoint(_lora_run: Run) -> Checkpoint:
     """The opened `Checkpoint`; the test fails where it cannot be read, and says why."""
-    from pytest_lora_ckpt.checkpoint import CheckpointError  # noqa: PLC0415
+    from pytest_lora_ckpt.checkpoint import CheckpointError
 
     try:
         return _lora_run.checkpoint
@@ -95,8 +95,8 @@ def lora_inputs(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Mappin
 @pytest.fixture
 def lora_report(_connected_lora_run: Run) -> LoadReport:
     """The `LoadReport`: the checkpoint held against `lora_model`, or against the model that `lora_loader` returns."""
-    from pytest_lora_ckpt.checkpoint import CheckpointError  # noqa: PLC0415
-    from pytest_lora_ckpt.subject import ProjectError  # noqa: PLC0415
+    from pytest_lora_ckpt.checkpoint import CheckpointError
+    from pytest_lora_ckpt.subject import ProjectError
 
     try:
         return _connected_lora_run.report
@@ -107,7 +107,7 @@ def lora_report(_connected_lora_run: Run) -> LoadReport:
 @pytest.fixture
 def lora_loaded_model(_connected_lora_run: Run) -> torch.nn.Module:
     """The model that `lora_loader` returns for the checkpoint, loaded once; skips without a loader."""
-    from pytest_lora_ckpt.subject import ProjectError  # noqa: PLC0415
+    from pytest_lora_ckpt.subject import ProjectError
 
     try:
         model: torch.nn.Module | None = _connected_lora_run.subject.loaded
@@ -121,7 +121,7 @@ def lora_loaded_model(_connected_lora_run: Run) -> torch.nn.Module:
 @pytest.fixture(scope="session")
 def lora_stages(request: pytest.FixtureRequest) -> Mapping[str, Stage]:
     """The project's training stages by name, as the ini option `lora_stages` has them, for `assert_stage`."""
-    from pytest_lora_ckpt.settings import read_stages  # noqa: PLC0415
+    from pytest_lora_ckpt.settings import read_stages
 
     return read_stages(request.config)
 
@@ -129,7 +129,7 @@ def lora_stages(request: pytest.FixtureRequest) -> Mapping[str, Stage]:
 @pytest.fixture(scope="session")
 def make_panorama_vlm() -> Callable[..., PanoramaVLM]:
     """Factory of tiny PanoramaVLM replicas: stage, rank, alpha, targets, layers, width."""
-    from pytest_lora_ckpt import replicas  # noqa: PLC0415
+    from pytest_lora_ckpt import replicas
 
     return replicas.make_panorama_vlm
 
@@ -147,7 +147,7 @@ def make_lora_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     Layouts and faults are those of `pytest_lora_ckpt.replicas.LAYOUTS` and `.FAULTS`; further arguments go to
     `save_replica`, and from there to `make_panorama_vlm`. A wrong name raises a `ValueError` that lists the valid ones.
     """
-    from pytest_lora_ckpt import replicas  # noqa: PLC0415
+    from pytest_lora_ckpt import replicas
 
     def make(layout: str = "lightning", fault: str | None = None, **kwargs: Any) -> Path:
         return replicas.save_replica(tmp_path_factory.mktemp("lora-checkpoint"), layout=layout, fault=fault, **kwargs)

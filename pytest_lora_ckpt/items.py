@@ -25,7 +25,7 @@ class LoraChecks(pytest.Module):
 
     def _getobj(self) -> ModuleType:
         """Give pytest the module to collect from, where it would import a file."""
-        from pytest_lora_ckpt.checks import CHECKS  # noqa: PLC0415
+        from pytest_lora_ckpt.checks import CHECKS
 
         module = ModuleType("lora_ckpt", "Built-in checks of pytest-lora-ckpt.")
         for name in CHECKS:
@@ -57,7 +57,7 @@ class LoraChecksLast(pytest.Collector):
 def _item_function(name: str, module: str) -> Callable[..., None]:
     @pytest.mark.lora_ckpt
     def item(_connected_lora_run: Run, request: pytest.FixtureRequest) -> None:
-        from pytest_lora_ckpt.checks import CheckResult, run_check  # noqa: PLC0415
+        from pytest_lora_ckpt.checks import CheckResult, run_check
 
         try:
             result = run_check(name, _connected_lora_run)

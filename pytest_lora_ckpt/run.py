@@ -83,7 +83,7 @@ class Run:
         report = compare(self.checkpoint, self.subject.loaded)
         if report.lora_keys[1] or report.scope != "full":
             return None
-        from pytest_lora_ckpt.proof import find_merge  # noqa: PLC0415  # torch, only with a loader.
+        from pytest_lora_ckpt.proof import find_merge  # torch, only with a loader.
 
         return find_merge(self.subject.loaded, self.checkpoint.keys, self.checkpoint.read, report.mapping)
 

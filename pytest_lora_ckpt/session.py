@@ -65,7 +65,7 @@ class LoraAudit:
     def locate(self, spec: str, make_directory: Callable[[str], Path]) -> Path | str:
         """Return the path of what was asked for; a replica is made on the spot."""
         if is_replica(spec):
-            from pytest_lora_ckpt.replicas import replica_checkpoint  # noqa: PLC0415
+            from pytest_lora_ckpt.replicas import replica_checkpoint
 
             path: Path | str = replica_checkpoint(spec, make_directory(spec.replace(":", "-")))
         else:
@@ -76,7 +76,7 @@ class LoraAudit:
 
     def new_run(self, path: Path | str) -> Run:
         """Begin to look at a checkpoint; a replica is asked for its own stage where no other is."""
-        from pytest_lora_ckpt.run import Run  # noqa: PLC0415
+        from pytest_lora_ckpt.run import Run
 
         spec, demands = self.specs[path], self.options.demands
         if is_replica(spec) and demands.stage is None:
@@ -105,7 +105,7 @@ class LoraAudit:
             return loader
         if not is_replica(self.specs[path]) or self.options.model is not None:
             return None
-        from pytest_lora_ckpt.replicas import PanoramaVLM  # noqa: PLC0415
+        from pytest_lora_ckpt.replicas import PanoramaVLM
 
         return PanoramaVLM.from_checkpoint
 
@@ -113,7 +113,7 @@ class LoraAudit:
         """Return a replica's inputs; None for other checkpoints."""
         if not is_replica(self.specs[path]):
             return None
-        from pytest_lora_ckpt.replicas import replica_inputs  # noqa: PLC0415
+        from pytest_lora_ckpt.replicas import replica_inputs
 
         return replica_inputs()
 
@@ -168,7 +168,7 @@ class LoraAudit:
 
     def results(self) -> list[dict[str, Any]]:
         """Return the runs in the order asked for, each in the schema of the JSON report."""
-        from pytest_lora_ckpt.checks import CHECKS  # noqa: PLC0415
+        from pytest_lora_ckpt.checks import CHECKS
 
         order = {name: place for place, name in enumerate(CHECKS)}
         severities = ("error", "warning", "note")
@@ -182,7 +182,7 @@ class LoraAudit:
 
     def summarize(self, reporter: pytest.TerminalReporter) -> None:
         """Print one section per checkpoint."""
-        from pytest_lora_ckpt.rendering.terminal import render_run  # noqa: PLC0415
+        from pytest_lora_ckpt.rendering.terminal import render_run
 
         for run in self.results():
             reporter.write_sep("=", f"LoRA checkpoint: {_short(run['spec'])}")
@@ -193,7 +193,7 @@ class LoraAudit:
 
     def write_reports(self) -> None:
         """Write the files asked for; under xdist only the controller does."""
-        from pytest_lora_ckpt.rendering.json import write_json  # noqa: PLC0415
+        from pytest_lora_ckpt.rendering.json import write_json
 
         if not hasattr(self.config, "workerinput"):
             for path in self.options.reports:

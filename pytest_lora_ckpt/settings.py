@@ -149,8 +149,8 @@ def resolve(name: str, config: pytest.Config) -> Any:
     Raises:
         pytest.UsageError: There is no such module or name, importing it fails, or it is not callable.
     """
-    import importlib  # noqa: PLC0415  # Only where a reference was given.
-    import sys  # noqa: PLC0415
+    import importlib  # Only where a reference was given.
+    import sys
 
     reference, where = _value(config, name)
     told = f"--{name.replace('_', '-')}={reference} (from: {where})"

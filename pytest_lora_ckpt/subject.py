@@ -130,7 +130,7 @@ class Subject:
 @contextlib.contextmanager
 def _global_state() -> Iterator[None]:
     """Leave the random states, the default dtype and the grad mode as they were."""
-    import torch  # noqa: PLC0415  # Only a loader needs it.
+    import torch  # Only a loader needs it.
 
     dtype, grad, plain = torch.get_default_dtype(), torch.is_grad_enabled(), random.getstate()
     numpy = sys.modules.get("numpy")

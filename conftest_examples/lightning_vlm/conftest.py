@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def lora_inputs() -> dict[str, Tensor]:
     """Arguments for `forward` and for `generate`: an image and a prompt of three tokens."""
     # Imported here, so that a run without --lora-ckpt does not wait for torch.
-    import torch  # noqa: PLC0415
+    import torch
 
     generator = torch.Generator().manual_seed(1)
     return {

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def lora_model() -> Any:
     """A model to receive the adapter's weights: its keys and shapes are compared with those of the file."""
-    from assistant import load_base, lora_config  # noqa: PLC0415
-    from peft import get_peft_model  # noqa: PLC0415
+    from assistant import load_base, lora_config
+    from peft import get_peft_model
 
     return get_peft_model(load_base(), lora_config())
 
@@ -29,7 +29,7 @@ def lora_model() -> Any:
 @pytest.fixture(scope="session")
 def lora_loader() -> Callable[[Path], PeftModel]:
     """The code that loads the adapter in production: what it returns is run."""
-    from assistant import load_for_serving  # noqa: PLC0415
+    from assistant import load_for_serving
 
     return load_for_serving
 
@@ -37,7 +37,7 @@ def lora_loader() -> Callable[[Path], PeftModel]:
 @pytest.fixture(scope="session")
 def lora_inputs() -> dict[str, Tensor]:
     """Arguments for `forward` and for `generate`: a prompt of four tokens."""
-    import torch  # noqa: PLC0415
+    import torch
 
     tokens = torch.tensor([[1, 17, 99, 4]])
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}

@@ -136,7 +136,7 @@ class Checkpoint:
                 found=self.opaque_keys[key],
                 remedy="Read it with the library that saved it; its bytes alone are not its values.",
             )
-        import difflib  # noqa: PLC0415 - Only a failure pays for it.
+        import difflib  # Only a failure pays for it.
 
         near = difflib.get_close_matches(key, self.keys, n=3)
         raise UnknownKeyError(

@@ -79,7 +79,7 @@ def _mode(path: Path) -> int:
 
 
 def _missing(path: Path) -> CheckpointError:
-    import difflib  # noqa: PLC0415 - Only a failure pays for it.
+    import difflib  # Only a failure pays for it.
 
     try:
         names = [entry.name for _, entry in zip(range(_SIBLINGS), os.scandir(path.parent), strict=False)]

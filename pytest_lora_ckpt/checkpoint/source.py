@@ -92,7 +92,7 @@ def read_tensor(info: TensorInfo, extent: Extent) -> torch.Tensor:
     Raises:
         CheckpointError: As `read_bytes`.
     """
-    import torch  # noqa: PLC0415 - Whoever asks for a tensor pays for torch; nobody else does.
+    import torch  # Whoever asks for a tensor pays for torch; nobody else does.
 
     dtype = getattr(torch, info.dtype)
     if not extent.length:

@@ -77,7 +77,7 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
 
 def _look(data: memoryview | bytes, dtype: str) -> tuple[bool, bool]:
     """Tell whether all values are finite, and whether any is not zero."""
-    import numpy as np  # noqa: PLC0415  # Nobody pays for numpy who reads no values.
+    import numpy as np  # Nobody pays for numpy who reads no values.
 
     kind, exponent, magnitude = _FLOATS[dtype]
     values = np.frombuffer(data, dtype=kind)

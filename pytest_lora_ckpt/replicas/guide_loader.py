@@ -84,7 +84,7 @@ def load_and_log_like_the_guide(path: str | os.PathLike[str]) -> tuple[PanoramaV
     log = GuideLog.of(len(checkpoint.state_dict), found.missing_keys, found.unexpected_keys)
     adapter = Path(path).parent / LORA_WEIGHTS
     if adapter.is_dir():
-        from peft import PeftModel  # noqa: PLC0415 - seconds to import
+        from peft import PeftModel  # seconds to import
 
         with quiet_peft():
             model.language_model = PeftModel.from_pretrained(model.language_model, adapter, torch_device="cpu")

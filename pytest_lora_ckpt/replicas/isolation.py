@@ -52,7 +52,7 @@ def quiet_peft() -> Iterator[None]:
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's loggers and advice in the body; undo what it does to `os.environ`."""
-    from lightning.fabric.utilities.warnings import PossibleUserWarning  # noqa: PLC0415 - an extra, absent for most
+    from lightning.fabric.utilities.warnings import PossibleUserWarning  # an extra, absent for most
 
     environ = dict(os.environ)
     loggers = [logging.getLogger(name) for name in _LIGHTNING_LOGGERS]

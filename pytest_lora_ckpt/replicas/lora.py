@@ -27,7 +27,7 @@ def attach_lora(language_model: nn.Module, spec: LoraSpec, *, seed: int, device:
     With `spec.random_b`, what PEFT begins at zero (lora_B, for embeddings lora_embedding_A) is drawn from a normal
     distribution, so that switching the adapter off is seen in the output.
     """
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - seconds to import
+    from peft import LoraConfig, get_peft_model  # seconds to import
 
     config = LoraConfig(
         r=spec.rank,

@@ -119,7 +119,7 @@ class PanoramaVLM(nn.Module):
 
 
 def _vision_encoder(config: PanoramaConfig) -> Any:
-    from transformers import SiglipVisionConfig, SiglipVisionModel  # noqa: PLC0415 - seconds to import
+    from transformers import SiglipVisionConfig, SiglipVisionModel  # seconds to import
 
     return SiglipVisionModel(
         SiglipVisionConfig(
@@ -135,7 +135,7 @@ def _vision_encoder(config: PanoramaConfig) -> Any:
 
 
 def _language_model(config: PanoramaConfig) -> Any:
-    from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: PLC0415 - seconds to import
+    from transformers import Qwen3Config, Qwen3ForCausalLM  # seconds to import
 
     return Qwen3ForCausalLM(
         Qwen3Config(

@@ -131,7 +131,7 @@ def drop_aliases(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save_safetensors(state: dict[str, Tensor], path: Path) -> Path:
-    from safetensors.torch import save_file  # noqa: PLC0415 - only this layout needs it
+    from safetensors.torch import save_file  # only this layout needs it
 
     save_file(drop_aliases(state), path, metadata={"format": "pt"})
     return path
@@ -146,7 +146,7 @@ def _damage_lightning(path: Path, fault: str) -> None:
 
 def _damage_adapter(directory: Path, fault: str, *, safe_serialization: bool) -> None:
     if safe_serialization:
-        from safetensors.torch import load_file  # noqa: PLC0415 - only this layout needs it
+        from safetensors.torch import load_file  # only this layout needs it
 
         path = directory / "adapter_model.safetensors"
         _save_safetensors(apply_fault(fault, load_file(path)), path)

@@ -62,7 +62,7 @@ def save_stage_checkpoint(
     if target.suffix != ".ckpt":
         target = target / f"panorama-{stage}.ckpt"
     target.parent.mkdir(parents=True, exist_ok=True)
-    from pytest_lora_ckpt.replicas.training import train_and_save  # noqa: PLC0415 - needs the extra `lightning`
+    from pytest_lora_ckpt.replicas.training import train_and_save  # needs the extra `lightning`
 
     train_and_save(model, target, stage=stage, keep=keep)
     return target

@@ -171,7 +171,7 @@ def _check_one_model_has(linears: tuple[str, ...], *, tied: bool, multimodal: bo
 
 def linear_names(style: str) -> frozenset[str]:
     """Names of the linear layers of a text model."""
-    from pytest_lora_ckpt.strategies.anatomy import BERT, LLAMA  # noqa: PLC0415
+    from pytest_lora_ckpt.strategies.anatomy import BERT, LLAMA
 
     stack = {"llama": LLAMA, "bert": BERT}[style].stack
     return frozenset(path.rpartition(".")[2] for path in stack.linears)

@@ -65,7 +65,7 @@ class LightningCheckpoint:
             >>> LightningCheckpoint(keys=DrawnKeySet({"fc.weight": (1, 2)})).tensors()["fc.weight"].shape
             torch.Size([1, 2])
         """
-        import torch  # noqa: PLC0415  # Seconds to import, for those who write files.
+        import torch  # Seconds to import, for those who write files.
 
         generator = torch.Generator().manual_seed(self.seed)
         first = {key: group[0] for group in self.keys.aliases for key in group}
@@ -96,7 +96,7 @@ class LightningCheckpoint:
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write `last.ckpt` into a directory, by `torch.save`, and return its path."""
-        import torch  # noqa: PLC0415  # As above.
+        import torch  # As above.
 
         path = Path(directory) / "last.ckpt"
         torch.save(self.contents(), path)
@@ -121,7 +121,7 @@ class LightningCheckpoint:
 
 
 def _adam(state: Mapping[str, torch.Tensor], step: int) -> dict[str, Any]:
-    import torch  # noqa: PLC0415  # As above.
+    import torch  # As above.
 
     tensors = list({id(tensor): tensor for tensor in state.values()}.values())
     return {
