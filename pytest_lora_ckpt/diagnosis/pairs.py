@@ -212,7 +212,9 @@ def _layers_left_out(keys: KeySet, adapted: set[str]) -> list[str]:
     lacking = []
     for template in sorted({_template(module) for module in adapted}):
         alike = with_base.get(template, set())
-        without = [module for module in alike - adapted if module.rpartition(".")[0] not in parents]
+        # To leave out the first layer or the last is a usual choice; a gap inside is none.
+        inner = sorted(alike, key=_numbers)[1:-1]
+        without = [name for name in inner if name not in adapted and name.rpartition(".")[0] not in parents]
         having = len(alike & adapted)
         if without and len(without) < having and (len(without) == 1 or len(without) <= _FEW * len(alike)):
             lacking += sorted(without)
@@ -226,6 +228,11 @@ def _names_layers(config: Mapping[str, Any]) -> bool:
         or config.get("exclude_modules")
         or isinstance(config.get("target_modules"), str)
     )
+
+
+def _numbers(path: str) -> list[tuple[int, str]]:
+    """Give the path's numbers in an order of size, however many digits they have."""
+    return [(len(segment), segment) for segment in path.split(".") if segment.isdigit()]
 
 
 def _template(path: str) -> str:

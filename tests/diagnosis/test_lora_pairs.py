@@ -75,6 +75,11 @@ def test_two_layers_of_which_one_lacks_a_module() -> None:
     assert causes(adapter(2, leave=frozenset({"layers.1.self_attn.v_proj."}))) == ["lora-uneven-layers"]
 
 
+@pytest.mark.parametrize("left_out", [0, 7])
+def test_the_first_or_the_last_layer_left_out_is_meant(left_out: int) -> None:
+    assert causes(adapter(8, leave=frozenset({f"layers.{left_out}."}), base=True)) == []
+
+
 def test_a_layer_without_any_adapter_is_seen_where_the_base_weights_are_there() -> None:
     leave = frozenset({"layers.2."})
     assert causes(adapter(8, leave=leave, base=True)) == ["lora-uneven-layers"]
@@ -173,3 +178,8 @@ def test_size_0() -> None:
 
 def test_no_adapter_at_all() -> None:
     assert causes({"fc.weight": (8, 8), "fc.bias": (8,)}) == []
+
+
+def test_numbers_of_any_length() -> None:
+    long = {key.replace("layers.", f"layers.{'9' * 6000}"): shape for key, shape in adapter(3, base=True).items()}
+    assert causes(long) == []
