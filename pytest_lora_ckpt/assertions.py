@@ -188,7 +188,7 @@ def assert_stage(report: LoadReport, stage: str | Stage) -> None:
             raise ValueError(f"The stages are {', '.join(STAGES)}, and this was {stage!r}.")
         stage = STAGES[stage]
     held = {row.name for row in report.components if row.in_file}
-    trained_only = report.scope == "adapter"
+    trained_only = stage.lora and report.scope == "adapter"
     lacking = [] if trained_only else [name for name in stage.holds if name not in held]
     if stage.lora and not report.lora_keys[0]:
         lacking.append("LoRA")

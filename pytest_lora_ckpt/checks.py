@@ -15,9 +15,8 @@ from pytest_lora_ckpt.diagnosis.config import config_findings, is_lora
 from pytest_lora_ckpt.subject import ProjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
-    from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.report import Finding, LoadReport
     from pytest_lora_ckpt.run import Run
 
@@ -119,7 +118,7 @@ def readable(run: Run) -> Outcome:
 @check("lora-complete")
 def lora_complete(run: Run) -> Outcome:
     """Every adapted module has both factors, of one rank, and like layers are alike."""
-    adapters = [part for part in _with_lora(run) if is_lora(part.adapter_config)]
+    adapters = [part for part in run.adapter_parts if is_lora(part.adapter_config)]
     if not adapters:
         raise NotChecked("the checkpoint has no LoRA keys", applies=False)
     found = [f for part in adapters for f in lora_pair_findings(part.keys, part.adapter_config)]
@@ -133,7 +132,7 @@ def lora_complete(run: Run) -> Outcome:
 @check("config")
 def config(run: Run) -> Outcome:
     """adapter_config.json agrees with the tensors."""
-    with_config = [part for part in _with_lora(run) if part.adapter_config is not None]
+    with_config = [part for part in run.adapter_parts if part.adapter_config is not None]
     if not with_config:
         raise NotChecked("there is no adapter_config.json", applies=False)
     found = [f for part in with_config for f in config_findings(part.adapter_config or {}, part.keys)]
@@ -145,7 +144,7 @@ def config(run: Run) -> Outcome:
 @check("values")
 def values(run: Run) -> Outcome:
     """No adapter tensor holds NaN, Inf or integer codes, and not every lora_B is zero."""
-    if not run.has_lora:
+    if not run.adapter_parts:
         raise NotChecked("the checkpoint has no LoRA keys", applies=False)
     audit = run.values
     if audit.unreadable and not audit.checked:
@@ -190,7 +189,7 @@ def stage(run: Run) -> Outcome:
         told = f"; the checkpoint holds what {found.name} needs" if found else ""
         raise NotChecked(f"no stage was asked for (--lora-stage){told}", applies=False)
     wanted = run.demands.stage
-    partial = run.scope == "adapter"
+    partial = wanted.lora and run.scope == "adapter"
     lacking = [] if partial else [name for name in wanted.holds if name not in run.components]
     if wanted.lora and not run.has_lora and run.checkpoint.beside is None:
         lacking.append("LoRA")
@@ -243,14 +242,6 @@ def generate(run: Run) -> Outcome:
         return Outcome(passed=True, summary=answer.why)
     cause = "generate-fallback" if answer.is_fallback or answer.error else "generate-too-short"
     return Outcome(passed=False, summary=answer.why, findings=(finding(cause, answer.why),))
-
-
-def _with_lora(run: Run) -> Iterator[Checkpoint]:
-    """The checkpoint and the adapter directory beside it, as far as they hold adapters."""
-    if run.has_lora or run.checkpoint.adapter_config is not None:
-        yield run.checkpoint
-    if run.checkpoint.beside is not None:
-        yield run.checkpoint.beside
 
 
 def _report(run: Run) -> LoadReport:

@@ -135,10 +135,23 @@ class Run:
             self.components, self.demands.stages, lora=self.has_lora, trained_only=self.scope == "adapter"
         )
 
+    @property
+    def adapter_parts(self) -> tuple[Checkpoint, ...]:
+        """The checkpoint, and the adapter directory beside it, as far as they are to hold adapters."""
+        here, beside = self.checkpoint, self.checkpoint.beside
+        own = (here,) if self.has_lora or here.adapter_config is not None else ()
+        return own if beside is None else (*own, beside)
+
     @cached_property
     def values(self) -> ValueAudit:
-        """The adapter's values: the only tensor data that is read."""
-        return audit_values(self.checkpoint.keys, self.checkpoint.read_bytes)
+        """The adapters' values: the only tensor data that is read."""
+        audits = [audit_values(part.keys, part.read_bytes) for part in self.adapter_parts]
+        return ValueAudit(
+            findings=tuple(found for audit in audits for found in audit.findings),
+            checked=sum(audit.checked for audit in audits),
+            unreadable=tuple(key for audit in audits for key in audit.unreadable),
+            all_zero=bool(audits) and all(audit.all_zero for audit in audits),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is known so far, for the report; the checks come beside it."""

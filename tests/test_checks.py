@@ -81,3 +81,35 @@ def test_the_second_adapter_of_a_model(tmp_path: Path) -> None:
         assert result.outcome == outcome
         assert activate or "it is not the active adapter" in result.summary
         assert run_check("keys", run).outcome == "passed"
+
+
+def test_the_values_of_the_adapter_beside_are_looked_at(tmp_path: Path) -> None:
+    import peft
+
+    torch.save({"state_dict": Net().state_dict()}, tmp_path / "best.ckpt")
+    model = peft.get_peft_model(Net(), peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    for value, outcome in ((1.0, "passed"), (torch.nan, "failed"), (0.0, "failed")):
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.fill_(value)
+        model.save_pretrained(tmp_path / "lora_weights")
+        result = run_check("values", Run("best", tmp_path / "best.ckpt", Demands()))
+        assert result.outcome == outcome, result.summary
+
+
+def test_an_adapter_is_no_checkpoint_of_a_stage_without_one(tmp_path: Path) -> None:
+    import peft
+
+    from pytest_lora_ckpt import STAGES, assert_stage, compare, open_checkpoint
+
+    model = peft.get_peft_model(Net(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    outcomes = {
+        name: run_check("stage", Run("adapter", tmp_path / "adapter", Demands(stage=stage))).outcome
+        for name, stage in STAGES.items()
+    }
+    assert outcomes == {"vision": "failed", "resampler": "failed", "finetune": "passed"}
+    report = compare(open_checkpoint(tmp_path / "adapter"), model)
+    assert_stage(report, "finetune")
+    with pytest.raises(AssertionError, match="lacks vision_encoder"):
+        assert_stage(report, "vision")

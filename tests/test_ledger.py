@@ -79,6 +79,15 @@ def test_trained_parameters_only_is_healthy() -> None:
     assert (report.scope, report.verdict) == ("adapter", "loads-after-remap")
 
 
+def test_a_projector_that_is_there_in_part_is_told() -> None:
+    model = {**wrapped(), "projector.weight": (8, 4), "projector.bias": (8,)}
+    kept = {**lora("base_model.model."), "projector.weight": (8, 4)}
+    (found,) = [each for each in compare(kept, model).findings if each.cause == "component-partly-held"]
+    assert (found.severity, found.keys) == ("warning", ("projector.bias",))
+    whole = compare({**kept, "projector.bias": (8,)}, model)
+    assert "component-partly-held" not in {each.cause for each in whole.findings}
+
+
 def test_other_adapters_of_the_model_are_excused() -> None:
     model = {**wrapped(), **lora("base_model.model.", ".second")}
     report = compare(lora("base_model.model.", ""), model, scope="adapter", adapter_name="second")

@@ -142,6 +142,11 @@ _ALL = (
     ),
     Cause("lost-weights", "error", "Check the path, or rename the keys: these weights keep their initial values."),
     Cause(
+        "component-partly-held",
+        "warning",
+        "Fine if only these weights of the component were trained; otherwise save again, for the others are lost.",
+    ),
+    Cause(
         "unexpected-weights",
         "error",
         "Build the model with the modules of training, or leave these tensors out on purpose when saving.",

@@ -211,6 +211,21 @@ def _lost(c: Comparison) -> Iterator[Finding]:
         yield finding("lost-weights", f"{_count(rest)} that the model needs are not in the checkpoint.", rest)
 
 
+def _partly_held(c: Comparison) -> Iterator[Finding]:
+    """Say where a checkpoint of trained weights holds some of a component: the rest was frozen, or is lost."""
+    if c.report.scope != "adapter" or c.adapter_config is not None:
+        return
+    adapted = {row.name for row in c.report.components if row.lora}
+    for row in c.report.components:
+        if not row.lora and row.name not in adapted and row.in_file and row.remapped and row.excused:
+            left = [key for key in c.after.missing.of("excused") if c.target_parsed[key].component == row.name]
+            yield finding(
+                "component-partly-held",
+                f"The checkpoint holds {row.remapped} of the {row.in_model} keys of {row.name}.",
+                [key for key in left if not c.target_parsed[key].is_adapter],
+            )
+
+
 def _homeless(c: Comparison) -> Iterator[Finding]:
     _, heads = _exchanged_heads(c)
     homeless = [key for key in c.after.unexpected.of("non_lora") if key not in heads]
@@ -331,6 +346,7 @@ _RECOGNISERS: tuple[Recogniser, ...] = (
     _empty_slots,
     _heads,
     _lost,
+    _partly_held,
     _homeless,
     _too_few,
     _ambiguous,
