@@ -84,6 +84,8 @@ def assert_loaded_ratio(
     __tracebackhide__ = True
     if not 0.0 <= min_ratio <= 1.0:
         raise ValueError(f"min_ratio is a share from 0.0 to 1.0, and was {min_ratio!r}.")
+    if of not in {"model", "checkpoint"}:
+        raise ValueError(f"of= is 'model' or 'checkpoint', and was {of!r}.")
     if isinstance(report, LoadReport):
         ratio, state = report.loaded_ratio(of=of, when=when), report.state(when)
         keys = (*state.missing.of("lora", "lora_wrapped", "prefix", "non_lora"),)

@@ -157,11 +157,11 @@ class Run:
         """Return what is known so far, for the report; the checks come beside it."""
         known = self.__dict__
         report = known["report"].to_dict() if "report" in known else {"verdict": "not-compared"}
-        if "values" in known and known["values"].all_zero and report["verdict"] in {"loads", "loads-after-remap"}:
-            report["verdict"] = "noop"
         return {
             "checkpoint": self._about if self._is_open else {"path": str(self.path), "layout": None},
             "verdict": report["verdict"],
+            # For the session, which puts together what several workers found out.
+            "all_zero": ("values" in known and known["values"].all_zero) or None,
             "as_is": report.get("as_is"),
             "remapped": report.get("remapped"),
             "rules": report.get("rules", []),

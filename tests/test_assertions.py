@@ -81,6 +81,11 @@ def test_what_is_no_report(odd: object) -> None:
         assert_no_nonlora_missing(odd)
 
 
+def test_a_ratio_of_something_else(healthy: Any) -> None:
+    with pytest.raises(ValueError, match="of= is 'model' or 'checkpoint', and was 'file'"):
+        assert_loaded_ratio(healthy[1], of="file", model=healthy[0])
+
+
 def test_the_ratio_counts_what_is_needed() -> None:
     assert_loaded_ratio(compare(PAIR, WRAPPED), 1.0)
     with pytest.raises(
