@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.assertions import (
         assert_adapter_active,
         assert_generates,
+        assert_load_proved,
         assert_loaded_ratio,
         assert_lora_complete,
         assert_lora_loaded,
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
     from pytest_lora_ckpt.keys import Remapping, Rule
     from pytest_lora_ckpt.ledger import compare, infer_remapping
+    from pytest_lora_ckpt.manifest import Manifest, ManifestError, read_manifest, write_manifest
+    from pytest_lora_ckpt.manifest.callbacks import LoraManifestCallback
     from pytest_lora_ckpt.models import model_keys
+    from pytest_lora_ckpt.proof import Proof, ProvedTensor, prove_load
     from pytest_lora_ckpt.report import Finding, LoadReport
     from pytest_lora_ckpt.stages import STAGES, Stage
     from pytest_lora_ckpt.tensors import KeySet, TensorInfo
@@ -34,12 +38,18 @@ _HOME = {
     "Finding": "report",
     "KeySet": "tensors",
     "LoadReport": "report",
+    "LoraManifestCallback": "manifest.callbacks",
+    "Manifest": "manifest",
+    "ManifestError": "manifest",
+    "Proof": "proof",
+    "ProvedTensor": "proof",
     "Remapping": "keys",
     "Rule": "keys",
     "Stage": "stages",
     "TensorInfo": "tensors",
     "assert_adapter_active": "assertions",
     "assert_generates": "assertions",
+    "assert_load_proved": "assertions",
     "assert_loaded_ratio": "assertions",
     "assert_lora_complete": "assertions",
     "assert_lora_loaded": "assertions",
@@ -49,6 +59,9 @@ _HOME = {
     "infer_remapping": "ledger",
     "model_keys": "models",
     "open_checkpoint": "checkpoint",
+    "prove_load": "proof",
+    "read_manifest": "manifest",
+    "write_manifest": "manifest",
 }
 
 __all__ = [
@@ -58,12 +71,18 @@ __all__ = [
     "Finding",
     "KeySet",
     "LoadReport",
+    "LoraManifestCallback",
+    "Manifest",
+    "ManifestError",
+    "Proof",
+    "ProvedTensor",
     "Remapping",
     "Rule",
     "Stage",
     "TensorInfo",
     "assert_adapter_active",
     "assert_generates",
+    "assert_load_proved",
     "assert_loaded_ratio",
     "assert_lora_complete",
     "assert_lora_loaded",
@@ -73,6 +92,9 @@ __all__ = [
     "infer_remapping",
     "model_keys",
     "open_checkpoint",
+    "prove_load",
+    "read_manifest",
+    "write_manifest",
 ]
 
 

@@ -20,6 +20,8 @@ from pytest_lora_ckpt.stages import STAGES, Stage
 if TYPE_CHECKING:
     import torch
 
+    from pytest_lora_ckpt.proof import Proof, ProvedTensor
+
 _KEY_GROUPS = 8
 _WIDTH = 160
 
@@ -140,14 +142,19 @@ def assert_lora_complete(checkpoint: Any) -> None:
 def assert_lora_loaded(report_or_proof: Any) -> None:
     """Assert that every adapter parameter of the checkpoint has a place in the model, and every slot a source.
 
+    Of a `Proof` more is asked: that the values of the adapter are in the loaded model.
+
     Args:
-        report_or_proof: A `LoadReport`, or what `load_state_dict(strict=False)` returns.
+        report_or_proof: A `LoadReport`, a `Proof`, or what `load_state_dict(strict=False)` returns.
 
     Raises:
-        AssertionError: The checkpoint has no adapter, or some of it is dropped, or a slot of the model stays as it was.
+        AssertionError: The checkpoint has no adapter, or some of it is dropped, or a slot of the model stays as it was,
+            or holds other values.
     """
     __tracebackhide__ = True
-    report = report_or_proof
+    report, proof = report_or_proof, None
+    if hasattr(report_or_proof, "tensors") and hasattr(report_or_proof, "report"):
+        report, proof = report_or_proof.report, report_or_proof
     if isinstance(report, LoadReport):
         state = report.state("remapped")
         dropped, empty = state.unexpected.of("lora"), state.missing.of("lora")
@@ -166,6 +173,50 @@ def assert_lora_loaded(report_or_proof: Any) -> None:
     ):
         if keys:
             _fail(f"{len(keys)} {what}.", keys, "Attach the same LoRA as in training before loading.", report)
+    if proof is not None:
+        _fail_unproved(proof, [each for each in proof.tensors if parse_key(each.key).is_adapter], "adapter ")
+
+
+def assert_load_proved(proof: Proof) -> None:
+    """Assert that the loaded model holds the checkpoint, by value: every tensor bit for bit, or after a named cast.
+
+    Args:
+        proof: What `prove_load` or the fixture `lora_proof` gives.
+
+    Raises:
+        AssertionError: A tensor holds other values, cannot be proved, or has no place; tells what the model holds
+            instead.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pytest_lora_ckpt import prove_load
+        >>> model = torch.nn.Linear(2, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(model.state_dict(), f"{folder}/fc.pt")
+        ...     assert_load_proved(prove_load(model, f"{folder}/fc.pt"))
+    """
+    __tracebackhide__ = True
+    _fail_unproved(proof, proof.tensors, "")
+    if not proof.proved:
+        what = f"{len(proof.lost)} keys were lost" if proof.tensors else "No tensor of the checkpoint has a place"
+        _fail(f"{what}: no value can prove them.", proof.lost, "See `proof.report` for what is lost.", proof.report)
+
+
+def _fail_unproved(proof: Proof, tensors: Iterable[ProvedTensor], kind: str) -> None:
+    """Raise where one of these tensors is not proved."""
+    __tracebackhide__ = True
+    listed = list(tensors)
+    odd = [each for each in listed if each.outcome in {"differs", "not provable"}]
+    if not odd:
+        return
+    told = [f"{len(odd)} of {len(listed)} {kind}tensors are not proved to be in the loaded model ({proof.why})."]
+    for found in proof.findings:
+        told += [f"{found.message} [{found.cause}]", _grouped(found.keys), f"  -> {found.remedy}"]
+    blind = [each for each in odd if each.outcome == "not provable"]
+    if blind:
+        told += [f"{len(blind)} cannot be proved here: {blind[0].place}: {blind[0].how}."]
+        told += [_grouped(each.key for each in blind)]
+    raise AssertionError("\n".join(line for line in told if line))
 
 
 def assert_stage(report: LoadReport, stage: str | Stage) -> None:

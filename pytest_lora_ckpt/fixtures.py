@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_lora_ckpt.options import OVERRIDABLE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.proof import Proof
     from pytest_lora_ckpt.replicas import PanoramaVLM
     from pytest_lora_ckpt.report import LoadReport
     from pytest_lora_ckpt.run import Run
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.stages import Stage
 
 NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
+NEEDS_LOADER = "needs a loader: --lora-loader=module:function, or override the fixture lora_loader"
 
 
 def _audit(request: pytest.FixtureRequest) -> LoraAudit | None:
@@ -49,7 +53,7 @@ def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Run:
 @pytest.fixture
 def _connected_lora_run(_lora_run: Run, request: pytest.FixtureRequest) -> Run:
     """The same, told where its model, loader and inputs come from: the fixtures as this test sees them."""
-    _lora_run.subject.connect(*(_later(request, name) for name in ("lora_model", "lora_loader", "lora_inputs")))
+    _lora_run.subject.connect(**{name: _later(request, name) for name in OVERRIDABLE})
     return _lora_run
 
 
@@ -92,6 +96,30 @@ def lora_inputs(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Mappin
     return audit.inputs_for(lora_ckpt) if audit else None
 
 
+@pytest.fixture(scope="session")
+def lora_base_model(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> torch.nn.Module | Path | str | None:
+    """The base model before any adapter, or the path of its weights. None but for replicas: override it.
+
+    The check `base-untouched` compares the loaded model's base weights with it, and a merged adapter is proved with it.
+    """
+    audit = _audit(request)
+    return audit.base_for(lora_ckpt) if audit else None
+
+
+@pytest.fixture
+def lora_proof(_connected_lora_run: Run) -> Proof:
+    """The `Proof`: what the model that `lora_loader` returns holds of the checkpoint; skips without a loader."""
+    from pytest_lora_ckpt.checkpoint import CheckpointError
+    from pytest_lora_ckpt.subject import ProjectError
+
+    try:
+        if _connected_lora_run.subject.loaded is not None:
+            return _connected_lora_run.proof
+    except (CheckpointError, ProjectError) as error:
+        pytest.fail(str(error), pytrace=False)
+    pytest.skip(NEEDS_LOADER)
+
+
 @pytest.fixture
 def lora_report(_connected_lora_run: Run) -> LoadReport:
     """The `LoadReport`: the checkpoint held against `lora_model`, or against the model that `lora_loader` returns."""
@@ -114,7 +142,7 @@ def lora_loaded_model(_connected_lora_run: Run) -> torch.nn.Module:
     except ProjectError as error:
         pytest.fail(str(error), pytrace=False)
     if model is None:
-        pytest.skip("needs a loader: --lora-loader=module:function, or override the fixture lora_loader")
+        pytest.skip(NEEDS_LOADER)
     return model
 
 

@@ -281,7 +281,8 @@ def _verdict(pairing: _Pairing, as_is: LoadState, remapped: LoadState) -> str:
         return "incompatible"
     adapter = [key for key, parsed in pairing.source_parsed.items() if parsed.is_lora]
     homeless = adapter and not any(key in pairing.pairs for key in adapter)
-    if not pairing.pairs or (homeless and pairing.terms.scope == "adapter"):
+    # A merged adapter has no key of its own in the model, and is there.
+    if not pairing.terms.merged and (not pairing.pairs or (homeless and pairing.terms.scope == "adapter")):
         return "noop"
     if remapped.unexpected.lost or remapped.missing.lost:
         return "partial"

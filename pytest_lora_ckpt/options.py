@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     import pytest
 
 
+OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_base_model")
+"""Fixtures that a project overrides in its `conftest.py`."""
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Register the options and their ini names."""
     group = parser.getgroup("lora-ckpt", "LoRA checkpoints: did it really load, and does the adapter do anything?")
@@ -21,7 +25,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--lora-model",
         metavar="MODULE:FACTORY",
-        help="Callable that returns the nn.Module to receive the weights; or override the fixture lora_model.",
+        help="Callable that returns the nn.Module to receive the weights, or a lora_manifest.json that stands in for "
+        "it; or override the fixture lora_model.",
     )
     group.addoption(
         "--lora-loader",
@@ -44,6 +49,12 @@ def add_options(parser: pytest.Parser) -> None:
         action="append",
         metavar="FILE",
         help="Write the result to this .json file (repeatable).",
+    )
+    group.addoption(
+        "--lora-manifest",
+        metavar="FILE",
+        help="What was written when the checkpoint was trained (write_manifest, LoraManifestCallback); a "
+        "lora_manifest.json beside the checkpoint is found by itself.",
     )
     group.addoption(
         "--lora-strict",

@@ -6,18 +6,25 @@ import dataclasses
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.basefiles import find_base, open_base
+from pytest_lora_ckpt.beside import compare_with_beside
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from pytest_lora_ckpt.diagnosis import finding
 from pytest_lora_ckpt.diagnosis.values import ValueAudit, audit_values
+from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.ledger import compare
-from pytest_lora_ckpt.models import active_adapter
+from pytest_lora_ckpt.manifest import ManifestError, find_manifest, read_manifest
+from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.stages import Demands, Stage, detect_stage
-from pytest_lora_ckpt.subject import Subject
+from pytest_lora_ckpt.subject import ProjectError, Subject
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from pytest_lora_ckpt.proof import Merge
+    import torch
+
+    from pytest_lora_ckpt.manifest import Manifest, ManifestComparison
+    from pytest_lora_ckpt.proof import AdapterLayer, BaseWeights, Match, Proof, UpdateSize
     from pytest_lora_ckpt.report import LoadReport
 
 
@@ -66,47 +73,143 @@ class Run:
             CheckpointError: The checkpoint cannot be read.
             ProjectError: The project's model or loader fails.
         """
-        if self.subject.model is not None:
+        if self.subject.model is not None and not self._is_merged:
             return self.compared_with(self.subject.model)
-        if self.merge and self.merge.proved:
-            return self._compared_with_merged()
-        return self.compared_with(self.subject.loaded)
+        if self.subject.loaded is not None:
+            return self.match.report
+        return self.file_alone if self.manifest is None else self.compared_with(self.manifest)
+
+    @property
+    def _is_merged(self) -> bool:
+        """Whether the loaded model is proved to have the adapter in its weights."""
+        try:
+            merge = None if self.subject.loaded is None else self.match.merge
+        except ProjectError:
+            return False
+        return merge is not None and merge.proved
 
     @cached_property
-    def merge(self) -> Merge | None:
-        """Whether the adapter is merged into the loaded model; None where that cannot be the question.
+    def match(self) -> Match:
+        """Which tensor of the checkpoint belongs where in the loaded model; needs one.
 
-        It is one where the loaded model has no LoRA layers, and can be answered where the checkpoint has base weights.
+        Raises:
+            CheckpointError: The checkpoint cannot be read.
+            ProjectError: The project's loader fails.
         """
-        if self.subject.loaded is None or not self.has_lora:
-            return None
-        report = compare(self.checkpoint, self.subject.loaded)
-        if report.lora_keys[1] or report.scope != "full":
-            return None
-        from pytest_lora_ckpt.proof import find_merge  # torch, only with a loader.
+        from pytest_lora_ckpt.proof import match_loaded  # torch, only with a loader.
 
-        return find_merge(self.subject.loaded, self.checkpoint.keys, self.checkpoint.read, report.mapping)
+        return match_loaded(
+            self.subject.loaded,
+            self.checkpoint,
+            stage=self.demands.stage,
+            reference=self.reference,
+            expected=self.expected_scaling,
+        )
 
-    def _compared_with_merged(self) -> LoadReport:
-        report = compare(self.checkpoint, self.subject.loaded, stage=self.demands.stage, merged=True)
-        scaling = self.merge.scaling if self.merge else None
-        told = f"The adapter is merged into the weights of the loaded model, with the scaling {scaling:.4g}."
-        return dataclasses.replace(report, findings=(*report.findings, finding("adapter-merged", told)))
+    @cached_property
+    def proof(self) -> Proof:
+        """What the loaded model holds of the checkpoint, value by value; needs one.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read.
+            ProjectError: The project's loader fails.
+        """
+        from pytest_lora_ckpt.proof import prove_match  # torch, only with a loader.
+
+        return prove_match(self.subject.loaded, self.checkpoint, self.match, reference=self.reference)
 
     def compared_with(self, model: Any) -> LoadReport:
         """Compare with a model; LoRA that lies in an adapter directory beside the checkpoint is not lost."""
-        name = active_adapter(model) or "default"
-        report = compare(self.checkpoint, model, stage=self.demands.stage, adapter_name=name)
+        return compare_with_beside(self.checkpoint, model, stage=self.demands.stage)[0]
+
+    @cached_property
+    def base(self) -> BaseWeights | None:
+        """The base model to hold the loaded one against, where there is one.
+
+        It comes from the fixture `lora_base_model`, or from the local directory that `adapter_config.json` names.
+
+        Raises:
+            CheckpointError: What the project gives as its base model cannot be read.
+            ProjectError: The project's base model fails.
+        """
+        from pytest_lora_ckpt.proof import BaseWeights  # torch, only with a loader.
+
+        given = self.subject.base
+        if given is not None:
+            base = given if is_module(given) else open_base(given)
+            return BaseWeights(base, self.subject.loaded)
+        named = (self.checkpoint.adapter_config or {}).get("base_model_name_or_path")
+        found = find_base(named)
+        return None if found is None else BaseWeights(found, self.subject.loaded)
+
+    def reference(self, place: str) -> torch.Tensor | None:
+        """Give the base model's tensor for a key of the loaded model: of the base model, or of `lora_model`."""
+        for witness in self._witnesses:
+            if (tensor := witness(place)) is not None:
+                return tensor
+        return None
+
+    @cached_property
+    def _witnesses(self) -> tuple[BaseWeights, ...]:
+        from pytest_lora_ckpt.proof import BaseWeights  # torch, only with a loader.
+
+        found = [self.base] if self.base else []
+        if is_module(self.subject.model):
+            model = BaseWeights(self.subject.model, self.subject.loaded)
+            # A loader may load into the very model that the project gives.
+            found += [] if model.shares_memory_with(self.subject.loaded) else [model]
+        return tuple(found)
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """What was written when the checkpoint was trained: the one given, or the one that lies beside it.
+
+        Raises:
+            ProjectError: It cannot be read, or is no manifest.
+        """
+        path = self.demands.manifest or find_manifest(self.path)
+        if path is None:
+            return None
+        try:
+            return read_manifest(path)
+        except (ManifestError, OSError) as error:
+            raise ProjectError("manifest-unreadable", str(error)) from error
+
+    @cached_property
+    def against_manifest(self) -> ManifestComparison | None:
+        """The loaded model held against the manifest, where there are both.
+
+        Raises:
+            ProjectError: The manifest cannot be read, or the project's loader fails.
+        """
+        if self.manifest is None or self.subject.loaded is None:
+            return None
+        from pytest_lora_ckpt.manifest import compare_model  # torch, only with a loader.
+
+        return compare_model(self.manifest, self.subject.loaded)
+
+    @cached_property
+    def lora_configs(self) -> Mapping[str, tuple[Mapping[str, Any], ...]]:
+        """What is known of the LoRA config, by where it stands: `adapter_config.json`, the hyper-parameters."""
+        from pytest_lora_ckpt.proof import lora_config_in
+
         beside = self.checkpoint.beside
-        if report.remapped is None or beside is None or report.lora_keys[0]:
-            return report
-        slots = report.remapped.missing.of("lora")
-        filled = set(compare(beside, model, scope="adapter", adapter_name=name).mapping.values()).intersection(slots)
-        if not filled:
-            return report
-        report = compare(self.checkpoint, model, stage=self.demands.stage, adapter_name=name, elsewhere=filled)
-        told = f"{len(filled)} LoRA keys of the model are not in the checkpoint but in {beside.path.name}/ beside it."
-        return dataclasses.replace(report, findings=(*report.findings, finding("lora-beside", told, filled)))
+        config = self.checkpoint.adapter_config or (beside.adapter_config if beside else None)
+        found = {
+            "adapter_config.json": (config,) if config else (),
+            "the hyper-parameters": tuple(lora_config_in(self.checkpoint.envelope.get("hyper_parameters"))),
+        }
+        return {where: configs for where, configs in found.items() if configs}
+
+    def expected_scaling(self, module: str, rank: int | None) -> float | None:
+        """Give the scaling of a module by the config, where one is known that has this rank."""
+        from pytest_lora_ckpt.proof import expected_scaling
+
+        for configs in self.lora_configs.values():
+            for config in configs:
+                if rank is None or config.get("rank_pattern") or config.get("r") in {rank, None}:
+                    return expected_scaling(config, module, rank)
+        return None
 
     @cached_property
     def file_alone(self) -> LoadReport:
@@ -153,6 +256,34 @@ class Run:
             all_zero=bool(audits) and all(audit.all_zero for audit in audits),
         )
 
+    @cached_property
+    def inputs(self) -> Mapping[str, Any] | None:
+        """Keyword arguments for a forward pass: the project's, or for a Hugging Face model made from its config.
+
+        Raises:
+            ProjectError: The project's loader or inputs fail.
+        """
+        from pytest_lora_ckpt.proof import default_inputs  # torch, only with a loader.
+
+        given = self.subject.inputs
+        return default_inputs(self.subject.loaded) if given is None else given
+
+    @cached_property
+    def layers(self) -> tuple[AdapterLayer, ...]:
+        """The adapted modules of the loaded model that are for this checkpoint's adapter."""
+        from pytest_lora_ckpt.proof import adapter_layers  # torch, only with a loader.
+
+        places = (*self.match.report.mapping.values(), *self.match.beside.values())
+        names = {parse_key(place).adapter for place in places} - {None}
+        return tuple(each for each in adapter_layers(self.subject.loaded) if not names or each.adapter in names)
+
+    @cached_property
+    def updates(self) -> tuple[UpdateSize, ...]:
+        """The size of each update in the loaded model, against that of the weight that it changes."""
+        from pytest_lora_ckpt.proof import update_sizes  # torch, only with a loader.
+
+        return tuple(update_sizes(self.layers))
+
     def to_dict(self) -> dict[str, Any]:
         """Return what is known so far, for the report; the checks come beside it."""
         known = self.__dict__
@@ -167,6 +298,8 @@ class Run:
             "rules": report.get("rules", []),
             "components": report.get("components") or self._static_components(),
             "findings": report.get("findings", []),
+            "proof": known["proof"].to_dict() if "proof" in known else None,
+            "updates": [dataclasses.asdict(size) for size in known.get("updates", ())],
         }
 
     @cached_property

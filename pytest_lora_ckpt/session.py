@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lora_ckpt.items import LoraChecks, LoraChecksLast
-from pytest_lora_ckpt.settings import REPLICA, Options, is_replica, read_options, resolve
+from pytest_lora_ckpt.options import OVERRIDABLE
+from pytest_lora_ckpt.settings import REPLICA, Options, is_manifest, is_replica, read_options, resolve
 from pytest_lora_ckpt.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from pytest_lora_ckpt.manifest import Manifest
     from pytest_lora_ckpt.run import Run
 
 _AUDIT = pytest.StashKey["LoraAudit"]()
-
-OVERRIDABLE = frozenset({"lora_model", "lora_loader", "lora_inputs"})
-"""Fixtures that a project overrides in its `conftest.py`."""
 
 
 def audit_of(config: pytest.Config) -> LoraAudit | None:
@@ -49,6 +48,7 @@ class LoraAudit:
         self.specs: dict[Path | str, str] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self._directories: list[pytest.Directory] = []
+        self._manifest: Manifest | None = None
 
     def resolve_references(self) -> None:
         """Import what the options name, so that a wrong name ends the run before anything is collected.
@@ -57,7 +57,11 @@ class LoraAudit:
             pytest.UsageError: It cannot be imported.
         """
         for name, reference in (("lora_model", self.options.model), ("lora_loader", self.options.loader)):
-            if reference is not None:
+            if reference is None:
+                continue
+            if is_manifest(reference):
+                self._manifest = _read_stand_in(reference)
+            else:
                 resolve(name, self.config)
 
     # What the fixtures give
@@ -65,9 +69,11 @@ class LoraAudit:
     def locate(self, spec: str, make_directory: Callable[[str], Path]) -> Path | str:
         """Return the path of what was asked for; a replica is made on the spot."""
         if is_replica(spec):
+            from pytest_lora_ckpt.manifest import LoraManifestCallback
             from pytest_lora_ckpt.replicas import replica_checkpoint
 
-            path: Path | str = replica_checkpoint(spec, make_directory(spec.replace(":", "-")))
+            directory = make_directory(spec.replace(":", "-"))
+            path: Path | str = replica_checkpoint(spec, directory, callbacks=[LoraManifestCallback()])
         else:
             # As a Path, an address would lose one of its slashes.
             path = spec if "://" in spec else Path(spec)
@@ -91,6 +97,8 @@ class LoraAudit:
         """
         if self.options.model is None:
             return None
+        if self._manifest is not None:
+            return self._manifest.keys
         model = resolve("lora_model", self.config)()
         if model is None:
             raise TypeError(
@@ -108,6 +116,14 @@ class LoraAudit:
         from pytest_lora_ckpt.replicas import PanoramaVLM
 
         return PanoramaVLM.from_checkpoint
+
+    def base_for(self, path: Path | str) -> Any:
+        """Return a replica's base model; None for other checkpoints."""
+        if not is_replica(self.specs[path]):
+            return None
+        from pytest_lora_ckpt.replicas import make_panorama_vlm
+
+        return make_panorama_vlm(lora=False)
 
     def inputs_for(self, path: Path | str) -> dict[str, Any] | None:
         """Return a replica's inputs; None for other checkpoints."""
@@ -144,7 +160,7 @@ class LoraAudit:
         for plugin in self.config.pluginmanager.get_plugins():
             if Path(getattr(plugin, "__file__", None) or "").name == "conftest.py":
                 names = {*vars(plugin), *(getattr(value, "name", None) for value in vars(plugin).values())}
-                if not OVERRIDABLE.isdisjoint(name for name in names if isinstance(name, str)):
+                if not names.isdisjoint(OVERRIDABLE):
                     yield plugin
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:
@@ -203,11 +219,26 @@ class LoraAudit:
                 write_json(path, self.results())
 
 
+def _read_stand_in(path: str) -> Manifest:
+    """Read the manifest that stands in for a model, before anything is collected."""
+    from pytest_lora_ckpt.manifest import ManifestError, read_manifest
+
+    try:
+        return read_manifest(path)
+    except (ManifestError, OSError) as error:
+        raise pytest.UsageError(f"--lora-model={path}: {error}") from None
+
+
 def _distinct(findings: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Leave out a finding without keys where another of the same cause names some: it says the same, with less."""
+    """Leave out what says the same as another finding of its cause, with the same keys or with fewer."""
     listed = list(findings)
     with_keys = {each["cause"] for each in listed if each["keys"]}
-    return (each for each in listed if each["keys"] or each["cause"] not in with_keys)
+    seen: set[tuple[str, frozenset[str]]] = set()
+    for each in listed:
+        told = (each["cause"], frozenset(each["keys"]))
+        if (each["keys"] and told not in seen) or each["cause"] not in with_keys:
+            yield each
+        seen.add(told)
 
 
 def _short(spec: str) -> str:

@@ -28,7 +28,7 @@ class Options:
 
     Attributes:
         checkpoints: Paths (made absolute) or `replica:STAGE`, in the order given.
-        model: `module:factory`, or None.
+        model: `module:factory`, the path of a manifest that stands in for the model, or None.
         loader: `module:function`, or None.
         demands: What is asked of each checkpoint.
         reports: Files to write.
@@ -57,7 +57,9 @@ def read_options(config: pytest.Config) -> Options:
         checkpoints=tuple(dict.fromkeys(_checkpoint(spec, base, where) for spec in given)),
         model=_reference(config, "lora_model", "callable that returns the model"),
         loader=_reference(config, "lora_loader", "callable path -> loaded model"),
-        demands=Demands(_stage(config, stages), stages, _ratio(config), bool(config.getoption("lora_strict"))),
+        demands=Demands(
+            _stage(config, stages), stages, _ratio(config), bool(config.getoption("lora_strict")), _manifest(config)
+        ),
         reports=tuple(_report(name, config) for name in config.getoption("lora_report") or ()),
     )
 
@@ -90,8 +92,29 @@ def _ini(config: pytest.Config) -> str:
     return str(config.inipath.name) if config.inipath else "ini"
 
 
+def _manifest(config: pytest.Config) -> Path | None:
+    given = config.getoption("lora_manifest")
+    if given is None:
+        return None
+    path = config.invocation_params.dir / Path(given).expanduser()
+    if not path.exists():
+        raise pytest.UsageError(f"--lora-manifest={given} (from: command line): there is no such file.")
+    return path
+
+
+def is_manifest(reference: str) -> bool:
+    """Tell a manifest file from `module:name`."""
+    return reference.endswith(".json")
+
+
 def _reference(config: pytest.Config, name: str, meaning: str) -> str | None:
     value, where = _value(config, name)
+    if value is not None and name == "lora_model" and is_manifest(value):
+        base = config.invocation_params.dir if config.getoption(name) is not None else config.rootpath
+        path = base / Path(value).expanduser()
+        if not path.is_file():
+            raise pytest.UsageError(f"--lora-model={value} (from: {where}): there is no such manifest.")
+        return str(path)
     if value is not None and not _REFERENCE.fullmatch(value):
         raise pytest.UsageError(
             f"--{name.replace('_', '-')}={value} (from: {where}): this should name a {meaning}. {_FORM}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
 LORA = "lora"
 
@@ -93,12 +94,14 @@ class Demands:
         stages: All stages of the project by name.
         min_ratio: Least share of the needed model keys loaded after remapping, from 0.0 to 1.0.
         strict: A check that could not be made counts as failed.
+        manifest: The manifest of its training; None looks for one beside it.
     """
 
     stage: Stage | None = None
     stages: Mapping[str, Stage] = field(default_factory=lambda: STAGES)
     min_ratio: float = 1.0
     strict: bool = False
+    manifest: Path | None = None
 
 
 def detect_stage(

@@ -31,7 +31,7 @@ def test_an_adapter_of_another_kind_is_not_called_broken(strict: bool, tmp_path:
     model = peft.get_peft_model(Net(), peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]))
     model.save_pretrained(tmp_path / "adapter")
     run = Run("adapter", tmp_path / "adapter", Demands(strict=strict))
-    run.subject.connect(lambda: model, lambda: None, lambda: None)
+    run.subject.connect(lora_model=lambda: model)
     results = {name: run_check(name, run) for name in CHECKS}
     assert results["readable"].outcome == "passed"
     assert results["config"].outcome == "passed"
@@ -76,7 +76,7 @@ def test_the_second_adapter_of_a_model(tmp_path: Path) -> None:
     for activate, outcome in ((True, "passed"), (False, "failed")):
         run = Run("adapter", tmp_path / "adapter", Demands())
         loader = functools.partial(load, activate=activate)
-        run.subject.connect(lambda: None, lambda loader=loader: loader, lambda: {"x": torch.ones(1, 4)})
+        run.subject.connect(lora_loader=lambda loader=loader: loader, lora_inputs=lambda: {"x": torch.ones(1, 4)})
         result = run_check("adapter-active", run)
         assert result.outcome == outcome
         assert activate or "it is not the active adapter" in result.summary

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import os
 import random
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from pytest_lora_ckpt.subject import ProjectError, Subject
+from pytest_lora_ckpt.subject import ProjectError, Subject, meta_keys
 
 
 def subject(model: Any = None, loader: Any = None, inputs: Any = None) -> Subject:
     made = Subject("best.ckpt")
-    made.connect(lambda: model, lambda: loader, lambda: inputs)
+    made.connect(lora_model=lambda: model, lora_loader=lambda: loader, lora_inputs=lambda: inputs)
     return made
 
 
@@ -32,7 +37,9 @@ def test_everything_is_asked_for_once() -> None:
     made = Subject("best.ckpt")
     model = torch.nn.Linear(1, 1)
     made.connect(
-        source("model", model), source("loader", lambda path: (asked.append(path), model)[1]), source("in", {})
+        lora_model=source("model", model),
+        lora_loader=source("loader", lambda path: (asked.append(path), model)[1]),
+        lora_inputs=source("in", {}),
     )
     for _ in range(2):
         assert made.model is model
@@ -79,7 +86,7 @@ def test_a_fixture_that_raises() -> None:
         raise KeyError("x")
 
     made = Subject("best.ckpt")
-    made.connect(broken, broken, broken)
+    made.connect(lora_model=broken, lora_loader=broken, lora_inputs=broken)
     for name, cause in (("model", "model-failed"), ("loaded", "loader-failed"), ("inputs", "inputs-failed")):
         with pytest.raises(ProjectError, match="raised KeyError: 'x'") as caught:
             getattr(made, name)
@@ -91,7 +98,7 @@ def test_a_fixture_that_skips_skips() -> None:
         pytest.skip("no GPU")
 
     made = Subject("best.ckpt")
-    made.connect(skipping, skipping, skipping)
+    made.connect(lora_model=skipping)
     with pytest.raises(pytest.skip.Exception):
         _ = made.model
 
@@ -112,3 +119,217 @@ def test_global_state_is_as_before() -> None:
     assert np.random.get_state()[1].tolist() == before[2]  # noqa: NPY002
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
+
+
+def test_a_lightning_module_is_a_model() -> None:
+    import lightning.pytorch as pl
+
+    class Lit(pl.LightningModule):
+        pass
+
+    assert isinstance(subject(loader=lambda _: Lit()).loaded, Lit)
+
+
+def test_nothing_returned() -> None:
+    with pytest.raises(ProjectError, match=r"returned None, and .* A loader must return the model: is `return model`"):
+        _ = subject(loader=lambda _: None).loaded
+
+
+class Trainer:
+    """Holds what it is given under names of its own, as pipelines and trainers do."""
+
+    def __init__(self, **held: Any) -> None:
+        self.__dict__.update(held, path="x")
+
+
+def real_pipeline() -> Any:
+    import transformers
+
+    config = transformers.GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1, n_positions=8)
+    tokenizer = transformers.GPT2Tokenizer(vocab={"a": 0, "<|endoftext|>": 1}, merges=[])
+    model = transformers.GPT2LMHeadModel(config)
+    return transformers.TextGenerationPipeline(model=model, tokenizer=tokenizer)
+
+
+LAYER = torch.nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda: (LAYER, "tokenizer"),
+            "one nn.Module, a torch.nn.modules.linear.Linear: give `lambda path: load(path)[0]`",
+        ),
+        (lambda: ["tokenizer", LAYER], "`lambda path: load(path)[1]` as the loader."),
+        (lambda: (LAYER, LAYER), "`lambda path: load(path)[0]`"),
+        (lambda: {"model": LAYER, "epoch": 3}, "`lambda path: load(path)['model']`"),
+        (lambda: Trainer(model=LAYER), "`lambda path: load(path).model`"),
+        (
+            real_pipeline,
+            "TextGenerationPipeline, and should return the loaded nn.Module. It holds one nn.Module, a trans",
+        ),
+        (real_pipeline, "`lambda path: load(path).model`"),
+        (
+            lambda: Trainer(unet=LAYER, text_encoder=torch.nn.Linear(1, 1)),
+            "It holds 2 of them (.unet, .text_encoder): return the one that the checkpoint is for.",
+        ),
+        (
+            LAYER.state_dict,
+            "a collections.OrderedDict of 2, and should return the loaded nn.Module. It is a state dict: load",
+        ),
+        (lambda: torch.nn.Linear, "It is a class: build the model"),
+        (lambda: lambda x: x, "a function, and should return the loaded nn.Module."),
+    ],
+    ids=[
+        "tuple",
+        "list",
+        "twice",
+        "dict",
+        "trainer",
+        "pipeline",
+        "its-model",
+        "several",
+        "state-dict",
+        "class",
+        "function",
+    ],
+)
+def test_how_to_write_the_loader(make: Any, told: str) -> None:
+    with pytest.raises(ProjectError) as caught:
+        _ = subject(loader=lambda _: make()).loaded
+    assert told in str(caught.value)
+    assert caught.value.cause == "loader-failed"
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("code", "told"), [(1, "1"), ("no GPU", "'no GPU'"), (None, "")])
+def test_a_loader_that_ends_the_process(code: Any, told: str) -> None:
+    with pytest.raises(ProjectError, match=re.escape(f"The loader called sys.exit({told}).")) as caught:
+        _ = subject(loader=lambda _: sys.exit(code)).loaded
+    assert caught.value.cause == "loader-failed"
+
+
+def test_a_fixture_that_ends_the_process() -> None:
+    made = Subject("best.ckpt")
+    made.connect(lora_model=lambda: sys.exit(2))
+    with pytest.raises(ProjectError, match=r"The fixture lora_model called sys\.exit\(2\)"):
+        _ = made.model
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, pytest.exit.Exception])
+def test_an_interrupt_passes_through(stop: Any) -> None:
+    def interrupted(*_: Any) -> None:
+        raise stop("now")
+
+    made = Subject("best.ckpt")
+    made.connect(lora_model=interrupted, lora_loader=lambda: interrupted)
+    for name in ("model", "loaded"):
+        with pytest.raises(stop):
+            getattr(made, name)
+
+
+@pytest.mark.parametrize("verdict", [pytest.skip, pytest.fail, pytest.xfail])
+def test_what_pytest_is_told_by_a_loader_or_a_fixture(verdict: Any) -> None:
+    asked: list[str] = []
+
+    def tell(name: str = "fixture") -> Any:
+        asked.append(name)
+        verdict("no GPU")
+
+    made = Subject("best.ckpt")
+    made.connect(lora_model=tell, lora_loader=lambda: tell, lora_inputs=tell)
+    for _ in range(2):
+        for name in ("model", "loaded", "inputs"):
+            with pytest.raises(verdict.Exception, match="no GPU") as caught:
+                getattr(made, name)
+            assert caught.type is verdict.Exception
+    assert asked == ["fixture", "best.ckpt", "fixture"]
+
+
+def test_a_skip_in_a_project_is_a_skip_with_its_reason(pytester: pytest.Pytester, heavy_libraries: None) -> None:
+    pytester.makeconftest(
+        """
+        import pytest
+
+        @pytest.fixture
+        def lora_loader():
+            def load(path):
+                pytest.skip("no GPU here")
+            return load
+        """
+    )
+    path = pytester.path / "adapter_model.safetensors"
+    save_file({f"q.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}, path)
+    result = pytester.runpytest("-p", "no:cacheprovider", f"--lora-ckpt={path}", "-rs")
+    result.stdout.fnmatch_lines(["*SKIPPED*no GPU here*"])
+    assert result.ret == pytest.ExitCode.OK
+
+
+def test_defaults_modes_and_directory_are_as_before(tmp_path: Path) -> None:
+    def state() -> tuple[Any, ...]:
+        modes = (torch.get_deterministic_debug_mode(), torch.get_num_threads(), torch.is_grad_enabled())
+        return (torch.get_default_device(), torch.empty(1).device, *modes, Path.cwd())
+
+    def loader(_: str) -> torch.nn.Module:
+        torch.set_default_device("meta")
+        torch.set_grad_enabled(False)
+        torch.set_deterministic_debug_mode("warn")
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        os.chdir(tmp_path)
+        raise RuntimeError("after all that")
+
+    before = state()
+    with pytest.raises(ProjectError, match="after all that"):
+        _ = subject(loader=loader).loaded
+    assert state() == before
+
+
+def test_a_default_device_of_the_project_is_kept() -> None:
+    try:
+        torch.set_default_device("meta")
+        assert subject(loader=lambda _: (torch.set_default_device("cpu"), torch.nn.Linear(1, 1))[1]).loaded is not None
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device(None)
+
+
+class Held(torch.nn.Module):
+    """A buffer that is in no state dict, and a weight registered twice."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(2, 2, device=device)
+        self.tied = self.inner
+        self.register_buffer("table", torch.zeros(2, device=device), persistent=False)
+
+
+def test_what_was_never_materialised() -> None:
+    keys = ("inner.weight", "inner.bias", "tied.weight", "tied.bias", "table")
+    assert meta_keys(Held("meta")) == keys
+    assert meta_keys(Held("cpu")) == ()
+
+
+@pytest.mark.parametrize("offload_buffers", [False, True])
+def test_what_accelerate_keeps_elsewhere_is_there(offload_buffers: bool) -> None:  # noqa: FBT001
+    from accelerate import cpu_offload
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)).eval()
+    inputs = torch.ones(1, 2)
+    expected = model(inputs)
+    cpu_offload(model, execution_device=torch.device("cpu"), offload_buffers=offload_buffers)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert torch.equal(model(inputs), expected)
+    assert meta_keys(model) == ()
+    model.append(torch.nn.Linear(2, 2, device="meta"))
+    assert meta_keys(model) == ("2.weight", "2.bias")
+
+
+def test_what_accelerate_keeps_elsewhere_for_a_whole_tree_is_there() -> None:
+    from accelerate.hooks import AlignDevicesHook, SequentialHook, add_hook_to_module
+
+    model = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.nn.Linear(2, 2, device="meta"))
+    hook = AlignDevicesHook(execution_device="cpu", offload=True, place_submodules=True)
+    add_hook_to_module(model[0], SequentialHook(hook))
+    assert model[0][0].weight.is_meta
+    assert meta_keys(model) == ("1.weight", "1.bias")

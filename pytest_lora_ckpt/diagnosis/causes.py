@@ -197,6 +197,78 @@ _ALL = (
     ),
     Cause("strict-load-of-adapter", "note", "Load with strict=False; the base weights come from the pretrained model."),
     # What the loaded model shows.
+    Cause(
+        "values-differ",
+        "error",
+        "Look at what your loader does after it has read the file: these tensors were changed, or come from elsewhere.",
+    ),
+    Cause(
+        "still-initial",
+        "error",
+        "Load these tensors, and load them last: nothing may be initialised, resized or replaced after loading.",
+    ),
+    Cause(
+        "exchanged-tensors",
+        "error",
+        "Look at how your loader renames or numbers the keys: tensors of one shape went to each other's places.",
+    ),
+    Cause(
+        "stale-adapter-directory",
+        "error",
+        "Load the adapter from the checkpoint, or write the directory beside it anew: the two are of different steps.",
+    ),
+    Cause("earlier-value", "error", "Load the checkpoint that you mean: this is another step of the same run."),
+    Cause("scaled-values", "error", "Do not scale the tensors while loading: PEFT applies lora_alpha / r itself."),
+    Cause("cast-overflow", "error", "Load in bfloat16 or float32: the values do not fit into the narrower dtype."),
+    Cause(
+        "tied-tensors-disagree",
+        "error",
+        "Untie the weights in the model, or save the checkpoint from a model that ties them.",
+    ),
+    Cause(
+        "not-materialised",
+        "error",
+        "Load with assign=True, or call to_empty() before load_state_dict(): these tensors have no values.",
+    ),
+    Cause("merged-twice", "error", "Merge once: start again from the base weights."),
+    Cause(
+        "scaling-differs",
+        "error",
+        "Load with the adapter_config.json of training: lora_alpha, r and use_rslora give the scaling.",
+    ),
+    Cause("nan-in-model", "error", "Look at the tensors named: outputs may be finite all the same, and are wrong."),
+    Cause(
+        "base-weights-in-adapter",
+        "error",
+        "Save the adapter alone, or name these modules in modules_to_save: loading this overwrites the base model.",
+    ),
+    Cause(
+        "base-embedding-in-adapter",
+        "warning",
+        "Fine if the vocabulary was resized or trained; otherwise save with save_embedding_layers=False.",
+    ),
+    Cause(
+        "base-overwritten",
+        "error",
+        "Load the base model anew and the adapter on it: these base weights are not the base model's.",
+    ),
+    # What the manifest of training shows.
+    Cause("manifest-unreadable", "error", "Give the manifest that this release of pytest-lora-ckpt can read."),
+    Cause(
+        "trained-weights-missing",
+        "error",
+        "Save all that was trained: modules_to_save, the projector and the biases are not part of the LoRA factors.",
+    ),
+    Cause(
+        "config-differs",
+        "error",
+        "Use the adapter_config.json that was written with these tensors.",
+    ),
+    Cause("other-step", "error", "Give the manifest that was written with this checkpoint, or the checkpoint with it."),
+    Cause("other-base", "error", "Load the base model of training: name and revision are in the manifest."),
+    Cause("base-changed", "error", "Load the base model anew: these weights are not those of training."),
+    Cause("other-manifest", "error", "Give the manifest of this model: none of the keys of this one fits."),
+    Cause("probe-differs", "error", "Look at the other findings; if there are none, compare the versions."),
     Cause("adapter-inactive", "error", "Enable the adapter (set_adapter, enable_adapters) after loading."),
     Cause("adapter-merged", "note", "Nothing to mend: a merged adapter cannot be switched off any more."),
     Cause("loader-failed", "error", "Run the loader by itself on this path and mend what it raises."),

@@ -141,7 +141,7 @@ def _disagreeing_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
         and pair.up
         and pair.down[1].numel
         and pair.up[1].numel
-        and (len(pair.up[1].shape) < 2 or pair.down[1].shape[0] != pair.up[1].shape[1])  # noqa: PLR2004
+        and not _ranks_agree(pair.down[1].shape, pair.up[1].shape)
     ]
     if odd:
         pair = odd[0]
@@ -151,6 +151,13 @@ def _disagreeing_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
             f"{_modules(len(odd))} factors of two ranks: {pair.module} has {shapes}.",
             [key for each in odd for key in each.keys],
         )
+
+
+def _ranks_agree(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
+    if len(up) < 2:  # noqa: PLR2004  # out x rank
+        return False
+    # A convolution in groups has a B for each: out x rank / groups.
+    return down[0] == up[1] or (len(down) > 2 and not down[0] % max(up[1], 1))  # noqa: PLR2004
 
 
 def _odd_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:

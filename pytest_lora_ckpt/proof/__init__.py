@@ -1,9 +1,46 @@
-"""What a live model shows: that its adapter changes the output, and that it generates."""
+"""What a live model shows: that it holds the checkpoint, by value, that its adapter works, and that it generates."""
 
 from __future__ import annotations
 
 from pytest_lora_ckpt.proof.adapter import AdapterEffect, adapter_effect
-from pytest_lora_ckpt.proof.generation import Generation, generate
-from pytest_lora_ckpt.proof.merging import Merge, find_merge
+from pytest_lora_ckpt.proof.base import BaseComparison, compare_base
+from pytest_lora_ckpt.proof.generation import Generation, can_generate, generate
+from pytest_lora_ckpt.proof.hyperparameters import lora_config_in
+from pytest_lora_ckpt.proof.inputs import default_inputs
+from pytest_lora_ckpt.proof.layers import AdapterLayer, adapter_layers
+from pytest_lora_ckpt.proof.loading import prove_load, prove_match
+from pytest_lora_ckpt.proof.matching import Match, match_loaded
+from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
+from pytest_lora_ckpt.proof.record import Proof, ProvedTensor
+from pytest_lora_ckpt.proof.reference import BaseWeights
+from pytest_lora_ckpt.proof.scaling import ScalingDifference, expected_scaling, scaling_differences
+from pytest_lora_ckpt.proof.updates import UpdateSize, update_sizes
 
-__all__ = ["AdapterEffect", "Generation", "Merge", "adapter_effect", "find_merge", "generate"]
+__all__ = [
+    "AdapterEffect",
+    "AdapterLayer",
+    "BaseComparison",
+    "BaseWeights",
+    "Generation",
+    "Match",
+    "Merge",
+    "MergedModule",
+    "Proof",
+    "ProvedTensor",
+    "ScalingDifference",
+    "UpdateSize",
+    "adapter_effect",
+    "adapter_layers",
+    "can_generate",
+    "compare_base",
+    "default_inputs",
+    "expected_scaling",
+    "find_merge",
+    "generate",
+    "lora_config_in",
+    "match_loaded",
+    "prove_load",
+    "prove_match",
+    "scaling_differences",
+    "update_sizes",
+]

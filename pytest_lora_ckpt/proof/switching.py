@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from pytest_lora_ckpt.diagnosis import lora_factor
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.proof.layers import AdapterLayer, adapter_layers
 
 
 def up_factors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -25,26 +26,61 @@ def up_factors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def adapter_state(model: torch.nn.Module) -> str | None:
-    """Say why PEFT would not apply the adapters of this model as they are, or None.
+    """Say why the adapters of this model are not applied as they are, or None.
 
-    Merged: their product already lies in the base weights. Disabled, or another one active: switched off.
+    Merged: their product already lies in the base weights, in some layers at least. Disabled, or another one active:
+    switched off everywhere.
     """
-    layers: list[Any] = [
-        module for module in model.modules() if hasattr(module, "merged_adapters") and hasattr(module, "lora_B")
-    ]
-    if any(layer.merged_adapters for layer in layers):
+    layers = adapter_layers(model)
+    if any(layer.merged for layer in layers):
         return "merged"
-    if layers and all(getattr(layer, "disable_adapters", False) for layer in layers):
+    if layers and not any(layer.enabled for layer in layers):
         return "disabled"
-    idle = [
-        layer for layer in layers if not {*layer.lora_B, *layer.lora_embedding_B}.intersection(layer.active_adapters)
-    ]
-    if layers and len(idle) == len(layers):
+    if layers and not any(layer.active for layer in layers):
         return "not active"
     # A trained adapter beside an active one as initialised: the wrong one is switched on.
-    active = {name for layer in layers for name in layer.active_adapters}
-    trained = {parse_key(key).adapter for key, factor in up_factors(model).items() if factor.any()}
-    return "not active" if trained and active and not trained & active and trained != {None} else None
+    active = {layer.adapter for layer in layers if layer.active}
+    trained = {layer.adapter for layer in layers if not layer.changes_nothing}
+    return "not active" if trained and not trained & active else None
+
+
+def describe_adapters(layers: Iterable[AdapterLayer]) -> tuple[str, ...]:
+    """Say in a line for each adapter in how many modules it is, and what PEFT does with it there.
+
+    Args:
+        layers: What `adapter_layers` gives.
+
+    Example:
+        >>> from torch import ones
+        >>> from pytest_lora_ckpt.proof.layers import AdapterLayer
+        >>> q = AdapterLayer("q", "default", "linear", ones(2, 8), ones(8, 2))
+        >>> k = AdapterLayer("k", "default", "linear", ones(2, 8), ones(8, 2), merged=2)
+        >>> describe_adapters([q, k])
+        ('default: 2 modules, active, merged twice in 1 of 2',)
+    """
+    by_adapter: dict[str | None, list[AdapterLayer]] = {}
+    for layer in layers:
+        by_adapter.setdefault(layer.adapter, []).append(layer)
+    lines = []
+    for adapter, own in by_adapter.items():
+        states = {
+            "active": [layer.active for layer in own],
+            "disabled": [not layer.enabled for layer in own],
+            "merged": [layer.merged == 1 for layer in own],
+            "merged twice": [layer.merged > 1 for layer in own],
+            "kept out by another adapter that is merged": [
+                layer.active and layer.enabled and not layer.applied for layer in own
+            ],
+        }
+        told = [
+            word if all(found) else f"{word} in {sum(found)} of {len(own)}"
+            for word, found in states.items()
+            if any(found)
+        ]
+        told = told if any(states["active"]) else ["not active", *told]
+        modules = "1 module" if len(own) == 1 else f"{len(own)} modules"
+        lines.append(f"{adapter or 'the adapter'}: {', '.join([modules, *told])}")
+    return tuple(lines)
 
 
 @contextlib.contextmanager
@@ -75,6 +111,10 @@ def at_rest(model: torch.nn.Module) -> Iterator[None]:
             model.eval()
             yield
     finally:
+        for module, was in training.items():
+            # loralib merges in eval(), and takes the merge back in train() alone.
+            if was and getattr(module, "merged", None) is True and not hasattr(module, "merged_adapters"):
+                module.train(was)
         for module, was in training.items():
             module.training = was
 

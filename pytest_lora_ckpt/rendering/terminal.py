@@ -22,6 +22,9 @@ _MEANING = {
     "not-compared": "there was no model or loader to compare with",
 }
 
+# Checks on the loaded model: what they found is worth reading when they pass as well.
+_TOLD = ("loaded", "base-untouched", "adapter-active", "generate", "manifest")
+
 _WHO = {"torch": "nothing to do", "peft": "PEFT's loader does it", "you": "your loader must"}
 
 
@@ -43,6 +46,9 @@ def render_run(run: Mapping[str, Any]) -> Iterator[str]:
         yield from _rules(run.get("rules", ()))
         yield _state("after remapping", run["remapped"])
     yield f"verdict: {run['verdict']} ({_MEANING[run['verdict']]})"
+    for check in run.get("checks", ()):
+        if check["name"] in _TOLD and check["outcome"] == "passed":
+            yield from _wrapped(f"{check['name']}: {check['summary']}", "  ")
     for finding in run.get("findings", ()):
         yield from _finding(finding)
     for check in run.get("checks", ()):

@@ -11,7 +11,7 @@ from pytest_lora_ckpt.replicas.names import STAGES, parse_spec
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _KEEPS = ("all", "trained")
 
@@ -22,6 +22,7 @@ def save_stage_checkpoint(
     stage: str = "finetune",
     keep: str = "all",
     model: PanoramaVLM | None = None,
+    callbacks: Sequence[Any] = (),
     **make_kwargs: Any,
 ) -> Path:
     """Train a replica for one step under Lightning's Trainer and let the Trainer save it.
@@ -35,6 +36,7 @@ def save_stage_checkpoint(
         keep: `"all"` that the stage's checkpoint holds, or `"trained"`: only what this stage trained (in `finetune`
             LoRA and the projector).
         model: Is trained in place and saved; None: a new one.
+        callbacks: For the Trainer.
         make_kwargs: For `make_panorama_vlm` where `model` is None.
 
     Returns:
@@ -64,7 +66,7 @@ def save_stage_checkpoint(
     target.parent.mkdir(parents=True, exist_ok=True)
     from pytest_lora_ckpt.replicas.training import train_and_save  # needs the extra `lightning`
 
-    train_and_save(model, target, stage=stage, keep=keep)
+    train_and_save(model, target, stage=stage, keep=keep, callbacks=callbacks)
     return target
 
 
@@ -74,8 +76,13 @@ def require_data(model: PanoramaVLM) -> None:
         raise ValueError('scale="guide" is on the meta device: there is no data to save')
 
 
-def replica_checkpoint(spec: str, directory: str | os.PathLike[str]) -> Path:
+def replica_checkpoint(spec: str, directory: str | os.PathLike[str], *, callbacks: Sequence[Any] = ()) -> Path:
     """Write the checkpoint that `replica:STAGE` names into `directory` and return its path.
+
+    Args:
+        spec: `replica:vision`, `replica:resampler` or `replica:finetune`.
+        directory: Gets the file.
+        callbacks: For the Trainer that writes it.
 
     Raises:
         ValueError: No such replica; the message lists the valid ones.
@@ -86,7 +93,7 @@ def replica_checkpoint(spec: str, directory: str | os.PathLike[str]) -> Path:
         >>> replica_checkpoint("replica:vision", tempfile.mkdtemp()).name
         'panorama-vision.ckpt'
     """
-    return save_stage_checkpoint(Path(directory), stage=parse_spec(spec))
+    return save_stage_checkpoint(Path(directory), stage=parse_spec(spec), callbacks=callbacks)
 
 
 def replica_model(spec: str) -> PanoramaVLM:

@@ -22,6 +22,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pytest_lora_ckpt.replicas.model import PanoramaVLM
@@ -66,7 +67,7 @@ class PanoramaTraining(pl.LightningModule):  # type: ignore[misc]  # Lightning i
         checkpoint["state_dict"] = {key: state[key] for key in state if self._keeps(key.removeprefix("model."))}
 
 
-def train_and_save(model: PanoramaVLM, path: Path, *, stage: str, keep: str) -> None:
+def train_and_save(model: PanoramaVLM, path: Path, *, stage: str, keep: str, callbacks: Sequence[Any] = ()) -> None:
     """Train `model` for one step, in place, and let the Trainer write `path`; nothing else is written or printed."""
     config = model.config
     set_trainable(model, stage)
@@ -79,6 +80,7 @@ def train_and_save(model: PanoramaVLM, path: Path, *, stage: str, keep: str) -> 
             # Under torchrun or SLURM Lightning would wait for the other ranks.
             plugins=[LightningEnvironment()],
             logger=False,
+            callbacks=[*callbacks],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

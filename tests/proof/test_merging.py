@@ -24,7 +24,7 @@ def merged(path: Path) -> Any:
 
 def merge_of(model: Any, path: Path) -> Merge:
     checkpoint = open_checkpoint(path)
-    return find_merge(model, checkpoint.keys, checkpoint.read, compare(checkpoint, model).mapping)
+    return find_merge(model, checkpoint, compare(checkpoint, model).mapping)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_another_scaling_in_one_module(path: Path) -> None:
 )
 def test_the_checks_tell_a_merge_from_a_loss(loader: Any, outcome: str, path: Path) -> None:
     run = Run(str(path), path, Demands())
-    run.subject.connect(lambda: None, lambda: loader, replica_inputs)
+    run.subject.connect(lora_loader=lambda: loader, lora_inputs=replica_inputs)
     results = {name: run_check(name, run) for name in ("keys", "adapter-active", "generate")}
     assert results["keys"].outcome == results["adapter-active"].outcome == outcome
     assert results["generate"].outcome == "passed"

@@ -1,0 +1,200 @@
+"""Checks on the model that the project's own loader returns."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.checks.findings import to_findings
+from pytest_lora_ckpt.checks.names import require_lora
+from pytest_lora_ckpt.checks.registry import NotChecked, Outcome, check
+from pytest_lora_ckpt.diagnosis import finding
+from pytest_lora_ckpt.diagnosis.intruders import intruder_findings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_lora_ckpt.manifest import ManifestComparison
+    from pytest_lora_ckpt.proof import AdapterEffect
+    from pytest_lora_ckpt.report import Finding
+    from pytest_lora_ckpt.run import Run
+
+_REASONS = 3
+
+
+@check("loaded")
+def loaded(run: Run) -> Outcome:
+    """Every tensor of the checkpoint is in the model that the loader returns, by value."""
+    require_lora(run)
+    _loaded(run)
+    proof = run.proof
+    if proof.proved:
+        return Outcome(passed=True, summary=f"{proof.why}.")
+    lost = tuple(each for each in proof.report.findings if each.severity == "error") if proof.lost else ()
+    if proof.refuted:
+        return Outcome(passed=False, summary=f"{proof.why}.", findings=(*proof.findings, *lost))
+    reasons = list(dict.fromkeys(each.how for each in proof.of("not provable")))
+    raise NotChecked(f"{proof.why}: {'; '.join(reasons[:_REASONS])}")
+
+
+@check("base-untouched")
+def base_untouched(run: Run) -> Outcome:
+    """The base weights of the loaded model are the base model's; no adapter file overwrites them."""
+    config = run.checkpoint.adapter_config
+    found = intruder_findings(config, run.checkpoint.keys) if config is not None else []
+    if any(each.severity == "error" for each in found):
+        return Outcome(passed=False, summary=found[0].message, findings=tuple(found))
+    model = _loaded(run)
+    if run.base is None and run.against_manifest is not None:
+        return _base_by_manifest(run.against_manifest, found)
+    if run.base is None:
+        raise NotChecked(
+            "there is no base model to compare with: override the fixture lora_base_model (a model, or the path of its "
+            "weights), or write a manifest when training"
+        )
+    from pytest_lora_ckpt.proof import compare_base  # torch, only with a loader.
+
+    compared = compare_base(model, run.base, _brought(run))
+    left = f"; {compared.left_out} that the checkpoint brings were left out" if compared.left_out else ""
+    if compared.changed:
+        told = f"{len(compared.changed)} base weights of the loaded model are not the base model's, such as "
+        told += f"{compared.changed[0]}; {compared.same} are."
+        return Outcome(
+            passed=False, summary=told, findings=(*found, finding("base-overwritten", told, compared.changed))
+        )
+    if compared.unknown:
+        raise NotChecked(f"{len(compared.unknown)} base weights are quantised or sharded; {compared.same} are the same")
+    if not compared.same and not compared.rounded:
+        raise NotChecked(f"no base weight was compared{left}")
+    left += f"; {compared.rounded} but for the rounding of a merge undone" if compared.rounded else ""
+    told = f"{compared.same} base weights are the base model's{left}"
+    return Outcome(
+        passed=True, summary=" ".join([told, *(f"({each.message})" for each in found)]), findings=tuple(found)
+    )
+
+
+_BASE_CAUSES = frozenset({"other-base", "base-changed", "other-manifest"})
+
+
+def _base_by_manifest(compared: ManifestComparison, found: list[Finding]) -> Outcome:
+    """Compare the base weights with the digests taken at training time."""
+    changed = to_findings(each for each in compared.differences if each.slug in _BASE_CAUSES)
+    if changed:
+        return Outcome(passed=False, summary=changed[0].message, findings=(*found, *changed))
+    if not compared.base_same:
+        why = "; ".join(compared.not_compared) or "the manifest has none"
+        raise NotChecked(f"no base weight was compared with the manifest: {why}")
+    told = f"{compared.base_same} base weights are those of training, by the digests of the manifest"
+    return Outcome(
+        passed=True, summary=" ".join([told, *(f"({each.message})" for each in found)]), findings=tuple(found)
+    )
+
+
+def _brought(run: Run) -> set[str]:
+    """Keys of the loaded model that the checkpoint is meant to bring, or to change by a merge."""
+    merge = run.match.merge
+    if merge is not None:
+        return {*run.match.report.mapping.values(), *(each.place for each in merge.modules if each.place)}
+    # What LoRA adapts is frozen, whoever brings it.
+    frozen = {layer.module for layer in run.layers}
+    places = run.match.report.mapping.values()
+    return {place for place in places if place.rpartition(".base_layer.weight")[0] not in frozen}
+
+
+@check("adapter-active")
+def adapter_active(run: Run) -> Outcome:
+    """The adapter is active, scaled as in training, and switching it off changes the output."""
+    model = _loaded(run)
+    if not run.has_lora and run.checkpoint.beside is None:
+        raise NotChecked("the checkpoint has no LoRA keys", applies=False)
+    from pytest_lora_ckpt.proof import adapter_effect  # torch, only with a loader.
+
+    merge = run.match.merge
+    if merge is not None and merge.proved:
+        scaling = "its own scaling each" if merge.scaling is None else f"{merge.scaling:.4g}"
+        told = f"The adapter is merged into the weights: W + {scaling} x B A in {merge.merged} modules."
+        return Outcome(passed=True, summary=told)
+    off_scale = tuple(_off_scale(run))
+    if off_scale:
+        return Outcome(passed=False, summary=off_scale[0].message, findings=off_scale)
+    effect = adapter_effect(model, _inputs(run))
+    if effect.active:
+        return Outcome(passed=True, summary=f"{effect.why}{_sizes(run)}")
+    if effect.state == "merged" and not effect.broken:
+        raise NotChecked(effect.why)
+    return _without_effect(run, effect)
+
+
+def _without_effect(run: Run, effect: AdapterEffect) -> Outcome:
+    """Say why the adapter does nothing, or nothing good."""
+    merge = run.match.merge
+    cause, told = "adapter-inactive", effect.why
+    if not effect.modules:
+        cause = "adapter-not-loaded"
+        if merge is not None and merge.unknown:
+            told += " Whether the adapter was merged into its weights could be told with the base model: override the "
+            told += "fixture lora_base_model."
+    elif effect.state == "merged twice":
+        cause = "merged-twice"
+    elif effect.broken or not effect.finite:
+        cause = "nan-in-model"
+    elif effect.zero == effect.modules and effect.error is None:
+        cause = "adapter-all-zero" if run.values.all_zero else "adapter-not-loaded"
+        told += "" if run.values.all_zero else " In the checkpoint they are not: its weights never arrived."
+    return Outcome(passed=False, summary=told, findings=(finding(cause, told),))
+
+
+def _off_scale(run: Run) -> Iterator[Finding]:
+    """Find modules whose scaling in force is not the one that is written down."""
+    from pytest_lora_ckpt.proof import scaling_differences
+
+    ranks = {layer.rank for layer in run.layers}
+    for where, configs in run.lora_configs.items():
+        # Hyper-parameters may hold several configs, and other adapters' too: one that fits is enough.
+        own = [each for each in configs if each.get("rank_pattern") or each.get("r") in {*ranks, None}]
+        odd = [scaling_differences(run.layers, each) for each in own]
+        if odd and all(odd):
+            first = odd[0][0]
+            told = f"{len(odd[0])} of {len(run.layers)} modules are scaled by another number than {where} gives: "
+            told += f"{first.in_force:.4g} in {first.module}, expected {first.expected:.4g} ({first.why})."
+            yield finding("scaling-differs", told, [each.module for each in odd[0]])
+
+
+def _sizes(run: Run) -> str:
+    """Tell how big the updates are."""
+    relative = [each.relative for each in run.updates if each.relative is not None]
+    zero = [each for each in run.updates if each.zero]
+    told = ""
+    if relative:
+        told = f" Updates ‖s·BA‖/‖W‖ of {len(relative)} modules: {min(relative):.2%} to {max(relative):.2%}, "
+        told += f"median {statistics.median(relative):.2%}."
+    return f"{told} {len(zero)} updates are zero, such as that of {zero[0].module}." if zero else told
+
+
+@check("generate")
+def generate(run: Run) -> Outcome:
+    """The model that the loader returns generates new tokens, by itself and not by a fallback."""
+    model = _loaded(run)
+    from pytest_lora_ckpt import proof  # torch, only with a loader.
+
+    if not proof.can_generate(model):
+        raise NotChecked(f"{type(model).__name__} has no generate method", applies=False)
+
+    answer = proof.generate(model, _inputs(run))
+    if answer.generates:
+        return Outcome(passed=True, summary=answer.why)
+    cause = "generate-fallback" if answer.is_fallback or answer.error else "generate-too-short"
+    return Outcome(passed=False, summary=answer.why, findings=(finding(cause, answer.why),))
+
+
+def _loaded(run: Run) -> Any:
+    run.checkpoint  # noqa: B018  # A file that cannot be read is told as such before the loader is called.
+    if run.subject.loaded is None:
+        raise NotChecked("there is no loader: give --lora-loader=module:function, or override the fixture lora_loader")
+    return run.subject.loaded
+
+
+def _inputs(run: Run) -> Any:
+    if run.inputs is None:
+        raise NotChecked("there are no inputs for a forward pass: override the fixture lora_inputs")
+    return run.inputs

@@ -1,0 +1,181 @@
+"""The probe: what a model answers to seeded inputs with its adapter on and off, at training and now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pytest_lora_ckpt.keys import parse_keys
+from pytest_lora_ckpt.manifest.recipes import follow_recipes, make_recipe
+from pytest_lora_ckpt.manifest.record import ManifestError
+from pytest_lora_ckpt.proof.switching import adapter_state, adapters_off, at_rest, tensors_in, up_factors
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.manifest.record import Manifest
+
+SEED = 0
+SAMPLE = 64
+"""At most so many values of an output are recorded, evenly spaced."""
+
+_POSITIONAL = 3  # Dimensions of logits that have positions: batch, positions, vocabulary.
+
+# Share of the largest recorded value by which two machines may differ: other kernels, other order of sums. Measured
+# within a machine it is 0; these leave room for a deep network in that precision.
+_TOLERANCE = {"float64": 1e-6, "float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """A probe run again.
+
+    Attributes:
+        on: Largest difference from the recorded logits with the adapter on, as a share of the largest recorded value.
+        off: The same with the adapter off; None where it cannot be switched off: merged, or not in the model.
+        effect: What switching the adapter off changed when it was recorded, as such a share; None where there was none.
+        tolerance: Up to which share outputs count as the same, by the dtypes then and now.
+        error: Why it could not be compared, or None.
+    """
+
+    on: float = math.inf
+    off: float | None = math.inf
+    effect: float | None = None
+    tolerance: float = 0.0
+    error: str | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether the model answers as it did, with the adapter and without it."""
+        return self.error is None and self.on <= self.tolerance and (self.off or 0.0) <= self.tolerance
+
+    @property
+    def blind(self) -> bool:
+        """Whether the adapter's recorded effect is too small for this precision: its absence would not be seen."""
+        return self.error is None and self.effect is not None and self.effect <= 2 * self.tolerance
+
+    @property
+    def why(self) -> str:
+        """Say in a sentence what was found."""
+        if self.error:
+            return f"The probe could not be compared: {self.error}"
+        if self.same:
+            told = f"The model answers the probe as at training, within {max(self.on, self.off or 0.0):.2g} of it"
+            small = f"; but the adapter's effect ({self.effect:.2g}) is too small for this precision to prove anything"
+            return told + (small if self.blind else "") + "."
+        if self.off is None:
+            told = "The model answers the probe otherwise than at training, and has no adapter to switch off"
+            return f"{told}: it is off by {self.on:.2g} (tolerance {self.tolerance:.2g})."
+        facts = f"{self.on:.2g} with the adapter on and {self.off:.2g} with it off (tolerance {self.tolerance:.2g})"
+        if self.off <= self.tolerance:
+            return f"The base answers the probe as at training, the adapter does not: it is off by {facts}."
+        return f"The base itself answers the probe otherwise than at training: it is off by {facts}."
+
+
+def record_probe(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a model on inputs like these with its adapters on and off, and return what `replay_probe` needs.
+
+    Args:
+        model: Any module.
+        inputs: Keyword arguments of its `forward`: tensors and plain values.
+
+    Raises:
+        TypeError: An input is neither.
+        ManifestError: The forward pass raised, or gave no floating tensor.
+    """
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"probe= should be a mapping, argument of forward -> input, and is {type(inputs).__name__}.")
+    recipes = {str(name): make_recipe(str(name), value) for name, value in inputs.items()}
+    on, off = _answers(model, recipes, SEED)
+    return {
+        "seed": SEED,
+        "inputs": recipes,
+        "output": {"shape": list(on.shape), "dtype": _dtype(on), "on": _sample(on), "off": _sample(off)},
+    }
+
+
+def replay_probe(manifest: Manifest, model: torch.nn.Module) -> ProbeResult:
+    """Run the recorded probe on a model, and compare its answers with the recorded ones.
+
+    Model, random state and modes are as before afterwards. Nothing is raised: what goes wrong is the result's `error`.
+    """
+    if manifest.probe is None:
+        return ProbeResult(error="the manifest was written without probe=.")
+    then = manifest.probe["output"]
+    try:
+        on, off = _answers(model, manifest.probe["inputs"], manifest.probe["seed"])
+    except ManifestError as error:
+        return ProbeResult(error=f"{error.found}.")
+    if list(on.shape) != then["shape"]:
+        return ProbeResult(error=f"the output was of shape {then['shape']} and is of shape {list(on.shape)}.")
+    largest = max((abs(value) for value in (*then["on"], *then["off"]) if value is not None), default=0.0) or 1.0
+    had_lora = any(key.is_lora for key in parse_keys(manifest.tensors).values())
+    can_switch = bool(up_factors(model)) and adapter_state(model) != "merged"
+    loosest = max(_TOLERANCE.get(dtype, _TOLERANCE["bfloat16"]) for dtype in (then["dtype"], _dtype(on)))
+    return ProbeResult(
+        on=_distance(_sample(on), then["on"]) / largest,
+        off=_distance(_sample(off), then["off"]) / largest if can_switch else None,
+        effect=_distance(then["on"], then["off"]) / largest if had_lora else None,
+        tolerance=loosest,
+    )
+
+
+def _answers(
+    model: torch.nn.Module, recipes: Mapping[str, Mapping[str, Any]], seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    inputs = follow_recipes(recipes, seed, device)
+    try:
+        with at_rest(model):
+            on = _logits(model(**inputs))
+            with adapters_off(model):
+                off = _logits(model(**inputs))
+    except Exception as error:
+        raise _failed(f"the forward pass raised {type(error).__name__}: {error!s:.300}") from error
+    if on is None or off is None:
+        raise _failed("the forward pass gave no floating tensor")
+    return on, off
+
+
+def _failed(found: str) -> ManifestError:
+    return ManifestError(
+        None,
+        expected="a forward pass of the model on the probe's inputs",
+        found=found,
+        remedy="Give probe= the keyword arguments that the model's forward takes.",
+    )
+
+
+def _logits(output: Any) -> torch.Tensor | None:
+    """Return `logits` where there are any, else the first floating tensor; a copy, for models may reuse memory."""
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    candidates = [named] if isinstance(named, torch.Tensor) else tensors_in(output)
+    found = next((one for one in candidates if one.is_floating_point() and one.numel()), None)
+    return None if found is None else found.detach().clone()
+
+
+def _sample(output: torch.Tensor) -> list[float | None]:
+    """Return evenly spaced values of the last position; None for what is not finite, since JSON has no word for it."""
+    last = (output[:, -1] if output.ndim >= _POSITIONAL else output).reshape(-1)
+    steps = min(SAMPLE, last.numel())
+    places = [index * (last.numel() - 1) // max(steps - 1, 1) for index in range(steps)]
+    values = last[torch.tensor(places, device=last.device)].double().tolist()
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def _distance(first: list[float | None], second: list[float | None]) -> float:
+    if len(first) != len(second):
+        return math.inf
+    return max((_gap(a, b) for a, b in zip(first, second, strict=True)), default=0.0)
+
+
+def _gap(first: float | None, second: float | None) -> float:
+    if first is None or second is None:
+        return 0.0 if first is second else math.inf
+    return abs(first - second)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

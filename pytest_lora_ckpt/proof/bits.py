@@ -1,0 +1,84 @@
+"""Are two tensors the same, bit for bit, or after a cast? A piece at a time, at the speed of memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Elements of one piece. Small enough for its cast to stay in a core's cache, large enough to hide the cost of a call.
+_PIECE = 1 << 18
+
+# Where a model keeps float32 but its weights went through less on their way (saved in bfloat16, and widened).
+_DETOURS = (torch.bfloat16, torch.float16)
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether two tensors of one shape and dtype hold the same bits; NaN equals the same NaN.
+
+    Example:
+        >>> nan = torch.tensor([float("nan"), 0.0])
+        >>> same_bits(nan, nan.clone()), same_bits(nan, torch.tensor([float("nan"), -0.0]))
+        (True, False)
+    """
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return all(np.array_equal(a, b) for a, b in zip(_words(one), _words(other), strict=True))
+
+
+def cast_between(file: torch.Tensor, model: torch.Tensor) -> str | None:
+    """Name the cast that makes the file's tensor the model's, or None where none does.
+
+    Either the model's dtype is another, or it is the same and the values went through a narrower one.
+
+    Example:
+        >>> file = torch.tensor([1.001])
+        >>> cast_between(file, file.bfloat16()), cast_between(file, file.bfloat16().float())
+        ('float32 to bfloat16', 'float32 to bfloat16 to float32')
+    """
+    if file.shape != model.shape:
+        return None
+    if file.dtype != model.dtype:
+        if _equal_after(file, model, (model.dtype,)):
+            return _path(file.dtype, model.dtype)
+    elif not file.is_floating_point():
+        return None
+    for detour in _DETOURS:
+        if detour not in {file.dtype, model.dtype} and _equal_after(file, model, (detour, model.dtype)):
+            return _path(file.dtype, detour, model.dtype)
+    return None
+
+
+def pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Go through tensors of one shape together, a flat piece at a time."""
+    flat = [tensor.detach().reshape(-1) for tensor in tensors]
+    for start in range(0, flat[0].numel(), _PIECE):
+        yield tuple(tensor[start : start + _PIECE] for tensor in flat)
+
+
+def _equal_after(file: torch.Tensor, model: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> bool:
+    for here, there in pieces(file, model):
+        cast = here
+        for dtype in dtypes:
+            cast = cast.to(dtype)
+        if not same_bits(cast, there):
+            return False
+    return True
+
+
+def _words(tensor: torch.Tensor) -> Iterator[np.ndarray]:
+    """The bits of a tensor as integers, a piece at a time; numpy compares them faster than torch does."""
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    whole = flat.size - flat.size % 8
+    words = flat[:whole].view(np.uint64)
+    for start in range(0, words.size, _PIECE):
+        yield words[start : start + _PIECE]
+    yield flat[whole:]
+
+
+def _path(*dtypes: torch.dtype) -> str:
+    return " to ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
