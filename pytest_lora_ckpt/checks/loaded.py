@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checks.findings import to_findings
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_lora_ckpt.manifest import ManifestComparison
-    from pytest_lora_ckpt.proof import AdapterEffect
+    from pytest_lora_ckpt.proof import AdapterEffect, Generation
     from pytest_lora_ckpt.report import Finding
     from pytest_lora_ckpt.run import Run
 
@@ -41,6 +42,8 @@ def loaded(run: Run) -> Outcome:
 def base_untouched(run: Run) -> Outcome:
     """The base weights of the loaded model are the base model's; no adapter file overwrites them."""
     config = run.checkpoint.adapter_config
+    if not run.adapter_parts:
+        raise NotChecked("the checkpoint has no LoRA keys", applies=False)
     found = intruder_findings(config, run.checkpoint.keys) if config is not None else []
     if any(each.severity == "error" for each in found):
         return Outcome(passed=False, summary=found[0].message, findings=tuple(found))
@@ -183,8 +186,16 @@ def generate(run: Run) -> Outcome:
     answer = proof.generate(model, _inputs(run))
     if answer.generates:
         return Outcome(passed=True, summary=answer.why)
-    cause = "generate-fallback" if answer.is_fallback or answer.error else "generate-too-short"
+    odd = answer if not _is_well(answer) or answer.off is None else answer.off
+    cause = "generate-too-short" if odd.is_finite else "generate-not-finite"
+    if odd.is_fallback or odd.error:
+        cause = "generate-fallback"
     return Outcome(passed=False, summary=answer.why, findings=(finding(cause, answer.why),))
+
+
+def _is_well(answer: Generation) -> bool:
+    """Whether this generation, with the adapter as it is, gave what it should."""
+    return replace(answer, off=None).generates
 
 
 def _loaded(run: Run) -> Any:

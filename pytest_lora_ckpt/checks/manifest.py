@@ -49,4 +49,5 @@ def _probe(run: Run) -> Difference | None:
     if run.manifest is None or run.manifest.probe is None:
         return None
     result = replay_probe(run.manifest, run.subject.loaded)
-    return Difference("" if result.same else "probe-differs", result.why)
+    # A probe that cannot be run says nothing against the model; that it could not is told.
+    return Difference("" if result.same or result.error else "probe-differs", result.why)

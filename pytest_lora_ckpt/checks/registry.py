@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.diagnosis import finding
 from pytest_lora_ckpt.subject import ProjectError
@@ -91,6 +93,11 @@ def run_check(name: str, run: Run) -> CheckResult:
         return CheckResult(name, "skipped", f"not readable: {error.problem}")
     except ProjectError as error:
         return CheckResult(name, "failed", str(error), (finding(error.cause, str(error)),))
+    except pytest.skip.Exception as skip:
+        # The project's own fixture or loader says so, and why.
+        return CheckResult(name, "skipped", f"skipped by the project: {skip.msg}")
+    except pytest.fail.Exception as failure:
+        return CheckResult(name, "failed", str(failure.msg))
     except NotChecked as reason:
         outcome = "failed" if run.demands.strict and reason.applies else "skipped"
         summary = f"could not be checked: {reason}" if outcome == "failed" else str(reason)

@@ -6,12 +6,12 @@ import dataclasses
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-import pytest_lora_ckpt
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.manifest.digests import NARROWED, digest_bytes, digest_tensors, why_not
 from pytest_lora_ckpt.manifest.facts import (
@@ -172,7 +172,7 @@ def fingerprint(frozen: Mapping[str, str | None]) -> str | None:
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that are loaded; none is imported for it."""
     loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in _LIBRARIES}
-    ours = {"pytest_lora_ckpt": pytest_lora_ckpt.__version__}
+    ours = {"pytest_lora_ckpt": version("pytest-lora-ckpt")}
     return ours | {name: str(version) for name, version in loaded.items() if version is not None}
 
 

@@ -106,7 +106,8 @@ def at_rest(model: torch.nn.Module) -> Iterator[None]:
     """Run a model for its output alone: eval mode, no gradients, a fixed random state; all as before afterwards."""
     training = {module: module.training for module in model.modules()}
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        # All devices are meant, and said to be: without the list torch warns where there are several.
+        with torch.random.fork_rng(list(range(torch.cuda.device_count()))), torch.no_grad():
             torch.manual_seed(0)
             model.eval()
             yield

@@ -12,12 +12,25 @@ if TYPE_CHECKING:
 
     import pytest
 
-CHECKS = ("readable", "lora-complete", "config", "values", "keys", "ratio", "stage", "adapter-active", "generate")
+CHECKS = (
+    "readable",
+    "lora-complete",
+    "config",
+    "values",
+    "keys",
+    "ratio",
+    "stage",
+    "loaded",
+    "base-untouched",
+    "adapter-active",
+    "generate",
+    "manifest",
+)
 
 FILE_CHECKS = ("readable", "lora-complete", "config", "values", "stage")
 """The checks that a file alone decides."""
 
-LOADER_CHECKS = ("keys", "ratio", "adapter-active", "generate")
+LOADER_CHECKS = ("keys", "ratio", "loaded", "adapter-active", "generate")
 """The checks that a loader alone, with inputs, makes possible."""
 
 # `lora-ckpt::keys[a.ckpt] PASSED`, or from an xdist worker `[gw0] [ 11%] PASSED lora-ckpt::keys[a.ckpt]`.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def test_a_replica_passes(audit: Audit, stage: str) -> None:
     run = audit(f"--lora-ckpt=replica:{stage}")
     assert run.ret == pytest.ExitCode.OK
-    adapter = {"lora-complete", "values", "adapter-active"}
-    with_model = {"readable", "stage", *LOADER_CHECKS}
+    adapter = {"lora-complete", "values", "adapter-active", "base-untouched"}
+    with_model = {"readable", "stage", *LOADER_CHECKS, "manifest"}
     assert run.named("passed") == (with_model | adapter if stage == "finetune" else with_model - adapter)
     assert run.named("skipped") == set(CHECKS) - run.named("passed")
     assert run.sections == [f"LoRA checkpoint: replica:{stage}"]
@@ -163,7 +163,7 @@ class TestItems:
         del toy_project
         run = audit("--lora-ckpt=replica:vision", "--collect-only", "-q", "-q", "-q", report=False)
         assert run.ret == pytest.ExitCode.OK
-        assert [line for line in run.lines if line.startswith("lora-ckpt")] == ["lora-ckpt: 9"]
+        assert [line for line in run.lines if line.startswith("lora-ckpt")] == ["lora-ckpt: 12"]
         listed = pytester.runpytest_inprocess("--lora-ckpt=replica:vision", "--co", "-q", "-p", "no:benchmark").outlines
         assert [line for line in listed if line.startswith("lora-ckpt::")] == [
             f"lora-ckpt::{name}[replica:vision]" for name in CHECKS

@@ -86,7 +86,8 @@ class TestStrict:
     def test_what_could_not_be_checked_fails(self, audit: Audit, toy_checkpoint: Path) -> None:
         run = audit(f"--lora-ckpt={toy_checkpoint}", "--lora-strict")
         assert run.ret == pytest.ExitCode.TESTS_FAILED
-        assert run.named("failed") == {"keys", "ratio", "adapter-active", "generate"}
+        unmade = {"keys", "ratio", "loaded", "base-untouched", "adapter-active", "generate", "manifest"}
+        assert run.named("failed") == unmade
         assert run.summary("keys").startswith("could not be checked: ")
         # There is nothing of the kind to check.
         assert run.named("skipped") == {"config", "stage"}

@@ -1,0 +1,133 @@
+"""What lies beside the tensors: a stale twin of the weights file, an adapter directory of another run, or none."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.checkpoint.opening import BESIDE
+from pytest_lora_ckpt.checkpoint.readers.peft_directory import CONFIG, WEIGHTS
+from pytest_lora_ckpt.diagnosis import lora_pairs
+from pytest_lora_ckpt.faults.draft import Draft
+from pytest_lora_ckpt.faults.edits import redrawn
+from pytest_lora_ckpt.faults.record import ADAPTERS, TORCH_FILES, NotApplicable, fault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_lora_ckpt.checkpoint import Checkpoint
+
+
+@fault(
+    "stale-twin",
+    "Saved again in the other format: the adapter of today is in the .bin, and PEFT reads the older safetensors file.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def stale_twin(draft: Draft) -> None:
+    """Keep the tensors in the .bin, and lay a safetensors file with other values beside it."""
+    checkpoint = draft.checkpoint
+    if not checkpoint.path.is_dir():
+        raise NotApplicable("one weights file was named: what lies beside it does not count")
+    if draft.weights.name not in WEIGHTS or all((draft.weights.parent / name).exists() for name in WEIGHTS):
+        raise NotApplicable("two weights files lie in the directory already")
+
+    def lay_beside(path: Path) -> None:
+        import torch
+        from safetensors.torch import save_file
+
+        safetensors, pickled = (path.parent / name for name in WEIGHTS)
+        if path != pickled:
+            torch.save({key: checkpoint.read(key) for key in checkpoint.keys}, pickled)
+        older = {key: redrawn(key)(checkpoint.read(key)).contiguous() for key in checkpoint.keys}
+        save_file(older, safetensors, metadata={"format": "pt"})
+
+    draft.patches.append(lay_beside)
+
+
+@fault(
+    "stale-directory",
+    "The adapter is in the checkpoint, and lora_weights/ beside it is that of an older run: the two disagree.",
+    layouts=TORCH_FILES,
+    seen="file",
+)
+def stale_directory(draft: Draft) -> None:
+    """Draw the tensors of the directory anew, where the file holds LoRA as well."""
+    if not draft.pairs:
+        raise NotApplicable("the file holds no LoRA")
+    _make_stale(draft, _beside(draft))
+
+
+@fault(
+    "directory-of-another-run",
+    "The checkpoint holds no LoRA, and lora_weights/ beside it is that of another run.",
+    layouts=TORCH_FILES,
+    seen="manifest",
+)
+def directory_of_another_run(draft: Draft) -> None:
+    """Draw the tensors of the directory anew, where the file holds no LoRA."""
+    _require_no_lora(draft)
+    _make_stale(draft, _beside(draft))
+
+
+@fault(
+    "directory-missing",
+    "Only the checkpoint was copied, and the adapter lay in lora_weights/ beside it.",
+    layouts=TORCH_FILES,
+    seen="model",
+)
+def directory_missing(draft: Draft) -> None:
+    """Leave the directory out, where the file holds no LoRA."""
+    _require_no_lora(draft)
+    _beside(draft)
+    draft.patches.append(lambda path: shutil.rmtree(path.parent / BESIDE))
+
+
+@fault(
+    "directory-without-weights",
+    "Of lora_weights/ only the config was copied (the weights were ignored as large files).",
+    layouts=TORCH_FILES,
+    seen="file",
+)
+def directory_without_weights(draft: Draft) -> None:
+    """Delete the directory's weights."""
+    _beside(draft)
+
+    def delete(path: Path) -> None:
+        for name in WEIGHTS:
+            (path.parent / BESIDE / name).unlink(missing_ok=True)
+
+    draft.patches.append(delete)
+
+
+@fault(
+    "directory-without-config",
+    "Of lora_weights/ only the weights were copied: adapter_config.json is not there.",
+    layouts=TORCH_FILES,
+    seen="file",
+)
+def directory_without_config(draft: Draft) -> None:
+    """Delete the directory's config."""
+    _beside(draft)
+    draft.patches.append(lambda path: (path.parent / BESIDE / CONFIG).unlink())
+
+
+def _beside(draft: Draft) -> Checkpoint:
+    beside = draft.checkpoint.beside
+    if beside is None:
+        raise NotApplicable(f"no readable adapter lies in {BESIDE}/ beside {draft.checkpoint.path.name}")
+    return beside
+
+
+def _require_no_lora(draft: Draft) -> None:
+    if lora_pairs(draft.keys):
+        raise NotApplicable(f"{draft.checkpoint.path.name} holds LoRA itself")
+
+
+def _make_stale(draft: Draft, beside: Checkpoint) -> None:
+    from pytest_lora_ckpt.faults.writing import write_tensors
+
+    stale = Draft(beside)
+    for key in beside.keys:
+        stale.change([key], redrawn(key), "tensor")
+    draft.patches.append(lambda path: write_tensors(stale, path.parent / BESIDE / stale.weights.name))

@@ -1,0 +1,251 @@
+"""adapter_config.json that is not the one of the training. The weights file stays byte for byte as it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.checkpoint.readers.peft_directory import CONFIG
+from pytest_lora_ckpt.faults import selecting
+from pytest_lora_ckpt.faults.record import ADAPTERS, NotApplicable, fault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_lora_ckpt.faults.draft import Draft
+
+
+@fault(
+    "alpha-changed",
+    "lora_alpha was set to another value after training: every tensor loads, at another strength.",
+    layouts=ADAPTERS,
+    seen="manifest",
+)
+def alpha_changed(draft: Draft) -> None:
+    """Divide lora_alpha by 8, as from 8 to 1."""
+    alpha = _number(draft, "lora_alpha")
+    draft.config["lora_alpha"] = alpha // 8 if alpha >= 8 and alpha % 8 == 0 else alpha / 8  # noqa: PLR2004
+
+
+@fault(
+    "alpha-pattern-lost",
+    "alpha_pattern got lost when the config was written by hand: some modules have another strength.",
+    layouts=ADAPTERS,
+    seen="manifest",
+)
+def alpha_pattern_lost(draft: Draft) -> None:
+    """Empty alpha_pattern."""
+    _require(draft.config.get("alpha_pattern"), "its config has no alpha_pattern")
+    draft.config["alpha_pattern"] = {}
+
+
+@fault(
+    "rslora-changed",
+    "use_rslora was lost, or set: the strength is alpha / r where it was alpha / sqrt(r), or the other way round.",
+    layouts=ADAPTERS,
+    seen="manifest",
+)
+def rslora_changed(draft: Draft) -> None:
+    """Turn the flag."""
+    draft.config["use_rslora"] = not draft.config.get("use_rslora", False)
+
+
+@fault(
+    "other-base-name",
+    "The config names another base model: PEFT and hubs fetch it, and the names and shapes fit.",
+    layouts=ADAPTERS,
+    seen="manifest",
+)
+def other_base_name(draft: Draft) -> None:
+    """Name another base."""
+    name = draft.config.get("base_model_name_or_path")
+    draft.config["base_model_name_or_path"] = f"{name or 'base'}-instruct"
+
+
+@fault(
+    "dora-flag-lost",
+    "use_dora was lost (the config of an older PEFT): the magnitude vectors are in the file and are not loaded.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def dora_flag_lost(draft: Draft) -> None:
+    """Set use_dora to false."""
+    _require(draft.config.get("use_dora"), "its config has no use_dora")
+    draft.config["use_dora"] = False
+
+
+@fault(
+    "dora-flag-added",
+    "use_dora was set for an adapter trained without it: the magnitudes are made up from the base weights.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def dora_flag_added(draft: Draft) -> None:
+    """Set use_dora to true."""
+    _require(not draft.config.get("use_dora"), "its config has use_dora already")
+    draft.config["use_dora"] = True
+
+
+@fault(
+    "rank-in-config",
+    "The config is of a run with another rank: loading stops, or ignores what does not fit.",
+    layouts=ADAPTERS,
+    seen="file",
+    reference="https://github.com/huggingface/peft/issues/554",
+)
+def rank_in_config(draft: Draft) -> None:
+    """Double r."""
+    draft.config["r"] = int(_number(draft, "r")) * 2
+
+
+@fault(
+    "rank-pattern-lost",
+    "rank_pattern got lost: the modules that have a rank of their own do not fit, or are ignored.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def rank_pattern_lost(draft: Draft) -> None:
+    """Empty rank_pattern."""
+    _require(draft.config.get("rank_pattern"), "its config has no rank_pattern")
+    draft.config["rank_pattern"] = {}
+
+
+@fault(
+    "targets-narrowed",
+    "target_modules names fewer modules than were trained: the adapters of the others are dropped without a word.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def targets_narrowed(draft: Draft) -> None:
+    """Take the last name out that the file has an adapter for."""
+    targets = _targets(draft)
+    _require(len(targets) > 1, "its target_modules names one module only")
+    used = [name for name in targets if any(pair.module.endswith(name) for pair in draft.pairs)]
+    _require(used, "no name in its target_modules is that of an adapted module")
+    draft.config["target_modules"] = [name for name in targets if name != used[-1]]
+
+
+@fault(
+    "targets-widened",
+    "target_modules names a module that was not trained: PEFT makes an adapter for it that nothing fills.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def targets_widened(draft: Draft) -> None:
+    """Add a head, which few adapt."""
+    targets = _targets(draft)
+    _require("lm_head" not in targets, "its target_modules names lm_head already")
+    draft.config["target_modules"] = [*targets, "lm_head"]
+
+
+@fault(
+    "layers-narrowed",
+    "layers_to_transform is that of another experiment: the adapters of all other layers are dropped.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def layers_narrowed(draft: Draft) -> None:
+    """Let the config adapt the first layer only."""
+    numbers = list(selecting.lora_layers(draft, least=2))
+    _require(draft.config.get("layers_to_transform") is None, "its config has layers_to_transform already")
+    # PEFT takes layers_to_transform with a list of names only (`LoraConfig.__post_init__`).
+    _targets(draft)
+    draft.config["layers_to_transform"] = numbers[:1]
+
+
+@fault(
+    "modules-to-save-not-in-config",
+    "A head was trained and saved, and modules_to_save does not name it: it is written over the base's or dropped.",
+    layouts=ADAPTERS,
+    seen="file",
+    reference="https://github.com/unslothai/unsloth/issues/918",
+)
+def modules_to_save_not_in_config(draft: Draft) -> None:
+    """Empty modules_to_save."""
+    _require(draft.config.get("modules_to_save"), "its config has no modules_to_save")
+    draft.config["modules_to_save"] = None
+
+
+@fault(
+    "modules-to-save-added",
+    "modules_to_save names a module that was not trained: its tensors are sought and not found.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def modules_to_save_added(draft: Draft) -> None:
+    """Add a name that the file does not hold."""
+    saved = draft.config.get("modules_to_save") or []
+    held = {segment for key in draft.keys for segment in key.split(".")}
+    name = next((name for name in ("lm_head", "score", "embed_tokens") if name not in held), None)
+    _require(name, "it holds every module that could be named")
+    draft.config["modules_to_save"] = [*saved, name]
+
+
+@fault(
+    "bias-flag-lost",
+    "The config says bias 'none' and the file holds trained biases: they are written over the base's or dropped.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def bias_flag_lost(draft: Draft) -> None:
+    """Set bias to none."""
+    _require(draft.config.get("bias", "none") != "none", "its config has bias 'none'")
+    draft.config["bias"] = "none"
+
+
+@fault(
+    "peft-type-changed",
+    "The config is of an adapter of another kind: none of its parameters is called like those in the file.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def peft_type_changed(draft: Draft) -> None:
+    """Call it LoHa."""
+    _require(draft.config.get("peft_type") == "LORA", "its config is not of LoRA")
+    draft.config["peft_type"] = "LOHA"
+
+
+@fault(
+    "config-missing",
+    "Only the weights file was copied: adapter_config.json is not beside it.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def config_missing(draft: Draft) -> None:
+    """Delete the file."""
+    draft.patches.append(lambda weights: (weights.parent / CONFIG).unlink())
+
+
+@fault(
+    "config-truncated",
+    "The disk was full when adapter_config.json was written: the JSON stops in the middle.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def config_truncated(draft: Draft) -> None:
+    """Keep the first half of it."""
+    draft.patches.append(_halve_config)
+
+
+def _halve_config(weights: Path) -> None:
+    path = weights.parent / CONFIG
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _require(met: object, why_not: str) -> None:
+    if not met:
+        raise NotApplicable(why_not)
+
+
+def _number(draft: Draft, name: str) -> float:
+    value: Any = draft.config.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise NotApplicable(f"its config has no number in {name}")
+    return value
+
+
+def _targets(draft: Draft) -> list[str]:
+    targets = draft.config.get("target_modules")
+    if not isinstance(targets, list) or not targets:
+        raise NotApplicable("its target_modules is no list of names")
+    return targets

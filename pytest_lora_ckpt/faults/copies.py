@@ -1,0 +1,141 @@
+"""Tensors that are there twice and disagree, and tensors that should not be there."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.faults import selecting
+from pytest_lora_ckpt.faults.edits import redrawn
+from pytest_lora_ckpt.faults.record import ADAPTERS, LAYOUTS, STATE_DICTS, TORCH_FILES, NotApplicable, fault
+from pytest_lora_ckpt.keys import parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import torch
+
+    from pytest_lora_ckpt.faults.draft import Draft
+
+_LENGTH = 8  # Bytes with the length of a safetensors header.
+
+
+@fault(
+    "tied-weights-differ",
+    "Head and embedding are one tensor in the model and two in the file: the one that is loaded last wins.",
+    layouts=TORCH_FILES,
+    seen="value",
+)
+def tied_weights_differ(draft: Draft) -> None:
+    """Give the head another value than the embedding."""
+    groups = [group for group in draft.keys.aliases if _touches_a_head(group)]
+    if not groups:
+        raise NotApplicable("no head shares its tensor with an embedding")
+    head = next(key for key in groups[0] if _touches_a_head([key]))
+    draft.replace(head, head, redrawn(head))
+
+
+@fault(
+    "aliases-disagree",
+    "A module is registered under two names, and the file was edited under one of them: which one counts is chance.",
+    layouts=TORCH_FILES,
+    seen="value",
+)
+def aliases_disagree(draft: Draft) -> None:
+    """Give one of two names another value."""
+    groups = [group for group in draft.keys.aliases if not _touches_a_head(group)]
+    if not groups:
+        raise NotApplicable("no module is registered under two names")
+    key = groups[0][-1]
+    draft.replace(key, key, redrawn(key))
+
+
+@fault(
+    "two-generations",
+    "Saved over an older file by updating its dict: the older adapter is still there, under the wrapper's prefix.",
+    layouts=LAYOUTS,
+    seen="file",
+)
+def two_generations(draft: Draft) -> None:
+    """Add every LoRA tensor a second time, with `module.` and other values."""
+    for key in selecting.lora_keys(draft):
+        draft.add(f"module.{key}", key, redrawn(key))
+
+
+@fault(
+    "second-adapter",
+    "A run that went on under a new adapter name saved both: the model has one, and takes whichever it is built for.",
+    layouts=STATE_DICTS,
+    seen="model",
+)
+def second_adapter(draft: Draft) -> None:
+    """Add every LoRA tensor a second time, under another adapter's name and with other values."""
+    for key in selecting.lora_keys(draft):
+        parsed = parse_key(key)
+        if parsed.adapter is not None:
+            segments = list(parsed.segments)
+            segments[parsed.roles.index("adapter")] += "_old"
+            draft.add(".".join(segments), key, redrawn(key))
+    if not draft.has_new_tensors:
+        raise NotApplicable("its keys carry no adapter name")
+
+
+@fault(
+    "base-weight-in-adapter",
+    "The adapter's file also holds a base weight: PEFT writes it over the base, and disable_adapter() no longer helps.",
+    layouts=ADAPTERS,
+    seen="file",
+)
+def base_weight_in_adapter(draft: Draft) -> None:
+    """Add the weight that the first linear pair adapts, with values of its own."""
+    for pair in draft.pairs:
+        parsed = parse_key(pair.down)
+        if parsed.lora != "lora_A" or len(draft.keys[pair.up].shape) != 2:  # noqa: PLR2004
+            continue
+        stem = ".".join(parsed.segments[: parsed.roles.index("lora")])
+        draft.add(f"{stem}.base_layer.weight", pair.down, _weight_of(draft.keys[pair.up].shape[0]))
+        return
+    raise NotApplicable("it adapts no linear layer")
+
+
+@fault(
+    "duplicate-name",
+    "A writer of its own put one name twice into a safetensors header: the library refuses it, other readers take one.",
+    layouts=frozenset({"safetensors", "peft_adapter"}),
+    seen="file",
+)
+def duplicate_name(draft: Draft) -> None:
+    """Add the first LoRA tensor a second time, under the very same name and with other values."""
+    if draft.checkpoint.format != "safetensors":
+        raise NotApplicable("a torch file holds a dict, which has no name twice")
+    key = draft.pairs[0].up
+    # A dict cannot be saved with one name twice: a name of the same length is saved and then overwritten.
+    stand_in = re.sub(r".$", "~", key)
+    draft.add(stand_in, key, redrawn(key))
+    draft.patches.append(_renamed_in_header(stand_in, key))
+
+
+def _renamed_in_header(old: str, new: str) -> Callable[[Path], None]:
+    def patch(path: Path) -> None:
+        with path.open("r+b") as file:
+            length = int.from_bytes(file.read(_LENGTH), "little")
+            header = file.read(length).replace(_quoted(old), _quoted(new))
+            file.seek(_LENGTH)
+            file.write(header)
+
+    return patch
+
+
+def _quoted(name: str) -> bytes:
+    return json.dumps(name, ensure_ascii=False).encode()
+
+
+def _weight_of(rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what makes, of a lora_A, a weight that it could adapt."""
+    return lambda down: redrawn("base_layer")(down[:1].repeat(rows, 1))
+
+
+def _touches_a_head(keys: list[str] | tuple[str, ...]) -> bool:
+    return any(selecting.OUTPUTS.intersection(parse_key(key).modules) for key in keys)

@@ -1,0 +1,175 @@
+"""Damage to the bytes of the weights file: cut off, turned over, or not a checkpoint at all."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.faults import selecting
+from pytest_lora_ckpt.faults.record import LAYOUTS, TORCH_FILES, NotApplicable, fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pytest_lora_ckpt.faults.draft import Draft
+
+_SIGN = 0x80
+_SAFETENSORS = frozenset({"safetensors", "peft_adapter"})
+_LFS_POINTER = (
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+    "size {size}\n"
+)
+_PAGE = (
+    "<!DOCTYPE html>\n<html>\n<head><title>Access denied</title></head>\n"
+    "<body><p>Log in to download this file.</p></body>\n</html>\n"
+)
+
+
+@fault(
+    "truncated",
+    "A copy or a download stopped at two thirds of the file.",
+    layouts=LAYOUTS,
+    seen="file",
+)
+def truncated(draft: Draft) -> None:
+    """Cut the last third off."""
+    draft.patches.append(lambda path: os.truncate(path, path.stat().st_size * 2 // 3))
+
+
+@fault(
+    "empty-file",
+    "The disk was full: the file is there and has 0 bytes.",
+    layouts=LAYOUTS,
+    seen="file",
+)
+def empty_file(draft: Draft) -> None:
+    """Keep no byte."""
+    draft.patches.append(lambda path: os.truncate(path, 0))
+
+
+@fault(
+    "trailing-bytes",
+    "A download was resumed at the wrong place: bytes of the beginning follow the end.",
+    layouts=_SAFETENSORS,
+    seen="file",
+)
+def trailing_bytes(draft: Draft) -> None:
+    """Append the first kibibyte."""
+    _require_safetensors(draft)
+
+    def append(path: Path) -> None:
+        with path.open("r+b") as file:
+            start = file.read(1024)
+            file.seek(0, os.SEEK_END)
+            file.write(start)
+
+    draft.patches.append(append)
+
+
+@fault(
+    "zero-tail",
+    "A download that allots the whole file first was broken off: the length is right and the end is zeros.",
+    layouts=_SAFETENSORS,
+    seen="file",
+)
+def zero_tail(draft: Draft) -> None:
+    """Zero the bytes from the first byte of a LoRA tensor in the middle to the end."""
+    _require_safetensors(draft)
+    starts = sorted(draft.checkpoint.source.locate(key).offset for key in selecting.lora_keys(draft))
+    start = starts[len(starts) // 2]
+
+    def zero(path: Path) -> None:
+        size = path.stat().st_size
+        os.truncate(path, start)
+        os.truncate(path, size)
+
+    draft.patches.append(zero)
+
+
+@fault(
+    "lfs-pointer",
+    "Cloned without Git LFS: a pointer of three lines lies where the weights should.",
+    layouts=LAYOUTS,
+    seen="file",
+)
+def lfs_pointer(draft: Draft) -> None:
+    """Write a pointer."""
+    size = draft.weights.stat().st_size
+    draft.patches.append(_text(_LFS_POINTER.format(size=size)))
+
+
+@fault(
+    "web-page",
+    "Downloaded without logging in: the file is the page that says so.",
+    layouts=LAYOUTS,
+    seen="file",
+)
+def web_page(draft: Draft) -> None:
+    """Write a page."""
+    draft.patches.append(_text(_PAGE))
+
+
+@fault(
+    "bit-flip",
+    "A bit turned over on the disk or on the way: one adapter value has the other sign, and no format checks it.",
+    layouts=LAYOUTS - {"lightning"},
+    seen="manifest",
+)
+def bit_flip(draft: Draft) -> None:
+    """Turn the sign of one value of a lora_B, in a file without checksums."""
+    if draft.checkpoint.format == "torch zip":
+        raise NotApplicable("a zip archive has checksums, which tell: see bit-flip-in-zip")
+    _flip(draft)
+
+
+@fault(
+    "bit-flip-in-zip",
+    "A bit turned over on the disk: the zip archive's checksum tells, and torch.load does not look at it.",
+    layouts=TORCH_FILES | {"peft_adapter"},
+    seen="file",
+)
+def bit_flip_in_zip(draft: Draft) -> None:
+    """Turn the sign of one value of a lora_B, in torch's zip format."""
+    if draft.checkpoint.format != "torch zip":
+        raise NotApplicable("it is no zip archive, and has no checksums: see bit-flip")
+    _flip(draft)
+
+
+def _flip(draft: Draft) -> None:
+    for pair in draft.pairs:
+        info = draft.keys[pair.up]
+        extent = draft.checkpoint.source.locate(pair.up)
+        data = draft.checkpoint.read_bytes(pair.up)
+        # The sign lies in the last byte of a little-endian float; the sign of a zero is none.
+        size = info.nbytes // max(info.numel, 1)
+        values = range(0, len(data) - size + 1, max(size, 1)) if "float" in info.dtype and not extent.packed else ()
+        for at in values:
+            if any(data[at : at + size]):
+                draft.patches.append(_xor(extent.offset + at + size - 1))
+                return
+    raise NotApplicable("no lora_B holds a float other than zero")
+
+
+def _xor(offset: int) -> Callable[[Path], None]:
+    def patch(path: Path) -> None:
+        with path.open("r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)[0]
+            file.seek(offset)
+            file.write(bytes([byte ^ _SIGN]))
+
+    return patch
+
+
+def _text(content: str) -> Callable[[Path], None]:
+    def patch(path: Path) -> None:
+        path.write_text(content, encoding="utf-8", newline="\n")
+
+    return patch
+
+
+def _require_safetensors(draft: Draft) -> None:
+    if draft.checkpoint.format != "safetensors":
+        raise NotApplicable("a torch file has its index at the end: see truncated")

@@ -1,0 +1,242 @@
+"""Keys that are called otherwise than the model calls them: prefixes, levels, adapter names, conventions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.faults.record import ADAPTERS, LAYOUTS, STATE_DICTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.selecting import lora_layers
+from pytest_lora_ckpt.keys import parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_lora_ckpt.faults.draft import Draft
+
+_PEFT = "base_model.model."
+
+
+@fault(
+    "wrapper-prefix",
+    "Saved from the DistributedDataParallel wrapper and not from its module: every key begins with `module.`",
+    layouts=LAYOUTS,
+    seen="model",
+    reference="https://github.com/jingyaogong/minimind/pull/594",
+)
+def wrapper_prefix(draft: Draft) -> None:
+    """Add `module.`."""
+    draft.rename("module.{}".format)
+
+
+@fault(
+    "compile-prefix",
+    "Saved from a compiled model: every key begins with `_orig_mod.`, and all of lora_B stays zero after loading.",
+    layouts=LAYOUTS,
+    seen="model",
+    reference="https://github.com/MakazhanAlpamys/Soup/issues/335",
+)
+def compile_prefix(draft: Draft) -> None:
+    """Add `_orig_mod.`."""
+    draft.rename("_orig_mod.{}".format)
+
+
+@fault(
+    "fsdp-wrapper",
+    "Saved from FSDP's wrappers without its state-dict context: `_fsdp_wrapped_module` behind every layer number.",
+    layouts=LAYOUTS,
+    seen="model",
+)
+def fsdp_wrapper(draft: Draft) -> None:
+    """Add a level in each layer."""
+    draft.rename(_inside_layers("_fsdp_wrapped_module"))
+
+
+@fault(
+    "checkpoint-wrapper",
+    "Saved from a model whose layers torch's activation checkpointing has wrapped: `_checkpoint_wrapped_module`.",
+    layouts=LAYOUTS,
+    seen="model",
+)
+def checkpoint_wrapper(draft: Draft) -> None:
+    """Add a level in each layer."""
+    draft.rename(_inside_layers("_checkpoint_wrapped_module"))
+
+
+@fault(
+    "outer-prefix-added",
+    "Saved from the LightningModule or trainer class around the model: every key is one `model.` deeper.",
+    layouts=LAYOUTS,
+    seen="model",
+)
+def outer_prefix_added(draft: Draft) -> None:
+    """Add `model.`."""
+    draft.rename("model.{}".format)
+
+
+@fault(
+    "outer-prefix-lost",
+    "A script stripped one prefix too many (`model.` of Lightning, `base_model.model.` of PEFT): nothing meets.",
+    layouts=LAYOUTS,
+    seen="model",
+)
+def outer_prefix_lost(draft: Draft) -> None:
+    """Take off what every key begins with."""
+    first = next(iter(draft.entries))
+    prefix = _PEFT if first.startswith(_PEFT) else first[: first.find(".") + 1]
+    if not prefix or not all(key.startswith(prefix) and key != prefix for key in draft.entries):
+        raise NotApplicable("its keys have no prefix in common")
+    draft.rename(lambda key: key.removeprefix(prefix))
+
+
+@fault(
+    "inner-level-lost",
+    "Trained on the class without the head: the keys lack one `model.` before the layers, and the adapter is dropped.",
+    layouts=LAYOUTS,
+    seen="model",
+    reference="https://github.com/huggingface/peft/issues/1579",
+)
+def inner_level_lost(draft: Draft) -> None:
+    """Take off the `model.` above the layers that have LoRA."""
+    head = _head_of_layers(draft)
+    if not f".{head}".endswith(".model.") or head.endswith(_PEFT):
+        raise NotApplicable("the layers that have LoRA do not lie in a module called `model`")
+    draft.rename(lambda key: head.removesuffix("model.") + key[len(head) :] if key.startswith(head) else key)
+
+
+@fault(
+    "inner-level-added",
+    "transformers moved the text model of vision-language models one level down: the layers are sought under "
+    "`language_model.`, and the answers are those of the base model.",
+    layouts=LAYOUTS,
+    seen="model",
+    reference="https://github.com/vllm-project/vllm/issues/34186",
+)
+def inner_level_added(draft: Draft) -> None:
+    """Put `language_model.` above the layers that have LoRA."""
+    head = _head_of_layers(draft)
+    draft.rename(lambda key: f"{head}language_model.{key[len(head) :]}" if key.startswith(head) else key)
+
+
+@fault(
+    "base-layer-lost",
+    "Converted by a script written for PEFT before 0.6: the adapted weights lost `base_layer` from their keys.",
+    layouts=STATE_DICTS,
+    seen="model",
+)
+def base_layer_lost(draft: Draft) -> None:
+    """Take the segment out."""
+    draft.rename(lambda key: key.replace(".base_layer.", "."))
+
+
+@fault(
+    "peft-level-lost",
+    "LoRA was attached in place in one program and by PeftModel in the other: `base_model.model.` is in no key.",
+    layouts=STATE_DICTS,
+    seen="model",
+    reference="https://github.com/huggingface/sentence-transformers/issues/3402",
+)
+def peft_level_lost(draft: Draft) -> None:
+    """Take the two segments out."""
+    draft.rename(lambda key: key.replace(_PEFT, "", 1))
+
+
+@fault(
+    "adapter-renamed",
+    "The adapter was attached under another name than in training: `lora_A.default_0.weight`.",
+    layouts=STATE_DICTS,
+    seen="model",
+    reference="https://github.com/huggingface/diffusers/issues/11675",
+)
+def adapter_renamed(draft: Draft) -> None:
+    """Add `_0` to the name."""
+    draft.rename(_adapter("{}_0".format))
+
+
+@fault(
+    "adapter-name-lost",
+    "The adapter's name was taken out of the keys, as PEFT's own file has them, and then loaded as a state dict.",
+    layouts=STATE_DICTS,
+    seen="model",
+)
+def adapter_name_lost(draft: Draft) -> None:
+    """Take the segment out."""
+    draft.rename(_adapter(lambda _: None))
+
+
+@fault(
+    "adapter-name-in-keys",
+    "The tensors were saved by hand from the model's state dict: the adapter's name stands in the keys of the file.",
+    layouts=ADAPTERS,
+    seen="model",
+    reference="https://github.com/huggingface/peft/issues/2699",
+)
+def adapter_name_in_keys(draft: Draft) -> None:
+    """Put the name behind `lora_A` and the like."""
+    saved = draft.config.get("modules_to_save") or []
+
+    def named(key: str) -> str:
+        parsed = parse_key(key)
+        segments = list(parsed.segments)
+        if not parsed.is_lora:
+            if parsed.modules[-1:] and parsed.modules[-1] in saved:
+                segments[-1:-1] = ["modules_to_save", "default"]
+            return ".".join(segments)
+        at = parsed.roles.index("lora") + 1
+        segments.insert(at, "default")
+        # PEFT takes `default.weight` off the magnitude vector (`peft.utils.get_peft_model_state_dict`).
+        if parsed.lora == "lora_magnitude_vector" and len(segments) == at + 1:
+            segments.append("weight")
+        return ".".join(segments)
+
+    if all(pair.adapter is not None for pair in draft.pairs):
+        raise NotApplicable("its keys carry an adapter name already")
+
+    draft.rename(named)
+
+
+@fault(
+    "other-convention",
+    "Converted for another program: the factors are called lora_down and lora_up, and PEFT takes none of them.",
+    layouts=LAYOUTS,
+    seen="model",
+)
+def other_convention(draft: Draft) -> None:
+    """Call the factors as kohya's scripts do."""
+    draft.rename(lambda key: key.replace(".lora_A.", ".lora_down.").replace(".lora_B.", ".lora_up."))
+
+
+def _head_of_layers(draft: Draft) -> str:
+    """Return all that stands before `layers.0.` in the keys that have LoRA."""
+    key = next(iter(lora_layers(draft, least=1).values()))[0].down
+    parsed = parse_key(key)
+    number = next(at for at, role in enumerate(parsed.roles) if role == "module" and parsed.segments[at].isdigit())
+    return "".join(f"{segment}." for segment in parsed.segments[: number - 1])
+
+
+def _inside_layers(segment: str) -> Callable[[str], str]:
+    """Return what puts a segment behind the number of a layer."""
+
+    def wrapped(key: str) -> str:
+        parsed = parse_key(key)
+        segments = list(parsed.segments)
+        for at, role in enumerate(parsed.roles):
+            if role == "module" and segments[at].isdigit():
+                return ".".join((*segments[: at + 1], segment, *segments[at + 1 :]))
+        return key
+
+    return wrapped
+
+
+def _adapter(new_name: Callable[[str], str | None]) -> Callable[[str], str]:
+    """Return what gives the adapter of a key another name, or none."""
+
+    def renamed(key: str) -> str:
+        parsed = parse_key(key)
+        if parsed.adapter is None:
+            return key
+        name = new_name(parsed.adapter)
+        pairs = zip(parsed.segments, parsed.roles, strict=True)
+        segments = [name if role == "adapter" else segment for segment, role in pairs]
+        return ".".join(segment for segment in segments if segment is not None)
+
+    return renamed

@@ -1,0 +1,161 @@
+"""What of a checkpoint a fault befalls: which layers there are, which keys belong to a component."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_lora_ckpt.faults.record import NotApplicable
+from pytest_lora_ckpt.keys import parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_lora_ckpt.faults.draft import Draft, Pair
+
+# What projects call the part between the vision tower and the language model.
+BRIDGES = re.compile(r"projector|projection|connector|resampler|merger|aligner|qformer", re.IGNORECASE)
+
+# Modules with a row for each token of the vocabulary, as transformers' models call them.
+OUTPUTS = frozenset({"lm_head", "embed_out", "output_layer"})
+VOCABULARY = OUTPUTS | {"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings"}
+
+# What most people choose for lora_alpha / r, where the checkpoint does not tell.
+_USUAL_SCALING = 2.0
+
+
+class Place(NamedTuple):
+    """Where in a stack of layers a key belongs: the path above the number, and the number."""
+
+    stack: str
+    number: int
+
+
+def place_of(key: str) -> Place | None:
+    """Return the layer that a key belongs to, by the first number in its plain path.
+
+    Example:
+        >>> place_of("base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight")
+        Place(stack='model.layers', number=3)
+    """
+    modules = parse_key(key).modules
+    for at, segment in enumerate(modules):
+        if segment.isdigit():
+            return Place(".".join(modules[:at]), int(segment))
+    return None
+
+
+def in_layer(key: str, number: int) -> str:
+    """Return the key with another number for its layer.
+
+    Example:
+        >>> in_layer("layers.0.experts.1.weight", 7)
+        'layers.7.experts.1.weight'
+    """
+    parsed = parse_key(key)
+    segments = list(parsed.segments)
+    for at, role in enumerate(parsed.roles):
+        if role == "module" and segments[at].isdigit():
+            segments[at] = str(number)
+            break
+    return ".".join(segments)
+
+
+def layers(draft: Draft, least: int) -> dict[int, list[str]]:
+    """Return the keys of each layer, in order, of the stack that has the most LoRA, or else the most keys.
+
+    Raises:
+        NotApplicable: That stack has fewer layers than `least`.
+    """
+    stacks = Counter[str]()
+    places = {key: place for key in draft.keys if (place := place_of(key)) is not None}
+    for key, place in places.items():
+        stacks[place.stack] += len(draft.keys) if draft.parsed[key].is_lora else 1
+    found: dict[int, list[str]] = {}
+    if stacks:
+        stack = stacks.most_common(1)[0][0]
+        for key, place in places.items():
+            if place.stack == stack:
+                found.setdefault(place.number, []).append(key)
+    if len(found) < least:
+        raise NotApplicable(f"{draft.checkpoint.path.name} holds {len(found)} layers, and {least} are needed")
+    return dict(sorted(found.items()))
+
+
+def lora_layers(draft: Draft, least: int) -> dict[int, list[Pair]]:
+    """Return the LoRA pairs of each layer, in order, of the stack that has the most of them.
+
+    Raises:
+        NotApplicable: There is no LoRA, or there are fewer layers than `least`.
+    """
+    places = [(place, pair) for pair in draft.pairs if (place := place_of(pair.down)) is not None]
+    stack = Counter(place.stack for place, _ in places).most_common(1)
+    found: dict[int, list[Pair]] = {}
+    for place, pair in places:
+        if place.stack == stack[0][0]:
+            found.setdefault(place.number, []).append(pair)
+    if len(found) < least:
+        raise NotApplicable(f"{draft.checkpoint.path.name} has LoRA in {len(found)} layers, and {least} are needed")
+    return dict(sorted(found.items()))
+
+
+def lora_keys(draft: Draft) -> list[str]:
+    """Return the keys of every LoRA parameter.
+
+    Raises:
+        NotApplicable: There is no LoRA.
+    """
+    return [key for pair in draft.pairs for key in pair.keys]
+
+
+def adapted_weights(draft: Draft) -> dict[Pair, str]:
+    """Return, for each pair, the key of the base weight that it adapts; only matrices.
+
+    Raises:
+        NotApplicable: The checkpoint holds no LoRA, or none of the weights that it adapts.
+    """
+    bases = {
+        parsed.module_path: key
+        for key, parsed in draft.parsed.items()
+        if not parsed.is_adapter and parsed.parameter == "weight" and len(draft.keys[key].shape) == 2  # noqa: PLR2004
+    }
+    found = {pair: bases[pair.module] for pair in draft.pairs if pair.module in bases}
+    if not found:
+        raise NotApplicable(f"{draft.checkpoint.path.name} holds none of the weights that its LoRA adapts")
+    return found
+
+
+def components(draft: Draft, least: int) -> dict[str, list[str]]:
+    """Return the keys of each component (`ParsedKey.component`).
+
+    Raises:
+        NotApplicable: There are fewer than `least`.
+    """
+    found: dict[str, list[str]] = {}
+    for key, parsed in draft.parsed.items():
+        found.setdefault(parsed.component, []).append(key)
+    if len(found) < least:
+        raise NotApplicable(f"{draft.checkpoint.path.name} holds {len(found)} components, and {least} are needed")
+    return found
+
+
+def with_all_names(draft: Draft, keys: Iterable[str]) -> list[str]:
+    """Return the keys and every other name of their tensors."""
+    return list(dict.fromkeys(name for key in keys for name in draft.names_of(key)))
+
+
+def middle(numbers: Iterable[int]) -> int:
+    """Return the number in the middle: a gap there is never a choice, as it may be at an end."""
+    ordered = sorted(numbers)
+    return ordered[len(ordered) // 2]
+
+
+def scaling(draft: Draft) -> float:
+    """Return what the adapter's product is multiplied with, as far as a config tells, its own or the one beside it."""
+    beside = draft.checkpoint.beside
+    config = draft.checkpoint.adapter_config or (beside.adapter_config if beside else None) or {}
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, (int, float)) or rank < 1:
+        return _USUAL_SCALING
+    return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))

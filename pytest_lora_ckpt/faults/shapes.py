@@ -1,0 +1,196 @@
+"""Adapters whose tensors are exchanged, of another rank, or turned; and layers too many or too few."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.faults import selecting
+from pytest_lora_ckpt.faults.edits import first, redrawn, same, transposed
+from pytest_lora_ckpt.faults.record import LAYOUTS, NotApplicable, fault
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.faults.draft import Draft, Pair
+
+
+@fault(
+    "layers-exchanged",
+    "A conversion sorted `10` before `2`: layers have each other's adapters, and every shape fits.",
+    layouts=LAYOUTS,
+    seen="manifest",
+)
+def layers_exchanged(draft: Draft) -> None:
+    """Exchange the adapters of two neighbouring layers."""
+    layers = selecting.lora_layers(draft, least=2)
+    numbers = list(layers)
+    one, other = numbers[-2:]
+    for key in (key for pair in layers[one] for key in pair.keys):
+        counterpart = selecting.in_layer(key, other)
+        if counterpart in draft.entries and draft.keys[key].shape == draft.keys[counterpart].shape:
+            draft.exchange(key, counterpart)
+    if not draft.has_new_tensors:
+        raise NotApplicable("no two layers have adapters of one shape")
+
+
+@fault(
+    "layers-repeated",
+    "A loop wrote the first layer's adapter for every layer: the variable was bound late.",
+    layouts=LAYOUTS,
+    seen="file",
+)
+def layers_repeated(draft: Draft) -> None:
+    """Give every layer the adapter of the first."""
+    layers = selecting.lora_layers(draft, least=2)
+    start, *others = layers
+    sources = {key for pair in layers[start] for key in pair.keys}
+    for number in others:
+        for key in (key for pair in layers[number] for key in pair.keys):
+            source = selecting.in_layer(key, start)
+            if source in sources and draft.keys[key].shape == draft.keys[source].shape:
+                draft.replace(key, source, same)
+    if not draft.has_new_tensors:
+        raise NotApplicable("no two layers have adapters of one shape")
+
+
+@fault(
+    "modules-exchanged",
+    "Two modules of one shape were taken for each other (gate and up, key and value) in every layer.",
+    layouts=LAYOUTS,
+    seen="manifest",
+)
+def modules_exchanged(draft: Draft) -> None:
+    """Exchange the adapters of two modules that have one shape and one parent."""
+    by_parent: dict[str, list[Pair]] = {}
+    for pair in draft.pairs:
+        by_parent.setdefault(pair.module.rpartition(".")[0], []).append(pair)
+    for pairs in by_parent.values():
+        if (twins := _twins(draft, pairs)) is not None:
+            for key, counterpart in zip(twins[0].keys, twins[1].keys, strict=True):
+                draft.exchange(key, counterpart)
+    if not draft.has_new_tensors:
+        raise NotApplicable("no two modules that lie side by side have adapters of one shape")
+
+
+@fault(
+    "factors-exchanged",
+    "Written with the names of the two factors the wrong way round: lora_A is called lora_B.",
+    layouts=LAYOUTS,
+    seen="file",
+)
+def factors_exchanged(draft: Draft) -> None:
+    """Exchange the factors of every pair."""
+    for pair in draft.pairs:
+        draft.exchange(pair.down, pair.up)
+
+
+@fault(
+    "factors-transposed",
+    "Converted from a framework that keeps matrices the other way round: A is in x rank, B is rank x out.",
+    layouts=LAYOUTS,
+    seen="model",
+)
+def factors_transposed(draft: Draft) -> None:
+    """Transpose every factor that is a matrix."""
+    draft.change(
+        [key for pair in draft.pairs for key in (pair.down, pair.up) if _is_matrix(draft, key)],
+        transposed,
+        "LoRA of linear layers",
+    )
+
+
+@fault(
+    "rank-halved",
+    "Compressed by a tool that cut the rank: the model is built with the rank of the training.",
+    layouts=LAYOUTS,
+    seen="model",
+    reference="https://github.com/huggingface/peft/issues/554",
+)
+def rank_halved(draft: Draft) -> None:
+    """Keep the first half of the rows of every lora_A, and of the columns of every lora_B."""
+    for pair in draft.pairs:
+        _cut_rank(draft, pair)
+    if not draft.has_new_tensors:
+        raise NotApplicable("every rank is 1 already")
+
+
+@fault(
+    "one-rank-odd",
+    "One layer comes from a run with another rank: checkpoints were put together by hand.",
+    layouts=LAYOUTS,
+    seen="file",
+)
+def one_rank_odd(draft: Draft) -> None:
+    """Halve the rank of one pair of the layer in the middle, whose like in all other layers have one rank."""
+    layers = selecting.lora_layers(draft, least=3)
+    for pair in layers[selecting.middle(layers)]:
+        like = [each for each in draft.pairs if each.leaf == pair.leaf]
+        ranks = {draft.keys[each.down].shape[:1] for each in like}
+        if len(like) >= len(layers) and len(ranks) == 1 and _cut_rank(draft, pair):
+            return
+    raise NotApplicable("no module has one rank above 1 in every layer")
+
+
+@fault(
+    "pair-of-two-ranks",
+    "A is of one run and B of another: their ranks do not agree, and nothing can multiply them.",
+    layouts=LAYOUTS,
+    seen="file",
+)
+def pair_of_two_ranks(draft: Draft) -> None:
+    """Halve the columns of one lora_B alone."""
+    for pair in draft.pairs:
+        rank = draft.keys[pair.down].shape[0]
+        if rank > 1 and _is_matrix(draft, pair.up):
+            draft.change([pair.up], first(rank // 2, dim=1), "lora_B")
+            return
+    raise NotApplicable("every rank is 1 already")
+
+
+@fault(
+    "fewer-layers",
+    "Trained on a smaller or pruned variant of the base: the last layer of the model gets nothing.",
+    layouts=LAYOUTS,
+    seen="model",
+)
+def fewer_layers(draft: Draft) -> None:
+    """Leave the last layer out, whole."""
+    layers = selecting.layers(draft, least=2)
+    draft.drop(selecting.with_all_names(draft, layers[max(layers)]), "two layers")
+
+
+@fault(
+    "more-layers",
+    "Trained on a larger variant of the base: the last layer's tensors find no place and are dropped.",
+    layouts=LAYOUTS,
+    seen="model",
+)
+def more_layers(draft: Draft) -> None:
+    """Add a layer behind the last."""
+    layers = selecting.layers(draft, least=1)
+    last = max(layers)
+    for key in layers[last]:
+        new = selecting.in_layer(key, last + 1)
+        draft.add(new, key, redrawn(new))
+
+
+def _cut_rank(draft: Draft, pair: Pair) -> bool:
+    """Halve a pair's rank, where that can be done."""
+    rank = draft.keys[pair.down].shape[0]
+    if rank < 2 or not (_is_matrix(draft, pair.down) and _is_matrix(draft, pair.up)):  # noqa: PLR2004
+        return False
+    draft.change([pair.down], first(rank // 2, dim=0), "lora_A")
+    draft.change([pair.up], first(rank // 2, dim=1), "lora_B")
+    return True
+
+
+def _is_matrix(draft: Draft, key: str) -> bool:
+    return len(draft.keys[key].shape) == 2  # noqa: PLR2004
+
+
+def _twins(draft: Draft, pairs: list[Pair]) -> tuple[Pair, Pair] | None:
+    """Return the first two pairs whose tensors have the same shapes."""
+    for at, one in enumerate(pairs):
+        for other in pairs[at + 1 :]:
+            shapes = [[draft.keys[key].shape for key in pair.keys] for pair in (one, other)]
+            if shapes[0] == shapes[1] and one.adapter == other.adapter:
+                return one, other
+    return None
