@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,9 +83,20 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
         return _not_compared(source, parsed, scope, stage)
     target = as_key_set(model, groups)
     if remapping is None:
-        remapping = keys.infer_remapping(source, target, adapter_name=adapter_name, adapter_config=adapter_config)
+        remapping = _inferred(source, target, adapter_name, adapter_config)
     pairing = _Pairing(
-        source, target, parsed, remapping, _Terms(scope, adapter_name, stage, frozenset(elsewhere), merged)
+        source,
+        target,
+        parsed,
+        remapping,
+        _Terms(
+            scope,
+            adapter_name,
+            stage,
+            frozenset(elsewhere),
+            merged,
+            biases=(adapter_config or {}).get("bias") in {"all", "lora_only"},
+        ),
     )
     as_is, remapped = pairing.as_is(), pairing.remapped()
     report = LoadReport(
@@ -142,7 +153,30 @@ def infer_remapping(
     if adapter_config is None:
         adapter_config = getattr(checkpoint_keys, "adapter_config", None)
     source, target = as_key_set(checkpoint_keys, groups), as_key_set(model_keys, groups)
-    return keys.infer_remapping(source, target, adapter_name=adapter_name, adapter_config=adapter_config)
+    return _inferred(source, target, adapter_name, adapter_config)
+
+
+_MEMO: OrderedDict[tuple[object, ...], Remapping] = OrderedDict()
+_REMEMBERED = 16
+_MOST_REMEMBERED_KEYS = 20_000
+
+
+def _inferred(source: KeySet, target: KeySet, adapter_name: str, adapter_config: Mapping[str, Any] | None) -> Remapping:
+    """Infer, and remember the last few answers: an audit asks for one pair of key sets again and again."""
+    if len(source) + len(target) > _MOST_REMEMBERED_KEYS:
+        return keys.infer_remapping(source, target, adapter_name=adapter_name, adapter_config=adapter_config)
+    trained = bool((adapter_config or {}).get("modules_to_save"))
+    asked = (*map(_shapes_and_aliases, (source, target)), adapter_name, adapter_config is None, trained)
+    if asked not in _MEMO:
+        found = keys.infer_remapping(source, target, adapter_name=adapter_name, adapter_config=adapter_config)
+        _MEMO[asked] = found
+        while len(_MEMO) > _REMEMBERED:
+            _MEMO.popitem(last=False)
+    return _MEMO[asked]
+
+
+def _shapes_and_aliases(names: KeySet) -> tuple[object, ...]:
+    return tuple((key, info.shape) for key, info in names.items()), names.aliases
 
 
 def detect_scope(parsed: Mapping[str, ParsedKey]) -> str:
@@ -168,6 +202,7 @@ class _Terms:
     stage: Stage | None
     elsewhere: frozenset[str]
     merged: bool
+    biases: bool = False
 
 
 class _Pairing:
@@ -189,6 +224,7 @@ class _Pairing:
         self._source_alias, self._target_alias = source.alias_of(), target.alias_of()
         filled = {self.target_parsed[place].adapter for place in self._meeting.values()} - {None}
         self._own_adapters = filled or {terms.adapter_name}
+        self._adapted = {key.module_path for key in self.target_parsed.values() if key.is_lora}
 
     def as_is(self) -> LoadState:
         """What loads under its own name."""
@@ -243,6 +279,8 @@ class _Pairing:
         if key in self.terms.elsewhere or (stage is not None and parsed.component in stage.excuses):
             return True
         if self.terms.scope == "adapter":
+            if self.terms.biases and parsed.parameter == "bias" and parsed.module_path in self._adapted:
+                return False  # PEFT trains the biases of the modules that it adapts, and saves them.
             return not parsed.is_adapter or (parsed.adapter is not None and parsed.adapter not in self._own_adapters)
         return _RECOMPUTED.search(key) is not None
 

@@ -269,13 +269,30 @@ class Run:
         return default_inputs(self.subject.loaded) if given is None else given
 
     @cached_property
-    def layers(self) -> tuple[AdapterLayer, ...]:
-        """The adapted modules of the loaded model that are for this checkpoint's adapter."""
+    def all_layers(self) -> tuple[AdapterLayer, ...]:
+        """The adapted modules of the loaded model, for each of its adapters."""
         from pytest_lora_ckpt.proof import adapter_layers  # torch, only with a loader.
 
+        return tuple(adapter_layers(self.subject.loaded))
+
+    @cached_property
+    def _own_adapters(self) -> set[str]:
+        """Names that the loaded model has for this checkpoint's adapters."""
         places = (*self.match.report.mapping.values(), *self.match.beside.values())
-        names = {parse_key(place).adapter for place in places} - {None}
-        return tuple(each for each in adapter_layers(self.subject.loaded) if not names or each.adapter in names)
+        return {name for name in (parse_key(place).adapter for place in places) if name}
+
+    @cached_property
+    def layers(self) -> tuple[AdapterLayer, ...]:
+        """The adapted modules of the loaded model that are for this checkpoint's adapter."""
+        own = self._own_adapters
+        return tuple(each for each in self.all_layers if not own or each.adapter in own)
+
+    @cached_property
+    def idle_copies(self) -> tuple[str, ...]:
+        """Modules whose trained copy (`modules_to_save`) is there for this checkpoint's adapter, and switched off."""
+        from pytest_lora_ckpt.proof import idle_copies  # torch, only with a loader.
+
+        return idle_copies(self.subject.loaded, self._own_adapters)
 
     @cached_property
     def updates(self) -> tuple[UpdateSize, ...]:

@@ -57,7 +57,7 @@ def base_untouched(run: Run) -> Outcome:
         )
     from pytest_lora_ckpt.proof import compare_base  # torch, only with a loader.
 
-    compared = compare_base(model, run.base, _brought(run))
+    compared = compare_base(model, run.base, _brought(run, found))
     left = f"; {compared.left_out} that the checkpoint brings were left out" if compared.left_out else ""
     if compared.changed:
         told = f"{len(compared.changed)} base weights of the loaded model are not the base model's, such as "
@@ -93,15 +93,20 @@ def _base_by_manifest(compared: ManifestComparison, found: list[Finding]) -> Out
     )
 
 
-def _brought(run: Run) -> set[str]:
+def _brought(run: Run, intruders: list[Finding]) -> set[str]:
     """Keys of the loaded model that the checkpoint is meant to bring, or to change by a merge."""
-    merge = run.match.merge
+    merge, mapping = run.match.merge, run.match.report.mapping
     if merge is not None:
-        return {*run.match.report.mapping.values(), *(each.place for each in merge.modules if each.place)}
-    # What LoRA adapts is frozen, whoever brings it.
+        as_in_base = {each.place for each in merge.modules if each.kind == "base"}
+        return {*mapping.values(), *(each.place for each in merge.modules if each.place)} - as_in_base
+    # What LoRA adapts is frozen, whoever brings it; and what an adapter file brings unannounced is not meant.
     frozen = {layer.module for layer in run.layers}
-    places = run.match.report.mapping.values()
-    return {place for place in places if place.rpartition(".base_layer.weight")[0] not in frozen}
+    unannounced = {key for each in intruders for key in each.keys}
+    return {
+        place
+        for key, place in mapping.items()
+        if place.rpartition(".base_layer.weight")[0] not in frozen and key not in unannounced
+    }
 
 
 @check("adapter-active")
@@ -117,6 +122,11 @@ def adapter_active(run: Run) -> Outcome:
         scaling = "its own scaling each" if merge.scaling is None else f"{merge.scaling:.4g}"
         told = f"The adapter is merged into the weights: W + {scaling} x B A in {merge.merged} modules."
         return Outcome(passed=True, summary=told)
+    if merge is not None and merge.merged == len(merge.modules):
+        told = run.proof.why if not run.proof.findings else run.proof.findings[0].message
+        return Outcome(passed=False, summary=told, findings=run.proof.findings)
+    if idle := _idle(run):
+        return Outcome(passed=False, summary=idle.message, findings=(idle,))
     off_scale = tuple(_off_scale(run))
     if off_scale:
         return Outcome(passed=False, summary=off_scale[0].message, findings=off_scale)
@@ -145,6 +155,25 @@ def _without_effect(run: Run, effect: AdapterEffect) -> Outcome:
         cause = "adapter-all-zero" if run.values.all_zero else "adapter-not-loaded"
         told += "" if run.values.all_zero else " In the checkpoint they are not: its weights never arrived."
     return Outcome(passed=False, summary=told, findings=(finding(cause, told),))
+
+
+def _idle(run: Run) -> Finding | None:
+    """Find modules in which the adapter of this checkpoint is there, and takes no part."""
+    idle = [layer for layer in run.layers if not layer.applied and not layer.changes_nothing]
+    trained = [] if idle else run.idle_copies
+    if not idle and not trained:
+        return None
+    if trained:
+        told = f"The trained copies of {len(trained)} modules (modules_to_save) are switched off: {trained[0]}."
+        return finding("adapter-inactive", told, trained)
+    name = idle[0].adapter or "of the checkpoint"
+    told = f"The adapter {name} takes no part in {len(idle)} of {len(run.layers)} modules: "
+    if not all(layer.enabled for layer in idle):
+        told += "adapters are disabled there."
+    else:
+        active = sorted({str(each.adapter) for each in run.all_layers if each.applied})
+        told += f"the active adapter is {', '.join(active) or 'none'}."
+    return finding("adapter-inactive", told, [layer.module for layer in idle])
 
 
 def _off_scale(run: Run) -> Iterator[Finding]:

@@ -78,7 +78,7 @@ def check(name: str) -> Callable[[Callable[[Run], Outcome]], Callable[[Run], Out
     return enter
 
 
-def run_check(name: str, run: Run) -> CheckResult:
+def run_check(name: str, run: Run) -> CheckResult:  # noqa: PLR0911  # One for each way in which a check can end.
     """Make one check.
 
     Args:

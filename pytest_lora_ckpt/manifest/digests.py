@@ -131,6 +131,13 @@ class FileTensor:
         except CheckpointError:
             return None
 
+    def fits(self, dtype: str) -> bool:
+        """Tell whether a dtype holds all its values without rounding."""
+        try:
+            return _fits(self._checkpoint.read(self._key), dtype)
+        except CheckpointError:
+            return False
+
 
 class LiveTensor:
     """The same for a tensor of a live model."""
@@ -143,6 +150,16 @@ class LiveTensor:
     def digest(self, dtype: str) -> str | None:
         """Return the digest of the tensor cast to a dtype; None where it has none."""
         return None if why_not(self._tensor) else digest_tensors(self._tensor, [dtype])[dtype]
+
+    def fits(self, dtype: str) -> bool:
+        """Tell whether a dtype holds all its values without rounding."""
+        return not why_not(self._tensor) and _fits(self._tensor, dtype)
+
+
+def _fits(tensor: torch.Tensor, dtype: str) -> bool:
+    import torch  # Only where values are not the recorded ones.
+
+    return torch.equal(tensor.to(getattr(torch, dtype)).to(tensor.dtype), tensor)
 
 
 def _begin(dtype: str, shape: Sequence[int]) -> hashlib.blake2b:

@@ -80,6 +80,10 @@ class Found(Protocol):
         """Return its digest after a cast to a dtype, or None."""
         ...
 
+    def fits(self, dtype: str) -> bool:
+        """Tell whether a dtype holds all its values without rounding."""
+        ...
+
 
 class Outcomes:
     """Judges one tensor after another.
@@ -110,6 +114,8 @@ class Outcomes:
         digest = found.digest(dtype)
         if digest is None:
             self.unknown[key] = "no values at hand"
+        elif digest != recorded and self._is_rounded(entry, found):
+            self.cast.append(key)
         elif digest != recorded:
             self.differing[key] = (dtype, digest)
         else:
@@ -120,6 +126,10 @@ class Outcomes:
         self.same += others.same
         self.cast += others.cast
         self.unknown |= others.unknown
+
+    def _is_rounded(self, entry: TensorEntry, found: Found) -> bool:
+        """Whether the recorded values went through a narrower dtype on their way: saved in bfloat16, and widened."""
+        return any(found.digest(dtype) == known and found.fits(dtype) for dtype, known in entry.casts.items())
 
     def judged(self, keys: Iterable[str]) -> int:
         """Count those of these keys whose values were compared."""

@@ -7,7 +7,7 @@ from pytest_lora_ckpt.proof.base import BaseComparison, compare_base
 from pytest_lora_ckpt.proof.generation import Generation, can_generate, generate
 from pytest_lora_ckpt.proof.hyperparameters import lora_config_in
 from pytest_lora_ckpt.proof.inputs import default_inputs
-from pytest_lora_ckpt.proof.layers import AdapterLayer, adapter_layers
+from pytest_lora_ckpt.proof.layers import AdapterLayer, adapter_layers, idle_copies
 from pytest_lora_ckpt.proof.loading import prove_load, prove_match
 from pytest_lora_ckpt.proof.matching import Match, match_loaded
 from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
@@ -37,6 +37,7 @@ __all__ = [
     "expected_scaling",
     "find_merge",
     "generate",
+    "idle_copies",
     "lora_config_in",
     "match_loaded",
     "prove_load",

@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Elements of one piece. Small enough for its cast to stay in a core's cache, large enough to hide the cost of a call.
+# Elements of one piece: its cast stays in a core's cache, and the cost of a call is hidden.
 _PIECE = 1 << 18
 
 # Where a model keeps float32 but its weights went through less on their way (saved in bfloat16, and widened).
@@ -40,8 +40,8 @@ def cast_between(file: torch.Tensor, model: torch.Tensor) -> str | None:
         >>> cast_between(file, file.bfloat16()), cast_between(file, file.bfloat16().float())
         ('float32 to bfloat16', 'float32 to bfloat16 to float32')
     """
-    if file.shape != model.shape:
-        return None
+    if file.shape != model.shape or (file.is_floating_point() and not model.is_floating_point()):
+        return None  # Floats made integers are no cast of weights: it loses them.
     if file.dtype != model.dtype:
         if _equal_after(file, model, (model.dtype,)):
             return _path(file.dtype, model.dtype)
@@ -61,18 +61,27 @@ def pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
 
 
 def _equal_after(file: torch.Tensor, model: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> bool:
-    for here, there in pieces(file, model):
-        cast = here
-        for dtype in dtypes:
-            cast = cast.to(dtype)
-        if not same_bits(cast, there):
+    """Cast a piece at a time into buffers that are used again, and compare the bits."""
+    here, there = file.detach().reshape(-1), _bytes(model)
+    buffers = [torch.empty(min(_PIECE, here.numel()), dtype=dtype) for dtype in dtypes]
+    cast, width = _bytes(buffers[-1]), model.element_size()
+    for start in range(0, here.numel(), _PIECE):
+        piece = here[start : start + _PIECE]
+        for buffer in buffers:
+            piece = buffer[: piece.numel()].copy_(piece)
+        end = piece.numel() * width
+        if not np.array_equal(cast[:end], there[start * width : start * width + end]):
             return False
     return True
 
 
+def _bytes(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
 def _words(tensor: torch.Tensor) -> Iterator[np.ndarray]:
     """The bits of a tensor as integers, a piece at a time; numpy compares them faster than torch does."""
-    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    flat = _bytes(tensor)
     whole = flat.size - flat.size % 8
     words = flat[:whole].view(np.uint64)
     for start in range(0, words.size, _PIECE):

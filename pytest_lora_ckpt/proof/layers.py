@@ -12,7 +12,7 @@ from pytest_lora_ckpt.diagnosis import lora_factor
 from pytest_lora_ckpt.keys import ParsedKey, parse_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 Kind = Literal["linear", "conv", "embedding", "stacked"]
 
@@ -115,6 +115,23 @@ def adapter_layers(model: torch.nn.Module) -> list[AdapterLayer]:
     for path, module in modules.items():
         found += _of_peft(path, module) if path in peft else _of_another(path, module, others.get(path, ()))
     return found
+
+
+def idle_copies(model: torch.nn.Module, adapters: Collection[str]) -> tuple[str, ...]:
+    """List the modules whose trained copy for one of these adapters takes no part in the forward pass.
+
+    They are PEFT's `ModulesToSaveWrapper` (peft/utils/other.py), told by its attributes.
+    """
+    found = []
+    for path, module in model.named_modules():
+        copies = getattr(module, "modules_to_save", None)
+        if not hasattr(module, "original_module") or not isinstance(copies, torch.nn.ModuleDict):
+            continue
+        held = [name for name in copies if name in adapters]
+        active = () if getattr(module, "disable_adapters", False) else getattr(module, "active_adapters", held)
+        if held and not set(held) & {*active}:
+            found.append(path)
+    return tuple(found)
 
 
 def is_peft_layer(module: Any) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pytest_lora_ckpt.checkpoint import Checkpoint, open_checkpoint
 from pytest_lora_ckpt.diagnosis import finding
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.models import describe, is_module, model_keys
-from pytest_lora_ckpt.proof.bits import cast_between, same_bits
+from pytest_lora_ckpt.proof.bits import cast_between, pieces, same_bits
 from pytest_lora_ckpt.proof.fitting import fit_merged, fits_rounded
 from pytest_lora_ckpt.proof.instead import Case, Others, what_instead
 from pytest_lora_ckpt.proof.layers import adapter_layers
@@ -19,8 +21,6 @@ from pytest_lora_ckpt.proof.record import STATE_DICT, Proof, ProvedTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import torch
 
     from pytest_lora_ckpt.keys import Remapping
     from pytest_lora_ckpt.proof.live import Live
@@ -174,6 +174,8 @@ class _Prover:
         now = live.tensor
         if now is None or now.shape != file.shape:
             return ProvedTensor(key, place, source, "not provable", "it is of another shape on this rank")
+        if (magnitude := self._initial_magnitude(place, now)) is not None:
+            return ProvedTensor(key, place, source, "differs", magnitude, "still-initial")
         case = Case(
             key=key,
             file=file,
@@ -186,6 +188,17 @@ class _Prover:
         answer = what_instead(case)
         return ProvedTensor(key, place, source, "differs", answer.told, answer.cause)
 
+    def _initial_magnitude(self, place: str, now: torch.Tensor) -> str | None:
+        """Tell DoRA's vector as PEFT initialises it: the norms of W's rows, while B is zero."""
+        module, found, _ = place.partition(".lora_magnitude_vector.")
+        layer = self.layers.get(f"{module}.base_layer.weight") if found else None
+        weight = layer.weight if layer else None
+        if weight is None or weight.is_meta or not weight.is_floating_point() or weight.shape[0] != now.numel():
+            return None
+        norms = torch.cat([rows.float().flatten(1).norm(dim=1) for rows in weight.detach().cpu().split(_ROWS)])
+        close = torch.allclose(norms, now.float().flatten(), rtol=_ROUGH)
+        return "the norms of the rows of W, as initialised" if close else None
+
     def _beside(self, place: str) -> tuple[str, torch.Tensor] | None:
         beside = self.checkpoint.beside
         keys = [key for key, there in self.match.beside.items() if there == place]
@@ -193,10 +206,14 @@ class _Prover:
 
 
 def _overflows(file: torch.Tensor, now: torch.Tensor) -> bool:
-    """Whether a cast made finite values infinite."""
-    narrower = now.is_floating_point() and now.element_size() < file.element_size()
-    return narrower and not bool(now.isfinite().all()) and bool(file.isfinite().all())
+    """Whether a cast made finite values infinite; bfloat16 reaches as far as float32."""
+    shorter = now.is_floating_point() and torch.finfo(now.dtype).max < _REACH
+    return shorter and any(bool((there.isinf() & here.isfinite()).any()) for here, there in pieces(file, now))
 
+
+_ROWS = 256
+_ROUGH = 1e-2  # The norms may have been worked out in half precision.
+_REACH = 1e30  # Between the largest number of float16 or float8 and that of bfloat16 and float32.
 
 _TOLD = {
     "exchanged-tensors": "the values of another tensor of the checkpoint",

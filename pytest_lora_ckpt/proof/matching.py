@@ -70,8 +70,9 @@ def match_loaded(  # noqa: PLR0913  # All but the first three are keyword-only.
         return Match(report, beside, None)
     # Without LoRA layers the adapter can only be in the weights.
     merge = find_merge(model, source, report.mapping if source is checkpoint else {}, reference, expected)
-    if not merge.proved:
+    if not merge.modules or merge.merged < len(merge.modules):
         return Match(report, beside, merge)
+    # Merged by another scaling than expected, it is not lost either: the values tell.
     report = compare(checkpoint, model, remapping, stage=stage, merged=True)
     scaling = "different scalings" if merge.scaling is None else f"the scaling {merge.scaling:.4g}"
     told = f"The adapter is merged into the weights of the loaded model, with {scaling}."

@@ -49,8 +49,10 @@ def render_run(run: Mapping[str, Any]) -> Iterator[str]:
     for check in run.get("checks", ()):
         if check["name"] in _TOLD and check["outcome"] == "passed":
             yield from _wrapped(f"{check['name']}: {check['summary']}", "  ")
+    told: set[str] = set()
     for finding in run.get("findings", ()):
-        yield from _finding(finding)
+        yield from _finding(finding, with_remedy=finding["remedy"] not in told)
+        told.add(finding["remedy"])
     for check in run.get("checks", ()):
         if check["outcome"] == "skipped":
             yield from _wrapped(f"not checked: {check['name']} ({check['summary']})", "  ")
@@ -133,12 +135,13 @@ def _classes(counts: Mapping[str, int]) -> str:
     return f"{total} ({told})" if total else "0"
 
 
-def _finding(finding: Mapping[str, Any]) -> Iterator[str]:
+def _finding(finding: Mapping[str, Any], *, with_remedy: bool) -> Iterator[str]:
     yield from _wrapped(f"{finding['severity']}: {finding['message']} [{finding['cause']}]", "    ")
     if finding["severity"] != "note":
         for pattern, count in group_keys(finding["keys"], limit=_KEY_GROUPS):
             yield f"    {count:>5} {_clip(pattern)}"
-    yield from _wrapped(f"-> {finding['remedy']}", "     ", first="  ")
+    if with_remedy:
+        yield from _wrapped(f"-> {finding['remedy']}", "     ", first="  ")
 
 
 def _wrapped(text: str, indent: str, *, first: str = "") -> Sequence[str]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 OWN = """
 from pytest_lora_ckpt import (
-    assert_adapter_active, assert_generates, assert_loaded_ratio, assert_lora_complete, assert_lora_loaded,
-    assert_no_nonlora_missing,
+    assert_adapter_active, assert_generates, assert_load_proved, assert_loaded_ratio, assert_lora_complete,
+    assert_lora_loaded, assert_no_nonlora_missing,
 )
 def test_path(lora_ckpt): assert lora_ckpt.is_file()
 def test_checkpoint(lora_checkpoint, lora_ckpt):
@@ -32,6 +32,9 @@ def test_loader(lora_loader, lora_ckpt, lora_inputs):
     model = lora_loader(lora_ckpt)
     assert_adapter_active(model, lora_inputs)
     assert_generates(model, **lora_inputs)
+def test_proof(lora_proof):
+    assert_load_proved(lora_proof)
+    assert_lora_loaded(lora_proof)
 def test_twice(lora_report, lora_checkpoint): assert lora_report.checkpoint_keys == len(lora_checkpoint.keys)
 """
 OVERRIDES = """
@@ -52,7 +55,7 @@ def test_each_test_runs_once_per_checkpoint(
     (root / "again.pt").write_bytes(toy_checkpoint.read_bytes())
     run = audit(f"--lora-ckpt={toy_checkpoint}", "--lora-ckpt=again.pt", "tests/test_own.py", *workers)
     assert run.ret == pytest.ExitCode.OK, run.text
-    names = ("path", "checkpoint", "report", "loader", "twice")
+    names = ("path", "checkpoint", "report", "loader", "proof", "twice")
     assert run.tests == {
         f"tests/test_own.py::test_{name}[{ckpt}]": "passed" for name in names for ckpt in ("toy.pt", "again.pt")
     }
@@ -70,7 +73,7 @@ from pytest_lora_ckpt.fixtures import lora_checkpoint, lora_ckpt, lora_report
     )
     run = audit(f"--lora-ckpt={toy_checkpoint}", "tests/test_own.py")
     assert run.ret == pytest.ExitCode.OK, run.text
-    assert len(run.tests) == 5
+    assert len(run.tests) == 6
 
 
 def test_they_work_on_a_replica(audit: Audit, project: Project) -> None:

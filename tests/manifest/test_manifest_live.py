@@ -180,3 +180,16 @@ def test_another_model_altogether(recorded: Recorded) -> None:
 def test_what_is_no_model(recorded: Recorded) -> None:
     with pytest.raises(TypeError, match="compare_model"):
         compare_model(recorded.manifest, Manifest({}))  # type: ignore[arg-type]
+
+
+def test_values_that_went_through_a_narrower_dtype_are_the_same() -> None:
+    model = make_panorama_vlm()
+    manifest = make_manifest(model)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.bfloat16().float()
+    assert compare_model(manifest, model).clean
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data[0, 0] += 1e-6  # Rounds to the same, and is not the rounded value.
+    assert not compare_model(manifest, model).clean
