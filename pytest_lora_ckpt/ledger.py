@@ -224,7 +224,11 @@ class _Pairing:
         self._source_alias, self._target_alias = source.alias_of(), target.alias_of()
         filled = {self.target_parsed[place].adapter for place in self._meeting.values()} - {None}
         self._own_adapters = filled or {terms.adapter_name}
-        self._adapted = {key.module_path for key in self.target_parsed.values() if key.is_lora}
+        self._adapted = {
+            key.module_path
+            for key in self.target_parsed.values()
+            if key.is_lora and key.adapter in {None, *self._own_adapters}
+        }
 
     def as_is(self) -> LoadState:
         """What loads under its own name."""

@@ -17,7 +17,7 @@ def model_keys(model: torch.nn.Module) -> KeySet:
 
     Nothing is copied and nothing is computed: a model on the meta device does as well. Keys that name one tensor (tied
     weights, a module registered twice) are found by identity and listed in `.aliases`. Entries that are no tensors
-    (`_extra_state`) are left out, for they have no shape to compare.
+    (`_extra_state`), and parameters of lazy modules that have no shape yet, are left out: there is none to compare.
 
     Args:
         model: Any `torch.nn.Module`.
@@ -40,7 +40,8 @@ def model_keys(model: torch.nn.Module) -> KeySet:
         raise TypeError(f"model_keys() takes a torch.nn.Module, and was given {describe(model)}.")
     # keep_vars leaves the parameters themselves, so that one tensor under two names is seen as one object even on meta.
     state = model.state_dict(keep_vars=True)
-    return KeySet({key: _tensor_info(value) for key, value in state.items() if is_tensor(value)})
+    held = {key: value for key, value in state.items() if is_tensor(value) and not _is_lazy(value)}
+    return KeySet({key: _tensor_info(value) for key, value in held.items()})
 
 
 def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
@@ -62,7 +63,8 @@ def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
     if isinstance(source, KeySet):
         return KeySet(source, [*source.aliases, *groups]) if groups else source
     if isinstance(source, Mapping):
-        return KeySet({str(key): _info_of(str(key), value) for key, value in source.items()}, groups)
+        held = {str(key): value for key, value in source.items() if not _is_lazy(value)}
+        return KeySet({key: _info_of(key, value) for key, value in held.items()}, groups)
     raise TypeError(
         f"Keys are taken from a Checkpoint, an nn.Module or a mapping of key to shape, and this is {describe(source)}."
     )
@@ -89,6 +91,11 @@ def is_module(value: object) -> bool:
 def is_tensor(value: object) -> bool:
     """Tell whether this is a `torch.Tensor`, without importing torch for a value that cannot be one."""
     return any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in type(value).__mro__)
+
+
+def _is_lazy(tensor: object) -> bool:
+    """Tell whether it is an `UninitializedParameter` or `UninitializedBuffer`, which raises when asked for a shape."""
+    return any(base.__name__ == "UninitializedTensorMixin" for base in type(tensor).__mro__)
 
 
 def describe(value: object) -> str:

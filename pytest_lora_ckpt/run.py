@@ -189,27 +189,23 @@ class Run:
         return compare_model(self.manifest, self.subject.loaded)
 
     @cached_property
-    def lora_configs(self) -> Mapping[str, tuple[Mapping[str, Any], ...]]:
-        """What is known of the LoRA config, by where it stands: `adapter_config.json`, the hyper-parameters."""
+    def lora_config(self) -> Mapping[str, Any] | None:
+        """The adapter's `adapter_config.json`, in the checkpoint or beside it."""
+        beside = self.checkpoint.beside
+        return self.checkpoint.adapter_config or (beside.adapter_config if beside else None)
+
+    @cached_property
+    def hinted_configs(self) -> tuple[Mapping[str, Any], ...]:
+        """LoRA configs in the Lightning hyper-parameters, wherever they lie: what they do not name is not known."""
         from pytest_lora_ckpt.proof import lora_config_in
 
-        beside = self.checkpoint.beside
-        config = self.checkpoint.adapter_config or (beside.adapter_config if beside else None)
-        found = {
-            "adapter_config.json": (config,) if config else (),
-            "the hyper-parameters": tuple(lora_config_in(self.checkpoint.envelope.get("hyper_parameters"))),
-        }
-        return {where: configs for where, configs in found.items() if configs}
+        return tuple(lora_config_in(self.checkpoint.envelope.get("hyper_parameters")))
 
     def expected_scaling(self, module: str, rank: int | None) -> float | None:
-        """Give the scaling of a module by the config, where one is known that has this rank."""
+        """Give the scaling of a module by `adapter_config.json`, where there is one."""
         from pytest_lora_ckpt.proof import expected_scaling
 
-        for configs in self.lora_configs.values():
-            for config in configs:
-                if rank is None or config.get("rank_pattern") or config.get("r") in {rank, None}:
-                    return expected_scaling(config, module, rank)
-        return None
+        return None if self.lora_config is None else expected_scaling(self.lora_config, module, rank)
 
     @cached_property
     def file_alone(self) -> LoadReport:

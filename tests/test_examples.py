@@ -36,39 +36,42 @@ COMMANDS: dict[str, dict[str, Expected]] = {
     "lightning_vlm": {
         "python make_checkpoint.py": Expected(lines=("wrote runs/best.ckpt", "wrote runs/trained-only.ckpt")),
         "pytest --lora-ckpt=runs/best.ckpt": Expected(
-            counts={"passed": 15, "skipped": 1}, lines=("verdict: loads-after-remap",)
+            counts={"passed": 19, "skipped": 1}, lines=("verdict: loads-after-remap",)
         ),
         "pytest --lora-ckpt=runs/trained-only.ckpt": Expected(
-            counts={"passed": 15, "skipped": 1}, lines=("verdict: loads-after-remap",)
+            counts={"passed": 19, "skipped": 1}, lines=("verdict: loads-after-remap",)
         ),
         "pytest --lora-ckpt=runs/best.ckpt --lora-loader=panorama.loading:from_checkpoint_like_the_guide": Expected(
             code=1,
-            counts={"failed": 4, "passed": 11, "skipped": 1},
+            counts={"failed": 7, "passed": 12, "skipped": 1},
             failed=frozenset(
                 {
                     "tests/test_checkpoint.py::test_the_adapter_is_loaded[best.ckpt]",
+                    "tests/test_checkpoint.py::test_every_value_is_in_the_served_model[best.ckpt]",
                     "tests/test_checkpoint.py::test_the_adapter_changes_the_answer[best.ckpt]",
                     "lora-ckpt::keys[best.ckpt]",
+                    "lora-ckpt::loaded[best.ckpt]",
                     "lora-ckpt::adapter-active[best.ckpt]",
+                    "lora-ckpt::manifest[best.ckpt]",
                 }
             ),
             lines=("verdict: partial", "[adapter-not-loaded]"),
         ),
-        "pytest": Expected(counts={"skipped": 7}, lines=(NEEDS_OPTION,)),
+        "pytest": Expected(counts={"skipped": 8}, lines=(NEEDS_OPTION,)),
     },
     "peft_causal_lm": {
         "python make_adapter.py": Expected(
             lines=("wrote adapter/ after 2 steps", "wrote adapter-untrained/ after 0 steps")
         ),
         "pytest --lora-ckpt=adapter": Expected(
-            counts={"passed": 13, "skipped": 1}, lines=("verdict: loads-after-remap",)
+            counts={"passed": 17, "skipped": 1}, lines=("verdict: loads-after-remap",)
         ),
         "pytest --lora-ckpt=adapter -n 2": Expected(
-            counts={"passed": 13, "skipped": 1}, lines=("verdict: loads-after-remap",)
+            counts={"passed": 17, "skipped": 1}, lines=("verdict: loads-after-remap",)
         ),
         "pytest --lora-ckpt=adapter-untrained": Expected(
             code=1,
-            counts={"failed": 4, "passed": 9, "skipped": 1},
+            counts={"failed": 4, "passed": 13, "skipped": 1},
             failed=frozenset(
                 {
                     "tests/test_adapter.py::test_the_adapter_is_whole[adapter-untrained]",
@@ -79,7 +82,7 @@ COMMANDS: dict[str, dict[str, Expected]] = {
             ),
             lines=("verdict: noop", "[adapter-all-zero]"),
         ),
-        "pytest": Expected(counts={"skipped": 5}, lines=(NEEDS_OPTION,)),
+        "pytest": Expected(counts={"skipped": 6}, lines=(NEEDS_OPTION,)),
     },
 }
 

@@ -58,6 +58,15 @@ def test_dtypes(dtype: torch.dtype) -> None:
     assert info.nbytes == 3 * dtype.itemsize
 
 
+def test_lazy_parameters_have_no_shape_yet() -> None:
+    net = torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.Linear(3, 2), torch.nn.LazyBatchNorm1d())
+    keys = model_keys(net)
+    assert list(keys) == ["1.weight", "1.bias", "2.num_batches_tracked"]
+    assert list(as_key_set(net.state_dict(keep_vars=True))) == list(keys)
+    net(torch.zeros(4, 5))
+    assert model_keys(net)["0.weight"].shape == (3, 5)
+
+
 def test_plain_mappings_and_tensors() -> None:
     keys = as_key_set({"a": (2, 3), "b": [4], "c": TensorInfo((1,)), "d": torch.zeros(5)}, aliases=[("a", "b")])
     assert keys.shapes == {"a": (2, 3), "b": (4,), "c": (1,), "d": (5,)}

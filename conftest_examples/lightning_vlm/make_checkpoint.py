@@ -12,6 +12,8 @@ from panorama.model import VLMConfig
 from panorama.training import PanoramaTraining
 from torch.utils.data import DataLoader
 
+from pytest_lora_ckpt import LoraManifestCallback
+
 RUNS = Path(__file__).parent / "runs"
 
 
@@ -29,6 +31,8 @@ def train(path: Path, *, keep_only_trained: bool) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        # Writes down what no checkpoint can show: alpha, which tensors are trained, digests of them all.
+        callbacks=[LoraManifestCallback()],
     )
     trainer.fit(PanoramaTraining(config, keep_only_trained=keep_only_trained), DataLoader([batch], batch_size=None))
     trainer.save_checkpoint(path)

@@ -1,4 +1,4 @@
-"""What pytest-lora-ckpt has to know of this project: three fixtures, each of which replaces the plugin's own.
+"""What pytest-lora-ckpt has to know of this project: four fixtures, each of which replaces the plugin's own.
 
 The imports stand inside, so that a run without --lora-ckpt does not wait for torch.
 """
@@ -32,6 +32,14 @@ def lora_loader() -> Callable[[Path], PeftModel]:
     from assistant import load_for_serving
 
     return load_for_serving
+
+
+@pytest.fixture(scope="session")
+def lora_base_model() -> Path:
+    """The base model's weights: the adapter must leave them as they are."""
+    from assistant import BASE
+
+    return BASE
 
 
 @pytest.fixture(scope="session")

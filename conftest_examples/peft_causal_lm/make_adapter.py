@@ -13,6 +13,8 @@ from assistant import BASE, load_base, lora_config
 from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pytest_lora_ckpt import write_manifest
+
 CONFIG = LlamaConfig(
     vocab_size=128,
     hidden_size=48,
@@ -37,6 +39,8 @@ def train(name: str, *, steps: int) -> None:
         optimizer.step()
         optimizer.zero_grad()
     model.save_pretrained(BASE.parent / name)
+    # Beside the adapter: alpha and the base model's fingerprint, which no adapter file can show.
+    write_manifest(model, BASE.parent / name)
     print(f"wrote {name}/ after {steps} steps")  # noqa: T201
 
 

@@ -11,7 +11,7 @@ from pytest_lora_ckpt.checkpoint import source as sources
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import torch
@@ -56,6 +56,7 @@ class Checkpoint:
         adapter_config: The contents of `adapter_config.json`, for a PEFT adapter.
         beside: The PEFT adapter in `lora_weights/` beside a torch file.
         beside_error: Why that directory, though it exists, is no readable adapter.
+        twin: The adapter's weights in the other format, in the same directory: PEFT reads the safetensors file.
         notes: Short remarks worth showing.
 
     Example:
@@ -80,6 +81,7 @@ class Checkpoint:
     adapter_config: dict[str, Any] | None = field(default=None, repr=False)
     beside: Checkpoint | None = field(default=None, repr=False)
     beside_error: CheckpointError | None = None
+    twin: Path | None = None
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -123,6 +125,18 @@ class Checkpoint:
         """
         self._require(key)
         return sources.read_bytes(self.source.locate(key))
+
+    def damaged(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the keys whose bytes do not have the checksum that the file gives for them.
+
+        Only torch's zip format has checksums, and `torch.load` does not look at them. A record that is far bigger than
+        the tensors asked for (views of one storage) is not read, nor is one without a checksum.
+
+        Raises:
+            CheckpointError: The file has changed since it was opened.
+        """
+        known = [key for key in keys if key in self.keys]
+        return tuple(self.source.damaged(known)) if isinstance(self.source, sources.ChecksummedSource) else ()
 
     def _require(self, key: str) -> None:
         """Raise unless `key` names a plain tensor."""

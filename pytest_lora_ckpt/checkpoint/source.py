@@ -5,11 +5,12 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from mmap import ACCESS_COPY, ALLOCATIONGRANULARITY, mmap
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import torch
@@ -44,6 +45,19 @@ class TensorSource(Protocol):
 
         Raises:
             CheckpointError: The file does not say, or says it in a way that cannot be followed.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksummedSource(Protocol):
+    """A source whose format has checksums of the tensors' bytes."""
+
+    def damaged(self, keys: Iterable[str]) -> list[str]:
+        """Return those of the keys whose bytes do not have the checksum that the file gives for them.
+
+        Raises:
+            CheckpointError: The file has changed since it was opened.
         """
         ...
 

@@ -17,6 +17,7 @@ _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_END_MARK = b"PK\x05\x06"
 _COMMENT = 0xFFFF
 _FULL = 0xFFFFFFFF
 _ZIP64 = 1
@@ -38,7 +39,11 @@ class BrokenZipError(Exception):
 
 
 class Record(NamedTuple):
-    """One record: where its local header begins, its size packed and unpacked, how it is packed, its checksum."""
+    """One record: where its local header begins, its size packed and unpacked, how it is packed, its checksum.
+
+    A checksum of 0 is none: `torch.serialization.set_crc32_options(False)` writes it for every record, and of records
+    that have one only one in four thousand million has this.
+    """
 
     header: int
     packed: int
@@ -83,7 +88,7 @@ class ZipIndex:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, record.size)
             except zlib.error as error:
                 raise BrokenZipError(f"record {name[:60]!r} cannot be unpacked: {error}") from error
-        if len(data) != record.size or zlib.crc32(data) != record.crc:
+        if len(data) != record.size or (record.crc and zlib.crc32(data) != record.crc):
             raise BrokenZipError(f"record {name[:60]!r} does not have the checksum that the archive gives for it")
         return data
 
@@ -97,7 +102,7 @@ def read_index(file: BinaryIO) -> ZipIndex:
     length = file.seek(0, os.SEEK_END)
     file.seek(max(0, length - _COMMENT - _END.size - _END64_LOCATOR.size))
     tail = file.read()
-    position = tail.rfind(b"PK\x05\x06")
+    position = _end_record(tail)
     if position < 0 or len(tail) - position < _END.size:
         raise BrokenZipError("the directory at the end of the archive is missing", truncated=True)
     end = length - len(tail) + position
@@ -114,6 +119,17 @@ def read_index(file: BinaryIO) -> ZipIndex:
         raise BrokenZipError("the archive's directory does not lie before its end")
     file.seek(start)
     return ZipIndex(_records(file.read(size), count, start))
+
+
+def _end_record(tail: bytes) -> int:
+    """Find the record that ends the archive, behind which only its comment lies; a comment may hold its mark too."""
+    position = last = tail.rfind(_END_MARK)
+    while position >= 0:
+        behind = len(tail) - position - _END.size
+        if behind >= 0 and _END.unpack_from(tail, position)[-1] == behind:
+            return position
+        position = tail.rfind(_END_MARK, 0, position)
+    return last
 
 
 def _records(directory: bytes, count: int, start: int) -> dict[str, Record]:

@@ -13,14 +13,15 @@ from pytest_lora_ckpt.diagnosis import finding
 from pytest_lora_ckpt.diagnosis.intruders import intruder_findings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_lora_ckpt.manifest import ManifestComparison
-    from pytest_lora_ckpt.proof import AdapterEffect, Generation
+    from pytest_lora_ckpt.proof import AdapterEffect, AdapterLayer, Generation, Merge, ScalingDifference
     from pytest_lora_ckpt.report import Finding
     from pytest_lora_ckpt.run import Run
 
 _REASONS = 3
+_SLACK = 0.02  # Of a scaling that was fitted.
 
 
 @check("loaded")
@@ -115,27 +116,41 @@ def adapter_active(run: Run) -> Outcome:
     model = _loaded(run)
     if not run.has_lora and run.checkpoint.beside is None:
         raise NotChecked("the checkpoint has no LoRA keys", applies=False)
-    from pytest_lora_ckpt.proof import adapter_effect  # torch, only with a loader.
+    from pytest_lora_ckpt.proof import adapter_effect, zero_but_used  # torch, only with a loader.
 
+    if (known := _without_running(run)) is not None:
+        return known
+    effect = adapter_effect(model, _inputs(run))
+    if not effect.active:
+        if effect.state == "merged" and not effect.broken:
+            raise NotChecked(effect.why)
+        return _without_effect(run, effect)
+    idle = zero_but_used(model, _inputs(run), run.layers)
+    if idle:
+        told = (
+            f"The update of {len(idle)} of {len(run.layers)} modules is zero, though they have a part in the output: "
+        )
+        told += f"{idle[0]}. They were not trained, or not saved."
+        return Outcome(passed=False, summary=told, findings=(finding("zero-update-in-use", told, idle),))
+    return Outcome(passed=True, summary=f"{effect.why}{_sizes(run)}")
+
+
+def _without_running(run: Run) -> Outcome | None:
+    """Say what can be said without a forward pass: of a merge, of layers that take no part, of the scaling."""
     merge = run.match.merge
     if merge is not None and merge.proved:
         scaling = "its own scaling each" if merge.scaling is None else f"{merge.scaling:.4g}"
         told = f"The adapter is merged into the weights: W + {scaling} x B A in {merge.merged} modules."
+        if off := _merged_off_scale(run, merge):
+            return Outcome(passed=False, summary=off.message, findings=(off,))
         return Outcome(passed=True, summary=told)
-    if merge is not None and merge.merged == len(merge.modules):
-        told = run.proof.why if not run.proof.findings else run.proof.findings[0].message
+    if merge is not None and merge.modules and merge.merged == len(merge.modules):
+        told = run.proof.findings[0].message if run.proof.findings else run.proof.why
         return Outcome(passed=False, summary=told, findings=run.proof.findings)
     if idle := _idle(run):
         return Outcome(passed=False, summary=idle.message, findings=(idle,))
     off_scale = tuple(_off_scale(run))
-    if off_scale:
-        return Outcome(passed=False, summary=off_scale[0].message, findings=off_scale)
-    effect = adapter_effect(model, _inputs(run))
-    if effect.active:
-        return Outcome(passed=True, summary=f"{effect.why}{_sizes(run)}")
-    if effect.state == "merged" and not effect.broken:
-        raise NotChecked(effect.why)
-    return _without_effect(run, effect)
+    return Outcome(passed=False, summary=off_scale[0].message, findings=off_scale) if off_scale else None
 
 
 def _without_effect(run: Run, effect: AdapterEffect) -> Outcome:
@@ -180,16 +195,46 @@ def _off_scale(run: Run) -> Iterator[Finding]:
     """Find modules whose scaling in force is not the one that is written down."""
     from pytest_lora_ckpt.proof import scaling_differences
 
-    ranks = {layer.rank for layer in run.layers}
-    for where, configs in run.lora_configs.items():
-        # Hyper-parameters may hold several configs, and other adapters' too: one that fits is enough.
-        own = [each for each in configs if each.get("rank_pattern") or each.get("r") in {*ranks, None}]
-        odd = [scaling_differences(run.layers, each) for each in own]
-        if odd and all(odd):
-            first = odd[0][0]
-            told = f"{len(odd[0])} of {len(run.layers)} modules are scaled by another number than {where} gives: "
-            told += f"{first.in_force:.4g} in {first.module}, expected {first.expected:.4g} ({first.why})."
-            yield finding("scaling-differs", told, [each.module for each in odd[0]])
+    layers = run.layers
+    if run.lora_config is not None:
+        yield from _told_scaling(scaling_differences(layers, run.lora_config), layers, "adapter_config.json gives")
+        return
+    # Hyper-parameters may hold several configs, other adapters' too, and leave out what the code sets by itself
+    # (rsLoRA, patterns). Only where no module is scaled as any of them says has something gone wrong.
+    ranks = {layer.rank for layer in layers}
+    own = [each for each in run.hinted_configs if each.get("r") in ranks]
+    guesses = [{**each, "use_rslora": rslora} for each in own for rslora in _rslora(each)]
+    odd = [scaling_differences(layers, each) for each in guesses]
+    if odd and layers and all(len(each) == len(layers) for each in odd):
+        yield from _told_scaling(odd[0], layers, "the hyper-parameters give")
+
+
+def _merged_off_scale(run: Run, merge: Merge) -> Finding | None:
+    """Hold the scaling of a merge against the hyper-parameters, where no module was merged as any of them says."""
+    if run.lora_config is not None:
+        return None  # `merge.proved` has seen to it.
+    ranks = {each.pair.rank for each in merge.modules}
+    own = [each for each in run.hinted_configs if each.get("r") in ranks and each.get("lora_alpha")]
+    expected = {each["lora_alpha"] / each["r"] ** power for each in own for power in (1.0, 0.5)}
+    known = [each.scaling for each in merge.modules if each.pair.rank in {one["r"] for one in own}]
+    if not expected or not known or any(abs(s - e) <= _SLACK * e for s in known for e in expected):
+        return None
+    times = min((known[0] / one for one in expected), key=lambda ratio: abs(ratio - round(ratio)))
+    twice = times > 1.5 and abs(times - round(times)) < _SLACK  # noqa: PLR2004  # Twice or more.
+    told = f"The adapter was merged with the scaling {known[0]:.4g}, and the hyper-parameters give "
+    told += " or ".join(f"{each:.4g}" for each in sorted(expected)) + "."
+    return finding("merged-twice" if twice else "scaling-differs", told)
+
+
+def _rslora(config: Mapping[str, Any]) -> tuple[bool, ...]:
+    return (bool(config["use_rslora"]),) if "use_rslora" in config else (False, True)
+
+
+def _told_scaling(odd: Sequence[ScalingDifference], layers: Sequence[AdapterLayer], written: str) -> Iterator[Finding]:
+    if odd:
+        told = f"{len(odd)} of {len(layers)} modules are scaled by another number than {written}: "
+        told += f"{odd[0].in_force:.4g} in {odd[0].module}, expected {odd[0].expected:.4g} ({odd[0].why})."
+        yield finding("scaling-differs", told, [each.module for each in odd])
 
 
 def _sizes(run: Run) -> str:

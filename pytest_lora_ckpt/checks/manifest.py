@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checks.findings import to_findings
 from pytest_lora_ckpt.checks.registry import NotChecked, Outcome, check
+from pytest_lora_ckpt.diagnosis import finding
 from pytest_lora_ckpt.manifest import compare_checkpoint
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def manifest(run: Run) -> Outcome:
             told.append(probe.message)
             differences += [probe] if probe.slug else []
     findings = to_findings(differences)
+    if file.narrowed:
+        lost = f"{len(file.narrowed)} trained tensors were saved in a narrower dtype than they were trained in."
+        findings = (*findings, finding("dtype-narrower", lost, file.narrowed))
     if any(each.severity == "error" for each in findings):
         return Outcome(passed=False, summary=" ".join(each.message for each in findings), findings=findings)
     if not file.same and not file.cast:

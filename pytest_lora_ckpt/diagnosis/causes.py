@@ -63,8 +63,29 @@ _ALL = (
     Cause(
         "integer-codes",
         "error",
-        "Save the adapter in a floating dtype: these are codes of a quantised tensor, whose scale is not in the file.",
+        "Save these weights in a floating dtype: they are codes of a quantised tensor, whose scale is not in the file.",
     ),
+    Cause(
+        "checksum-wrong",
+        "error",
+        "Copy the file again, or go back to another checkpoint: bits of it have changed since it was written.",
+    ),
+    Cause(
+        "duplicate-adapter",
+        "error",
+        "Keep the keys of one of the two, and save again into a new file: which of them is loaded is chance.",
+    ),
+    Cause(
+        "layers-identical",
+        "error",
+        "Look at what exported these tensors: it wrote one layer into several; training never makes two alike.",
+    ),
+    Cause(
+        "adapters-disagree",
+        "warning",
+        "Delete the adapter that is not meant, or load the one that is: the two are of different steps or runs.",
+    ),
+    Cause("dtype-mixed", "warning", "Cast these tensors to the dtype of the others; FSDP refuses two in one module."),
     Cause(
         "empty-adapter",
         "error",
@@ -101,6 +122,16 @@ _ALL = (
         "config-type",
         "warning",
         "This plugin knows LoRA (peft_type LORA); load this adapter with PEFT and compare the outputs.",
+    ),
+    Cause(
+        "config-type-wrong",
+        "error",
+        "Use the adapter_config.json that was written with these tensors: by this one PEFT loads none of them.",
+    ),
+    Cause(
+        "twin-files-differ",
+        "error",
+        "Delete the file that is not meant: which of the two is loaded depends on the loader, and they differ.",
     ),
     Cause(
         "stale-twin-file",
@@ -236,6 +267,11 @@ _ALL = (
         "error",
         "Load with the adapter_config.json of training: lora_alpha, r and use_rslora give the scaling.",
     ),
+    Cause(
+        "zero-update-in-use",
+        "error",
+        "Find the checkpoint in which these modules are trained: lora_B is zero, and they have a part in the output.",
+    ),
     Cause("nan-in-model", "error", "Look at the tensors named: outputs may be finite all the same, and are wrong."),
     Cause(
         "base-weights-in-adapter",
@@ -264,6 +300,7 @@ _ALL = (
         "error",
         "Use the adapter_config.json that was written with these tensors.",
     ),
+    Cause("dtype-narrower", "warning", "Fine if it was meant; otherwise save in the dtype of training."),
     Cause("other-step", "error", "Give the manifest that was written with this checkpoint, or the checkpoint with it."),
     Cause("other-base", "error", "Load the base model of training: name and revision are in the manifest."),
     Cause("base-changed", "error", "Load the base model anew: these weights are not those of training."),
@@ -276,6 +313,11 @@ _ALL = (
     Cause("inputs-failed", "error", "Let lora_inputs give a dict of keyword arguments for the model's forward."),
     Cause("generate-fallback", "error", "Let generate() raise: an exception inside it was swallowed."),
     Cause("generate-too-short", "error", "Look at what generate() returns: it must hold new tokens after the prompt."),
+    Cause(
+        "generate-not-finite",
+        "error",
+        "Look at the weights of the first module named: it gives NaN, or the logits are infinite.",
+    ),
 )
 
 CAUSES = {cause.slug: cause for cause in _ALL}

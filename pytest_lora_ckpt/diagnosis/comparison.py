@@ -131,8 +131,22 @@ def _beyond_renaming(c: Comparison) -> Iterator[Finding]:
         keys = [key for key in problem.keys if key not in misfits]
         if cause is not None and (keys or (problem.model_keys and not problem.keys)):
             told = keys or [key for key in problem.model_keys if c.after.missing.class_of(key) not in _NOT_LOST]
+            if problem.kind == "missing-layers":
+                told = _in_absent_layers(c, told)
             if told:
                 yield finding(cause, f"{_count(told)}: {problem.text}.", told)
+
+
+def _in_absent_layers(c: Comparison, keys: list[str]) -> list[str]:
+    """Leave the keys that lie in a layer or an expert of which nothing is loaded: else it is there, and not whole."""
+    there = {around for key in c.after.loaded for around in _numbered(key)}
+    return [key for key in keys if not there.issuperset(_numbered(key))]
+
+
+def _numbered(key: str) -> Iterator[str]:
+    """Give the paths of the layers and the experts around a key: `layers.3` and `layers.3.experts.7`."""
+    segments = key.split(".")
+    return (".".join(segments[: at + 1]) for at, segment in enumerate(segments) if segment.isdigit())
 
 
 def _adapter_without_home(c: Comparison) -> Iterator[Finding]:
@@ -191,7 +205,8 @@ def _exchanged_heads(c: Comparison) -> tuple[dict[str, str], dict[str, str]]:
 def _lost(c: Comparison) -> Iterator[Finding]:
     """Trouble 1 of the guide: many non-LoRA keys missing."""
     heads, _ = _exchanged_heads(c)
-    lost = [key for key in c.after.missing.of("non_lora") if key not in heads]
+    told = {key for found in _biases(c) for key in found.keys}
+    lost = [key for key in c.after.missing.of("non_lora") if key not in heads and key not in told]
     by_component: dict[str, list[str]] = defaultdict(list)
     for key in lost:
         by_component[c.target_parsed[key].component].append(key)
@@ -209,6 +224,16 @@ def _lost(c: Comparison) -> Iterator[Finding]:
     rest = [key for name, keys in by_component.items() if name not in whole for key in keys]
     if rest and c.after.loaded:
         yield finding("lost-weights", f"{_count(rest)} that the model needs are not in the checkpoint.", rest)
+
+
+def _biases(c: Comparison) -> Iterator[Finding]:
+    """Find trained biases that are not in an adapter: only a model shows that there are any to train."""
+    kind = (c.adapter_config or {}).get("bias")
+    # Those that were not trained are excused.
+    lost = [key for key in c.after.missing.of("non_lora") if c.target_parsed[key].parameter == "bias"]
+    if lost and kind in {"all", "lora_only"} and c.report.scope == "adapter":
+        told = f"adapter_config.json has bias {kind!r}, and {len(lost)} biases of the model are not in the file"
+        yield finding("config-bias", f"{told}, such as {lost[0]}.", lost)
 
 
 def _partly_held(c: Comparison) -> Iterator[Finding]:
@@ -318,6 +343,8 @@ def _rule_cause(c: Comparison, rule: Rule) -> str:  # noqa: PLR0911  # One line,
     if parse_key(before).lora != parse_key(after).lora:
         return "key-convention"
     # Where no word is new and none is gone, there is one more or one less of a word: `model.model.`
+    if not changed and (before.endswith(f".{after}") or after.endswith(f".{before}")):
+        return "wrapper-prefix"
     if not _TOWERS.isdisjoint(changed or words):
         return "vlm-refactor-prefix"
     if not changed and c.adapter_config is not None:
@@ -346,6 +373,7 @@ _RECOGNISERS: tuple[Recogniser, ...] = (
     _empty_slots,
     _heads,
     _lost,
+    _biases,
     _partly_held,
     _homeless,
     _too_few,

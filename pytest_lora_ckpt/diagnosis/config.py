@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.diagnosis.causes import finding
+from pytest_lora_ckpt.diagnosis.intruders import is_embedding
 from pytest_lora_ckpt.diagnosis.pairs import LoraPair, lora_pairs
+from pytest_lora_ckpt.diagnosis.targets import is_left_out, is_saved, is_target, matches, modules_around
 from pytest_lora_ckpt.keys import parse_key
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 # (`PeftModelForSequenceClassification` and `PeftModelForTokenClassification` in peft/peft_model.py).
 _HEAD_TASKS = ("SEQ_CLS", "TOKEN_CLS")
 _HEADS = frozenset({"classifier", "score"})
+
+# Kinds of adapters none of whose parameters is called lora_A (`adapter_layer_names` in peft/tuners/*/layer.py).
+_OTHER_KINDS = frozenset(
+    {"LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "FOURIERFT", "VBLORA", "BONE", "MISS", "RANDLORA", "SHIRA"}
+    | {"C3A", "ROAD", "LN_TUNING", "TRAINABLE_TOKENS", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"}
+)
 
 
 def is_lora(config: Mapping[str, Any] | None) -> bool:
@@ -36,17 +43,21 @@ def is_lora(config: Mapping[str, Any] | None) -> bool:
 def config_findings(config: Mapping[str, Any], keys: KeySet) -> list[Finding]:
     """Hold the fields of a PEFT LoRA config against the tensors of its adapter.
 
-    Checked: `peft_type`, `r` with `rank_pattern`, `use_dora`, `target_modules`, `modules_to_save`, `bias`. What a state
-    dict cannot show (`lora_alpha`, `use_rslora`) is not.
+    Checked: `peft_type`, `r` with `rank_pattern`, `use_dora`, `target_modules` with `exclude_modules` and
+    `layers_to_transform`, `modules_to_save`, `bias` where it is `"none"`. What a state dict cannot show (`lora_alpha`,
+    `use_rslora`) is not; nor whether biases are lost, for a base model without any (Llama) has none to save.
 
     Args:
         config: The content of `adapter_config.json`.
         keys: The adapter's keys.
     """
-    if not is_lora(config):
-        told = f"adapter_config.json has peft_type {config.get('peft_type')!r}: its fields were not checked."
-        return [finding("config-type", told)]
     pairs = [pair for pair in lora_pairs(keys) if pair.down or pair.up]
+    if not is_lora(config):
+        kind = config.get("peft_type")
+        if kind in _OTHER_KINDS and pairs:
+            told = f"adapter_config.json has peft_type {kind!r}, and the file holds LoRA ({len(pairs)} modules)."
+            return [finding("config-type-wrong", told, [key for pair in pairs for key in pair.keys])]
+        return [finding("config-type", f"adapter_config.json has peft_type {kind!r}: its fields were not checked.")]
     return [
         *_rank(config, pairs),
         *_dora(config, keys),
@@ -67,7 +78,7 @@ def _rank(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Finding]
         for pair in pairs
         if pair.rank
         and pair.rank != _expected_rank(pair.module, rank, pattern)
-        and not (pair.rank % max(rank, 1) == 0 and any(_is_target(pair.module, name) for name in stacked))
+        and not (pair.rank % max(rank, 1) == 0 and any(is_target(pair.module, name) for name in stacked))
     ]
     if odd:
         found = ", ".join(f"{value} ({count}x)" for value, count in Counter(p.rank for p in odd).most_common())
@@ -81,7 +92,7 @@ def _rank(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Finding]
 def _expected_rank(module: str, rank: int, pattern: Mapping[str, int]) -> int:
     """Apply rank_pattern as PEFT does: a name, or a regular expression, that ends the module's path."""
     for name, value in pattern.items():
-        if _matches(rf"(.*\.)?({name})", module):
+        if matches(rf"(.*\.)?({name})", module):
             return value
     return rank
 
@@ -99,16 +110,17 @@ def _dora(config: Mapping[str, Any], keys: KeySet) -> Iterator[Finding]:
 
 
 def _targets(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Finding]:
+    yield from _left_out(config, pairs)
     targets = config.get("target_modules")
     if targets is None or targets == "all-linear" or config.get("target_parameters"):
         return
     if isinstance(targets, str):
-        outside = [pair for pair in pairs if not _matches(targets, pair.module)]
+        outside = [pair for pair in pairs if not matches(targets, pair.module)]
         unused: list[str] = []
     else:
         names = [str(name) for name in targets]
-        outside = [pair for pair in pairs if not any(_is_target(pair.module, name) for name in names)]
-        unused = [name for name in names if not any(_is_target(pair.module, name) for pair in pairs)]
+        outside = [pair for pair in pairs if not any(is_target(pair.module, name) for name in names)]
+        unused = [name for name in names if not any(is_target(pair.module, name) for pair in pairs)]
     if outside:
         yield finding(
             "config-targets",
@@ -123,15 +135,28 @@ def _targets(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Findi
         )
 
 
-def _is_target(module: str, name: str) -> bool:
-    return module == name or module.endswith(f".{name}")
+def _left_out(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Finding]:
+    # The modules around stacked experts are adapted for their parameters, whatever these fields say.
+    if config.get("target_parameters"):
+        return
+    by_field: dict[str, list[LoraPair]] = {}
+    for pair in pairs:
+        if name := is_left_out(pair.module, config):
+            by_field.setdefault(name, []).append(pair)
+    for name, left in by_field.items():
+        yield finding(
+            "config-targets",
+            f"{name} in adapter_config.json leaves out {len(left)} of {len(pairs)} adapted modules, "
+            f"such as {left[0].module}.",
+            [key for pair in left for key in pair.keys],
+        )
 
 
 def _modules_to_save(config: Mapping[str, Any], keys: KeySet) -> Iterator[Finding]:
-    held = {segment for key in keys for segment in key.split(".")}
+    held = {path for key in keys if not parse_key(key).is_lora for path in modules_around(key)}
     names = [str(name) for name in config.get("modules_to_save") or []]
-    lacking = [name for name in names if name.split(".")[-1] not in held]
-    if config.get("task_type") in _HEAD_TASKS and not _HEADS.isdisjoint(held):
+    lacking = [name for name in names if not any(path.endswith(name) for path in held)]
+    if config.get("task_type") in _HEAD_TASKS and any(path.endswith(tuple(_HEADS)) for path in held):
         lacking = [name for name in lacking if name not in _HEADS]
     if lacking:
         yield finding(
@@ -143,17 +168,11 @@ def _modules_to_save(config: Mapping[str, Any], keys: KeySet) -> Iterator[Findin
 def _bias(config: Mapping[str, Any], keys: KeySet) -> Iterator[Finding]:
     biases = [key for key in keys if key.endswith(".bias") and not parse_key(key).is_adapter]
     saved = [str(name) for name in config.get("modules_to_save") or []]
-    biases = [key for key in biases if not any(name in key.split(".") for name in saved)]
+    # PEFT saves a whole head with `save_embedding_layers`, its bias included.
+    biases = [key for key in biases if not is_saved(key, saved) and not is_embedding(key)]
     if config.get("bias") == "none" and biases:
         yield finding(
             "config-bias",
             f"adapter_config.json has bias 'none', and the file holds {len(biases)} trained biases.",
             biases,
         )
-
-
-def _matches(pattern: str, path: str) -> bool:
-    try:
-        return re.fullmatch(pattern, path) is not None
-    except re.error:
-        return False

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.diagnosis.causes import finding
+from pytest_lora_ckpt.diagnosis.targets import is_saved
 from pytest_lora_ckpt.keys import parse_keys
 
 if TYPE_CHECKING:
@@ -28,26 +29,38 @@ _HEADS = ("classifier", "score")
 def intruder_findings(config: Mapping[str, Any], keys: KeySet) -> list[Finding]:
     """Find base weights in an adapter file that its config does not announce.
 
+    Embeddings that PEFT saves by itself are none of them: those that the adapter adapts (`embed_tokens.base_layer`),
+    and input and output embedding together, as `save_embedding_layers` writes them where the vocabulary was resized
+    (`get_peft_model_state_dict` in peft/utils/save_and_load.py).
+
     Args:
         config: The content of `adapter_config.json`: `modules_to_save` and `bias` announce what is trained whole.
         keys: The adapter's keys.
     """
+    if config.get("peft_type") not in {"LORA", None}:
+        # The parameters of other kinds of adapters are called otherwise, and are no weights of the base.
+        return []
+    parsed_keys = parse_keys(keys)
     saved = (*map(str, config.get("modules_to_save") or ()), *_HEADS)
     stacked = {str(name).rpartition(".")[2] for name in config.get("target_parameters") or ()}
     biases = config.get("bias") not in {None, "none"}
     found = [
         key
-        for key, parsed in parse_keys(keys).items()
+        for key, parsed in parsed_keys.items()
         if not parsed.is_adapter
-        and not _is_saved(key, saved)
+        and not is_saved(key, saved)
         and stacked.isdisjoint(key.split("."))
         and not (biases and key.endswith(".bias"))
         and "trainable_tokens" not in key
     ]
     # A trained bias without its word in the config is the check `config`'s.
-    found = [key for key in found if not key.endswith(".bias") or _EMBEDDING.search(key)]
-    embeddings = [key for key in found if _EMBEDDING.search(key)]
+    found = [key for key in found if not key.endswith(".bias") or is_embedding(key)]
+    embeddings = [key for key in found if is_embedding(key)]
     others = [key for key in found if key not in embeddings]
+    adapted = {parsed.module_path for parsed in parsed_keys.values() if parsed.is_lora}
+    embeddings = [key for key in embeddings if parsed_keys[key].module_path not in adapted]
+    if _are_input_and_output(keys, embeddings):
+        embeddings = []
     findings = []
     if others:
         told = f"{len(others)} of {len(keys)} tensors of the adapter file are weights of the base model"
@@ -62,10 +75,11 @@ def intruder_findings(config: Mapping[str, Any], keys: KeySet) -> list[Finding]:
     return findings
 
 
-def _is_saved(key: str, names: tuple[str, ...]) -> bool:
-    """Tell whether a module around this tensor is in `modules_to_save`: PEFT takes each whose path ends with a name.
+def _are_input_and_output(keys: KeySet, embeddings: list[str]) -> bool:
+    weights = [keys[key].shape for key in embeddings if key.endswith(".weight")]
+    return len(weights) == 2 and weights[0][:1] == weights[1][:1]  # noqa: PLR2004  # An input and an output, of as many tokens.
 
-    So `norm` takes `input_layernorm` as well (`_set_trainable` in peft/utils/other.py).
-    """
-    segments = key.split(".")
-    return any(".".join(segments[:end]).endswith(names) for end in range(1, len(segments)))
+
+def is_embedding(key: str) -> bool:
+    """Tell by its name whether this is a tensor of an embedding, or of a head."""
+    return _EMBEDDING.search(key) is not None

@@ -9,7 +9,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.diagnosis.alike import stand_out, template
 from pytest_lora_ckpt.diagnosis.causes import finding
+from pytest_lora_ckpt.diagnosis.empties import empty_findings
+from pytest_lora_ckpt.diagnosis.magnitudes import magnitude_findings
 from pytest_lora_ckpt.keys import parse_key
 
 if TYPE_CHECKING:
@@ -20,9 +23,6 @@ if TYPE_CHECKING:
 
 # How each factor's name ends, by convention: `lora_A`, `lora_embedding_A`, `lora.A`, `lora_a`, `lora_down` …
 _DOWN, _UP = ("A", "a", "down"), ("B", "b", "up")
-
-# A layer stands out when few lack what the others have; where many do, it was meant (layers_to_transform, a hybrid).
-_FEW = 0.2
 
 
 @dataclass(slots=True)
@@ -35,6 +35,7 @@ class LoraPair:
         down: Key and tensor of `lora_A` (rank x in), once seen.
         up: Key and tensor of `lora_B` (out x rank), once seen.
         others: Further adapter parameters of the module (magnitude vector, alpha …).
+        again: Pairs of keys that name one factor, such as one with `module.` before it; the first of each is kept.
     """
 
     module: str
@@ -42,11 +43,13 @@ class LoraPair:
     down: tuple[str, TensorInfo] | None = None
     up: tuple[str, TensorInfo] | None = None
     others: list[str] = field(default_factory=list)
+    again: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def keys(self) -> tuple[str, ...]:
         """All keys of the pair."""
-        return (*(factor[0] for factor in (self.down, self.up) if factor), *self.others)
+        factors = [factor[0] for factor in (self.down, self.up) if factor]
+        return (*factors, *self.others, *(second for _, second in self.again))
 
     @property
     def rank(self) -> int | None:
@@ -83,14 +86,14 @@ def lora_pairs(keys: Mapping[str, TensorInfo]) -> list[LoraPair]:
         # Two parameters of one module (PEFT's `target_parameters`) have their adapters one inside the other.
         place = (parsed.module_path, parsed.adapter, "embedding" in kind, parsed.roles.count("base_layer"))
         pair = pairs.setdefault(place, LoraPair(parsed.module_path, parsed.adapter))
-        if parsed.parameter == "bias":
+        if parsed.parameter == "bias" or (factor := lora_factor(kind)) is None:
             pair.others.append(key)
-        elif (factor := lora_factor(kind)) == "down":
+        elif (held := pair.down if factor == "down" else pair.up) is not None:
+            pair.again.append((held[0], key))
+        elif factor == "down":
             pair.down = (key, info)
-        elif factor == "up":
-            pair.up = (key, info)
         else:
-            pair.others.append(key)
+            pair.up = (key, info)
     return [pair for pair in pairs.values() if pair.down or pair.up or not _is_only_scale(pair)]
 
 
@@ -100,23 +103,18 @@ def lora_pair_findings(keys: KeySet, adapter_config: Mapping[str, Any] | None = 
     Args:
         keys: The checkpoint's keys.
         adapter_config: Where it names layers or ranks of its own (`layers_to_transform`, `rank_pattern`), layers that
-            differ were meant.
+            differ were meant. Its `use_dora` says that every module has a magnitude vector.
     """
     pairs = [pair for pair in lora_pairs(keys) if pair.down or pair.up]
     config = adapter_config or {}
     return [
-        *_empty(keys),
+        *empty_findings(keys),
         *_halves(pairs),
+        *magnitude_findings(keys, pairs, config),
         *_disagreeing_ranks(pairs),
         *([] if config.get("rank_pattern") else _odd_ranks(pairs)),
         *([] if _names_layers(config) else _uneven_layers(keys, pairs)),
     ]
-
-
-def _empty(keys: KeySet) -> Iterator[Finding]:
-    empty = [key for key, info in keys.items() if not info.numel and parse_key(key).is_adapter]
-    if empty:
-        yield finding("zero3-empty", f"{len(empty)} adapter tensors have size 0.", empty)
 
 
 def _halves(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
@@ -164,13 +162,13 @@ def _odd_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
     by_leaf: dict[tuple[str, str | None], list[LoraPair]] = defaultdict(list)
     for pair in pairs:
         if pair.rank:
-            by_leaf[_template(pair.module), pair.adapter].append(pair)
+            by_leaf[template(pair.module), pair.adapter].append(pair)
     odd = []
     for alike in by_leaf.values():
         ranks = Counter(pair.rank for pair in alike)
         usual, count = ranks.most_common(1)[0]
         others = [pair for pair in alike if pair.rank != usual]
-        if others and len(others) < count and (len(others) == 1 or len(others) <= _FEW * len(alike)):
+        if len(others) < count and stand_out(len(others), len(alike)):
             odd += others
     if odd:
         yield finding(
@@ -187,15 +185,15 @@ def _uneven_layers(keys: KeySet, pairs: Iterable[LoraPair]) -> Iterator[Finding]
     parents: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for module in adapted:
         parent, _, leaf = module.rpartition(".")
-        parents[_template(parent)][parent].add(leaf)
+        parents[template(parent)][parent].add(leaf)
     lacking: list[str] = []
-    for template, places in parents.items():
-        if "*" not in template:
+    for parent_template, places in parents.items():
+        if "*" not in parent_template:
             continue
         sets = Counter(frozenset(leaves) for leaves in places.values())
         usual = max(sets.items(), key=lambda each: (each[1], len(each[0])))
         odd = [(place, leaves) for place, leaves in places.items() if leaves < usual[0]]
-        if odd and len(odd) <= usual[1] and (len(odd) == 1 or len(odd) <= _FEW * len(places)):
+        if len(odd) <= usual[1] and stand_out(len(odd), len(places)):
             lacking += [f"{place}.{leaf}" for place, leaves in odd for leaf in usual[0] - leaves]
     lacking += _layers_left_out(keys, adapted)
     if lacking:
@@ -214,16 +212,16 @@ def _layers_left_out(keys: KeySet, adapted: set[str]) -> list[str]:
     for key in keys:
         parsed = parse_key(key)
         if parsed.parameter == "weight" and not parsed.is_adapter and "wrapper" not in parsed.roles:
-            with_base[_template(parsed.module_path)].add(parsed.module_path)
+            with_base[template(parsed.module_path)].add(parsed.module_path)
     parents = {module.rpartition(".")[0] for module in adapted}
     lacking = []
-    for template in sorted({_template(module) for module in adapted}):
-        alike = with_base.get(template, set())
+    for leaf in sorted({template(module) for module in adapted}):
+        alike = with_base.get(leaf, set())
         # To leave out the first layer or the last is a usual choice; a gap inside is none.
         inner = sorted(alike, key=_numbers)[1:-1]
         without = [name for name in inner if name not in adapted and name.rpartition(".")[0] not in parents]
         having = len(alike & adapted)
-        if without and len(without) < having and (len(without) == 1 or len(without) <= _FEW * len(alike)):
+        if len(without) < having and stand_out(len(without), len(alike)):
             lacking += sorted(without)
     return lacking
 
@@ -240,10 +238,6 @@ def _names_layers(config: Mapping[str, Any]) -> bool:
 def _numbers(path: str) -> list[tuple[int, str]]:
     """Give the path's numbers in an order of size, however many digits they have."""
     return [(len(segment), segment) for segment in path.split(".") if segment.isdigit()]
-
-
-def _template(path: str) -> str:
-    return ".".join("*" if segment.isdigit() else segment for segment in path.split("."))
 
 
 def _is_only_scale(pair: LoraPair) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.diagnosis.causes import finding
+from pytest_lora_ckpt.diagnosis.copies import copy_findings
+from pytest_lora_ckpt.diagnosis.dtypes import mixed_dtype_findings
 from pytest_lora_ckpt.diagnosis.pairs import lora_pairs
 from pytest_lora_ckpt.keys import parse_key
 
@@ -33,7 +35,7 @@ class ValueAudit:
     """What was found in the adapter's values.
 
     Attributes:
-        findings: NaN or Inf, all zero, integer codes.
+        findings: NaN or Inf, all zero, integer codes, tensors that are there twice, dtypes that differ.
         checked: Number of tensors read.
         unreadable: Tensors of a dtype that could not be checked.
         all_zero: Whether every `lora_B` (or the other factor) is zero, so that the adapter changes nothing.
@@ -72,6 +74,7 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
             zero.add(key)
     found = [*_broken(broken, checked), *_codes(codes)]
     zeros, all_zero = _zeros(keys, zero)
+    found += [*copy_findings(keys, read_bytes, zero), *mixed_dtype_findings(keys)]
     return ValueAudit((*found, *zeros), checked, tuple(unreadable), all_zero)
 
 
@@ -104,23 +107,25 @@ def _zeros(keys: KeySet, zero: set[str]) -> tuple[list[Finding], bool]:
     """One lora_B may be zero with reason (a module that takes no part in the forward pass); all of them may not."""
     pairs = [pair for pair in lora_pairs(keys) if pair.down and pair.up]
     idle = [pair for pair in pairs if pair.up and (pair.up[0] in zero or not pair.up[1].numel)]
+    # Of what is empty, the check `lora-complete` tells.
+    zeros = [pair.up[0] for pair in idle if pair.up and pair.up[0] in zero]
     lost = [pair.down[0] for pair in pairs if pair.down and pair.down[0] in zero]
     everything = bool(pairs) and len(idle) == len(pairs)
     findings = []
-    if everything:
+    if everything and zeros:
         findings.append(
             finding(
                 "adapter-all-zero",
-                f"Every lora_B ({len(idle)} of {len(pairs)}) is zero: the adapter changes nothing.",
-                [pair.up[0] for pair in idle if pair.up],
+                f"Every lora_B ({len(zeros)} of {len(pairs)}) is zero: the adapter changes nothing.",
+                zeros,
             )
         )
-    elif idle:
+    elif zeros:
         findings.append(
             finding(
                 "adapter-partly-zero",
-                f"{len(idle)} of {len(pairs)} lora_B are zero: these modules are as in the base model.",
-                [pair.up[0] for pair in idle if pair.up],
+                f"{len(zeros)} of {len(pairs)} lora_B are zero: these modules are as in the base model.",
+                zeros,
             )
         )
     if lost:

@@ -40,6 +40,7 @@ class ManifestComparison:
         same: Number of tensors that are the recorded ones, bit by bit.
         cast: Number of tensors that have the recorded values in another dtype.
         differing: Number of tensors that have other values.
+        narrowed: Keys of the tensors that have the recorded values rounded to a narrower dtype.
         base_same: How many of those that are the recorded ones, or cast, training did not change.
         not_compared: Why -> number of tensors whose values could not be compared.
         differences: What is not as recorded, the gravest first.
@@ -53,6 +54,7 @@ class ManifestComparison:
     differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
     base_same: int = 0
+    narrowed: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -102,6 +104,7 @@ class Outcomes:
         self.differing: dict[str, tuple[str, str]] = {}
         """Key -> dtype and digest of what was found in its place."""
         self.unknown: dict[str, str] = {}
+        self.narrowed: list[str] = []
 
     def judge(self, key: str, found: Found) -> None:
         """Compare a tensor with what the manifest has under a key of it."""
@@ -116,10 +119,13 @@ class Outcomes:
             self.unknown[key] = "no values at hand"
         elif digest != recorded and self._is_rounded(entry, found):
             self.cast.append(key)
+            self.narrowed.append(key)
         elif digest != recorded:
             self.differing[key] = (dtype, digest)
         else:
             (self.same if found.dtype == entry.dtype else self.cast).append(key)
+            if found.dtype in entry.casts:
+                self.narrowed.append(key)
 
     def take_over(self, others: Outcomes) -> None:
         """Count what was judged apart, but for what differs."""
@@ -167,6 +173,7 @@ class Outcomes:
             tuple(differences),
             tuple(notes),
             sum(not self._manifest.tensors[key].trained for key in (*self.same, *self.cast)),
+            tuple(sorted(self.narrowed)),
         )
 
     def _index(self, dtype: str) -> dict[str, set[str]]:

@@ -14,6 +14,7 @@ from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
 from pytest_lora_ckpt.proof.record import Proof, ProvedTensor
 from pytest_lora_ckpt.proof.reference import BaseWeights
 from pytest_lora_ckpt.proof.scaling import ScalingDifference, expected_scaling, scaling_differences
+from pytest_lora_ckpt.proof.unused import zero_but_used
 from pytest_lora_ckpt.proof.updates import UpdateSize, update_sizes
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "prove_match",
     "scaling_differences",
     "update_sizes",
+    "zero_but_used",
 ]

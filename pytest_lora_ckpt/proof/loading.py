@@ -195,7 +195,8 @@ class _Prover:
         weight = layer.weight if layer else None
         if weight is None or weight.is_meta or not weight.is_floating_point() or weight.shape[0] != now.numel():
             return None
-        norms = torch.cat([rows.float().flatten(1).norm(dim=1) for rows in weight.detach().cpu().split(_ROWS)])
+        rows = torch.split(weight.detach().cpu(), _ROWS)
+        norms = torch.cat([each.float().flatten(1).norm(dim=1) for each in rows])
         close = torch.allclose(norms, now.float().flatten(), rtol=_ROUGH)
         return "the norms of the rows of W, as initialised" if close else None
 

@@ -91,6 +91,9 @@ def test_both_weights_files_are_noted_and_the_safe_one_is_read(adapters: Path, t
         "adapter_model.bin lies beside adapter_model.safetensors: PEFT reads the safetensors file",
     )
     assert "not this one" in open_checkpoint(folder / "adapter_model.bin").notes[0]
+    assert checkpoint.twin == folder / "adapter_model.bin"
+    assert open_checkpoint(folder / "adapter_model.bin").twin == folder / "adapter_model.safetensors"
+    assert open_checkpoint(adapters / "bin").twin is None
     (folder / "adapter_model.safetensors").write_bytes(b"\1\0\0\0\0\0\0\0{")
     fails(folder, "damaged")
 

@@ -121,14 +121,32 @@ def test_what_the_library_takes_is_taken(tmp_path: Path, header: dict[str, Any],
     assert sorted(open_checkpoint(path).keys) == keys
 
 
-def test_a_name_that_is_there_twice_is_noted(tmp_path: Path) -> None:
-    header = (
-        b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"I8","shape":[2],"data_offsets":[1,3]}}'
-    )
-    checkpoint = open_checkpoint(write(tmp_path / "a.safetensors", header, b"\1\2\3"))
-    assert checkpoint.read("a").tolist() == [2, 3]
+def twice(first: tuple[str, int, int], second: tuple[str, int, int]) -> bytes:
+    """A header with the name `a` twice, and `b` on the third byte."""
+    named = [("b", ("U8", 2, 3)), ("a", first), ("a", second)]
+    told = (f'"{name}":' + json.dumps(entry(kind, [end - at], at, end)) for name, (kind, at, end) in named)
+    return f"{{{','.join(told)}}}".encode()
+
+
+@pytest.mark.parametrize("first", [("U8", 0, 2), ("U8", 0, 1), ("U8", 1, 3), ("I8", 0, 0)])
+def test_a_name_that_is_there_twice_is_noted(tmp_path: Path, first: tuple[str, int, int]) -> None:
+    path = write(tmp_path / "a.safetensors", twice(first, ("I8", 0, 2)), b"\1\2\3")
+    assert load_file(path)["a"].tolist() == [1, 2]
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.read("a").tolist() == [1, 2]
     assert len(checkpoint.notes) == 1
     assert "'a' is named twice" in checkpoint.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(("U8", 0, 2), ("U8", 3, 5)), (("U8", 3, 5), ("U8", 0, 2)), (("U8", 0, 2), ("U8", 3, 3))]
+)
+def test_two_tensors_under_one_name_are_refused(
+    tmp_path: Path, fails: Fails, first: tuple[str, int, int], second: tuple[str, int, int]
+) -> None:
+    path = write(tmp_path / "a.safetensors", twice(first, second), bytes(max(first[2], second[2])))
+    assert not library_accepts(path)
+    fails(path, "damaged")
 
 
 def test_six_bit_floats_are_opaque(tmp_path: Path) -> None:

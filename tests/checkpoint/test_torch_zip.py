@@ -367,3 +367,57 @@ def test_spoilt_bytes_end_in_a_checkpoint_or_its_error(
     check()
     assert spoken
     assert all(len(message) < 3000 for message in spoken)
+
+
+def flipped(path: Path, key: str) -> Path:
+    """Turn one bit of a tensor."""
+    checkpoint = open_checkpoint(path)
+    at = checkpoint.source.locate(key).offset
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x80
+    path.write_bytes(data)
+    return path
+
+
+def test_a_turned_bit_is_seen_by_the_checksum(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(40), "b": torch.ones(50), "none": torch.zeros(0)}
+    torch.save(tensors, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(tmp_path / "a.pt")
+    assert checkpoint.damaged(tensors) == ()
+    checkpoint = open_checkpoint(flipped(tmp_path / "a.pt", "b"))
+    assert not torch.equal(torch.load(tmp_path / "a.pt", weights_only=True)["b"], tensors["b"])
+    assert checkpoint.damaged(tensors) == ("b",)
+    assert checkpoint.damaged(["a", "no such key"]) == ()
+
+
+def test_a_packed_record_has_a_checksum_too(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(400.0)}, tmp_path / "a.pt")
+    packed = open_checkpoint(repacked(tmp_path / "a.pt", tmp_path / "b.pt", zipfile.ZIP_DEFLATED))
+    assert packed.damaged(["a"]) == ()
+
+
+def test_records_without_checksums_are_taken_as_they_are(tmp_path: Path) -> None:
+    """`set_crc32_options(False)` writes 0 for each, of the pickle as well."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(40)}, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    with pytest.raises(zipfile.BadZipFile), zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        archive.read("a/data.pkl")
+    assert open_checkpoint(tmp_path / "a.pt").damaged(["a"]) == ()
+    assert open_checkpoint(flipped(tmp_path / "a.pt", "a")).damaged(["a"]) == ()
+
+
+def test_a_storage_of_which_a_tensor_is_a_small_part_is_not_read(tmp_path: Path) -> None:
+    big = torch.ones(1000)
+    torch.save({"part": big[:10], "rest": big[10:]}, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(flipped(tmp_path / "a.pt", "part"))
+    assert checkpoint.damaged(["part"]) == ()
+    assert checkpoint.damaged(["part", "rest"]) == ("part", "rest")
+
+
+def test_formats_without_checksums_tell_of_no_damage(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(40)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    assert open_checkpoint(flipped(tmp_path / "a.pt", "a")).damaged(["a"]) == ()

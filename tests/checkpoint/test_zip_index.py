@@ -39,6 +39,11 @@ def test_as_zipfile(records: dict[str, bytes], compression: int, comment: bytes)
             assert buffer.getvalue()[start : start + record.size] == data
 
 
+@pytest.mark.parametrize("comment", [b"PK\x05\x06", b"PK\x05\x06" + bytes(30), b"x" * 0xFFFF])
+def test_a_comment_like_the_end_of_an_archive(comment: bytes) -> None:
+    assert list(read_index(archive({"a": b"x"}, comment=comment)).records) == ["a"]
+
+
 def test_the_fields_of_archives_over_four_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     # zipfile writes zip64 fields as soon as its limit is passed, so a low limit makes a small file of that kind.
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 20)

@@ -39,6 +39,12 @@ def causes(config: dict[str, Any], keys: dict[str, tuple[int, ...]] | None = Non
         {"use_dora": False},
         {"target_modules": None},
         {"task_type": "CAUSAL_LM", "modules_to_save": []},
+        {"layers_to_transform": []},
+        {"layers_to_transform": [0, 1], "layers_pattern": "layers"},
+        {"layers_to_transform": [0, 1, 2, 3], "layers_pattern": ["layers"]},
+        {"layers_to_transform": [0, 1], "layers_pattern": ["layers", "h"]},
+        {"exclude_modules": ["proj", "layers.2.v_proj"]},
+        {"exclude_modules": r".*o_proj"},
     ],
 )
 def test_healthy(config: dict[str, Any]) -> None:
@@ -56,7 +62,14 @@ def test_healthy(config: dict[str, Any]) -> None:
         ({"target_modules": r".*q_proj"}, "config-targets"),
         ({"target_modules": r"(("}, "config-targets"),
         ({"modules_to_save": ["score"]}, "config-modules-to-save"),
-        ({"peft_type": "IA3"}, "config-type"),
+        ({"peft_type": "ADALORA"}, "config-type"),
+        ({"peft_type": "TO_COME"}, "config-type"),
+        ({"peft_type": "IA3"}, "config-type-wrong"),
+        ({"layers_to_transform": [0]}, "config-targets"),
+        ({"layers_to_transform": 1, "layers_pattern": "layers"}, "config-targets"),
+        ({"exclude_modules": ["layers.1.v_proj"]}, "config-targets"),
+        ({"exclude_modules": r".*v_proj"}, "config-targets"),
+        ({"task_type": "SEQ_CLS", "modules_to_save": ["classifier"]}, "config-modules-to-save"),
     ],
 )
 def test_each_field(config: dict[str, Any], cause: str) -> None:
@@ -69,6 +82,12 @@ def test_what_is_in_the_file_and_not_in_the_config() -> None:
     biases = {**KEYS, "base_model.model.layers.0.q_proj.bias": (8,)}
     assert causes({}, biases) == ["config-bias"]
     assert causes({"bias": "all"}, biases) == []
+    norms = {
+        **KEYS,
+        **{f"base_model.model.layers.{n}.input_layernorm.{p}": (8,) for n in (0, 1) for p in ("weight", "bias")},
+    }
+    assert causes({"modules_to_save": ["norm"]}, norms) == []
+    assert causes({"modules_to_save": ["proj"]}) == ["config-modules-to-save"]
     head = {**KEYS, "base_model.model.score.weight": (2, 8), "base_model.model.score.bias": (2,)}
     assert causes({"modules_to_save": ["score"]}, head) == []
 
@@ -143,3 +162,9 @@ def test_trained_tokens_are_no_target(tmp_path: Path) -> None:
     assert any("trainable_tokens_delta" in key for key in checkpoint.keys)
     assert config_findings(checkpoint.adapter_config, checkpoint.keys) == []
     assert_lora_complete(checkpoint)
+
+
+def test_the_bias_of_a_head_is_saved_with_its_embeddings() -> None:
+    """`save_embedding_layers` takes a head whole, and it may have a bias (Phi)."""
+    head = {f"base_model.model.lm_head.{leaf}": shape for leaf, shape in (("weight", (16, 8)), ("bias", (16,)))}
+    assert causes({}, {**KEYS, **head, "base_model.model.embed_tokens.weight": (16, 8)}) == []

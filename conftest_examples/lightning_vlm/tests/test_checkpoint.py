@@ -10,6 +10,7 @@ from pytest_lora_ckpt import (
     Stage,
     assert_adapter_active,
     assert_generates,
+    assert_load_proved,
     assert_loaded_ratio,
     assert_lora_complete,
     assert_lora_loaded,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from panorama.model import PanoramaChat
     from torch import Tensor
 
-    from pytest_lora_ckpt import Checkpoint, LoadReport
+    from pytest_lora_ckpt import Checkpoint, LoadReport, Proof
 
 SFT = Stage("sft", holds=("vision_tower", "perceiver", "bridge", "llm"), lora=True)
 
@@ -46,6 +47,10 @@ def test_the_whole_model_is_loaded(lora_report: LoadReport) -> None:
 
 def test_the_adapter_is_loaded(lora_report: LoadReport) -> None:
     assert_lora_loaded(lora_report)
+
+
+def test_every_value_is_in_the_served_model(lora_proof: Proof) -> None:
+    assert_load_proved(lora_proof)
 
 
 def test_the_adapter_changes_the_answer(served_model: PanoramaChat, lora_inputs: dict[str, Tensor]) -> None:

@@ -52,7 +52,8 @@ def read(path: Path) -> Checkpoint:
         )
     checkpoint = registry.read_file(weights, but=(NAME,))
     notes = list(checkpoint.notes)
-    if len(present) > 1:
+    twin = next((path for path in present if path != weights), None)
+    if twin is not None:
         taken = "PEFT reads the safetensors file" + (", not this one" if weights != present[0] else "")
         notes.insert(0, f"{WEIGHTS[1]} lies beside {WEIGHTS[0]}: {taken}")
     return dataclasses.replace(
@@ -60,6 +61,7 @@ def read(path: Path) -> Checkpoint:
         path=path,
         layout="peft_adapter",
         adapter_config=config,
+        twin=twin,
         file_bytes=checkpoint.file_bytes + (folder / CONFIG).stat().st_size,
         notes=tuple(notes),
     )

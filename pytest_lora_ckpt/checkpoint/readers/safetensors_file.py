@@ -1,7 +1,8 @@
 """safetensors: the length of a header, the header in JSON, the tensors' bytes.
 
 The rules are those of https://github.com/huggingface/safetensors (README, "Format") as version 0.8 of its library holds
-them. Where that library is lax, so is this reader, with a note: of a tensor named twice the last one counts.
+them. Where that library is lax, so is this reader, with a note: of a tensor named twice the last one counts, and the
+file is whole where the bytes of those that count cover it. Two stretches of bytes under one name thus leave a hole.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _parse(
     infos: dict[str, TensorInfo] = {}
     starts: dict[str, int] = {}
     opaque: dict[str, str] = {}
-    ranges: list[tuple[int, int, str]] = []
+    ranges: dict[str, tuple[int, int]] = {}
     for name, entry in _pairs(raw):
         if name == _METADATA:
             if metadata or not isinstance(entry, _Object):
@@ -164,14 +165,14 @@ def _parse(
             opaque.pop(name, None)
         dtype, shape, begin, end = _entry(name, entry)
         starts[name] = begin
-        ranges.append((begin, end, name))
+        ranges[name] = (begin, end)
         if dtype:
             info = infos[name] = TensorInfo(shape, dtype)
             if info.nbytes != end - begin:
                 raise _BrokenHeaderError(f"tensor {describe(name)} of shape {shape} {dtype} has {end - begin} bytes")
         else:
             opaque[name] = f"a tensor of six-bit floats, shape {shape}: torch has no such dtype"
-    _check_cover(ranges, data_size)
+    _check_cover(sorted((begin, end, name) for name, (begin, end) in ranges.items()), data_size)
     return metadata, infos, starts, opaque
 
 
@@ -232,7 +233,6 @@ def _is_counts(value: object) -> TypeGuard[list[int]]:
 
 def _check_cover(ranges: list[tuple[int, int, str]], data_size: int) -> None:
     """Check that the tensors lie one behind another, from the header to the end of the file."""
-    ranges.sort()
     position = 0
     for begin, end, name in ranges:
         if begin != position:

@@ -7,6 +7,8 @@ at most `MAX_PICKLE` bytes (1 GiB, some three million tensors): a bigger one is 
 from __future__ import annotations
 
 import struct
+import zlib
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,18 +17,21 @@ from pytest_lora_ckpt.checkpoint.payload import make_checkpoint
 from pytest_lora_ckpt.checkpoint.pickles.machine import MAX_PICKLE, PickleMachine
 from pytest_lora_ckpt.checkpoint.pickles.state import BrokenPickleError
 from pytest_lora_ckpt.checkpoint.pickles.torch_calls import Storage, TorchCalls, span
-from pytest_lora_ckpt.checkpoint.source import Extent
-from pytest_lora_ckpt.checkpoint.zip_index import BrokenZipError, ZipIndex, read_index
+from pytest_lora_ckpt.checkpoint.source import Extent, read_bytes
+from pytest_lora_ckpt.checkpoint.zip_index import BrokenZipError, Record, ZipIndex, read_index
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from pytest_lora_ckpt.checkpoint.base import Checkpoint
 
 NAME = "torch zip"
 EXPECTS = "a zip archive that holds `data.pkl`"
+
+# How many times the bytes of the tensors asked for may be read for a checksum of all that lies in their record.
+_MOST = 4
 
 _COPY_AGAIN = "Copy the file again and compare its size with the original's; if that one is the same, save it again."
 
@@ -114,11 +119,34 @@ class ZipSource:
                 found=f"byte order {self.order!r}: names and shapes are known, values are not",
                 remedy="Load it with `torch.load`, which swaps the bytes, and save it again.",
             )
-        name = f"{self.prefix}data/{info.storage}"
-        record = self.index.records[name]
+        record, start = self._record(key)
+        inside = info.storage_offset * size
+        length = span(info.shape, info.stride) * size
+        if record.deflated:
+            return Extent(self.path, start, length, record.packed, inside)
+        return Extent(self.path, start + inside, length)
+
+    def damaged(self, keys: Iterable[str]) -> list[str]:
+        """See `ChecksummedSource`."""
+        by_storage: dict[object, list[str]] = defaultdict(list)
+        for key in keys:
+            by_storage[self.infos[key].storage].append(key)
+        found: list[str] = []
+        for sharing in by_storage.values():
+            record, start = self._record(sharing[0])
+            if not record.crc or record.size > _MOST * sum(self.infos[key].nbytes for key in sharing):
+                continue
+            whole = Extent(self.path, start, record.size, record.packed if record.deflated else 0)
+            if zlib.crc32(read_bytes(whole)) != record.crc:
+                found += sharing
+        return found
+
+    def _record(self, key: str) -> tuple[Record, int]:
+        """Return the record that holds this tensor, and where in the file its data begins."""
+        name = f"{self.prefix}data/{self.infos[key].storage}"
         try:
             with self.path.open("rb") as file:
-                start = self.index.data_offset(file, name)
+                return self.index.records[name], self.index.data_offset(file, name)
         except (OSError, BrokenZipError, struct.error) as error:
             raise CheckpointError(
                 "changed",
@@ -127,11 +155,6 @@ class ZipSource:
                 found=str(error),
                 remedy="Open the checkpoint again once nothing writes to it any more.",
             ) from error
-        inside = info.storage_offset * size
-        length = span(info.shape, info.stride) * size
-        if record.deflated:
-            return Extent(self.path, start, length, record.packed, inside)
-        return Extent(self.path, start + inside, length)
 
 
 def _prefix(index: ZipIndex, path: Path) -> str:
