@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         assert_stage,
     )
     from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+    from pytest_lora_ckpt.faults import FAULTS, Fault
     from pytest_lora_ckpt.keys import Remapping, Rule
     from pytest_lora_ckpt.ledger import compare, infer_remapping
     from pytest_lora_ckpt.manifest import Manifest, ManifestError, read_manifest, write_manifest
@@ -26,18 +27,23 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.models import model_keys
     from pytest_lora_ckpt.proof import Proof, ProvedTensor, prove_load
     from pytest_lora_ckpt.report import Finding, LoadReport
+    from pytest_lora_ckpt.scoring import InjectedFault, LoaderScore, assert_loader_notices, score_loader
     from pytest_lora_ckpt.stages import STAGES, Stage
     from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "FAULTS": "faults",
     "STAGES": "stages",
     "Checkpoint": "checkpoint",
     "CheckpointError": "checkpoint",
+    "Fault": "faults",
     "Finding": "report",
+    "InjectedFault": "scoring",
     "KeySet": "tensors",
     "LoadReport": "report",
+    "LoaderScore": "scoring",
     "LoraManifestCallback": "manifest.callbacks",
     "Manifest": "manifest",
     "ManifestError": "manifest",
@@ -51,6 +57,7 @@ _HOME = {
     "assert_generates": "assertions",
     "assert_load_proved": "assertions",
     "assert_loaded_ratio": "assertions",
+    "assert_loader_notices": "scoring",
     "assert_lora_complete": "assertions",
     "assert_lora_loaded": "assertions",
     "assert_no_nonlora_missing": "assertions",
@@ -61,16 +68,21 @@ _HOME = {
     "open_checkpoint": "checkpoint",
     "prove_load": "proof",
     "read_manifest": "manifest",
+    "score_loader": "scoring",
     "write_manifest": "manifest",
 }
 
 __all__ = [
+    "FAULTS",
     "STAGES",
     "Checkpoint",
     "CheckpointError",
+    "Fault",
     "Finding",
+    "InjectedFault",
     "KeySet",
     "LoadReport",
+    "LoaderScore",
     "LoraManifestCallback",
     "Manifest",
     "ManifestError",
@@ -84,6 +96,7 @@ __all__ = [
     "assert_generates",
     "assert_load_proved",
     "assert_loaded_ratio",
+    "assert_loader_notices",
     "assert_lora_complete",
     "assert_lora_loaded",
     "assert_no_nonlora_missing",
@@ -94,6 +107,7 @@ __all__ = [
     "open_checkpoint",
     "prove_load",
     "read_manifest",
+    "score_loader",
     "write_manifest",
 ]
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.replicas import PanoramaVLM
     from pytest_lora_ckpt.report import LoadReport
     from pytest_lora_ckpt.run import Run
+    from pytest_lora_ckpt.scoring import InjectedFault
     from pytest_lora_ckpt.session import LoraAudit
     from pytest_lora_ckpt.stages import Stage
 
@@ -144,6 +145,17 @@ def lora_loaded_model(_connected_lora_run: Run) -> torch.nn.Module:
     if model is None:
         pytest.skip(NEEDS_LOADER)
     return model
+
+
+@pytest.fixture
+def loader_fault(lora_ckpt: Path | str, request: pytest.FixtureRequest, tmp_path: Path) -> InjectedFault:
+    """A damaged copy of the checkpoint, for `assert_loader_notices`: one test run for each fault that applies to it."""
+    from pytest_lora_ckpt.scoring import give_fault
+
+    audit = _audit(request)
+    if audit is None:
+        pytest.skip(NEEDS_OPTION)
+    return give_fault(request.param, lora_ckpt, tmp_path, audit.benches)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import TypeAlias
 
     from pytest_lora_ckpt.checks import CheckResult
     from pytest_lora_ckpt.run import Run
+
+    Extra: TypeAlias = Callable[[Run, pytest.FixtureRequest], tuple[CheckResult, dict[str, Any]]]
 
 PAYLOAD = "lora_ckpt"
 """Name under which a test report carries what its check reported, through xdist as well."""
@@ -21,7 +24,16 @@ RESULT = pytest.StashKey[dict[str, Any]]()
 
 
 class LoraChecks(pytest.Module):
-    """The module of the checks. It has no file: its functions are made from `checks.CHECKS`."""
+    """The module of the checks. It has no file: its functions are made from `checks.CHECKS`.
+
+    Args:
+        extra: Further items by name. What they run gives a result, and what is known of the checkpoint beside it.
+    """
+
+    def __init__(self, *, extra: Mapping[str, Extra] | None = None, **kwargs: Any) -> None:
+        """See the class."""
+        super().__init__(**kwargs)
+        self._extra = dict(extra or {})
 
     def _getobj(self) -> ModuleType:
         """Give pytest the module to collect from, where it would import a file."""
@@ -29,7 +41,9 @@ class LoraChecks(pytest.Module):
 
         module = ModuleType("lora_ckpt", "Built-in checks of pytest-lora-ckpt.")
         for name in CHECKS:
-            setattr(module, name, _item_function(name, module.__name__))
+            setattr(module, name, _item_function(name, module.__name__, _check(name)))
+        for name, run in self._extra.items():
+            setattr(module, name, _item_function(name, module.__name__, run))
         return module
 
     def funcnamefilter(self, name: str) -> bool:
@@ -54,19 +68,30 @@ class LoraChecksLast(pytest.Collector):
         yield self._make(self.session)
 
 
-def _item_function(name: str, module: str) -> Callable[..., None]:
+def _check(name: str) -> Extra:
+    def run(run: Run, request: pytest.FixtureRequest) -> tuple[CheckResult, dict[str, Any]]:  # noqa: ARG001
+        from pytest_lora_ckpt.checks import run_check
+
+        return run_check(name, run), {}
+
+    return run
+
+
+def _item_function(name: str, module: str, make: Extra) -> Callable[..., None]:
     @pytest.mark.lora_ckpt
     def item(_connected_lora_run: Run, request: pytest.FixtureRequest) -> None:
-        from pytest_lora_ckpt.checks import CheckResult, run_check
+        from pytest_lora_ckpt.checks import CheckResult
 
         try:
-            result = run_check(name, _connected_lora_run)
+            result, known = make(_connected_lora_run, request)
         except Exception as error:
             # The report must not lack a check, whatever its own code does.
             result = CheckResult(name, "failed", f"the check itself raised {type(error).__name__}: {error}")
             request.node.stash[RESULT] = _payload(_connected_lora_run, result)
             raise
-        request.node.stash[RESULT] = _payload(_connected_lora_run, result)
+        payload = _payload(_connected_lora_run, result)
+        payload["known"] |= known
+        request.node.stash[RESULT] = payload
         if result.outcome == "failed":
             pytest.fail(_message(result), pytrace=False)
         if result.outcome == "skipped":

@@ -57,6 +57,21 @@ def add_options(parser: pytest.Parser) -> None:
         "lora_manifest.json beside the checkpoint is found by itself.",
     )
     group.addoption(
+        "--lora-faults",
+        nargs="?",
+        const="",
+        metavar="NAME,…",
+        help="Score your loader: damage the checkpoint in these ways (write `=NAME`; without a name in every way that "
+        "applies), and tell which your loader notices, and which the checks do.",
+    )
+    group.addoption(
+        "--lora-fault-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="Give each damaged checkpoint to the loader in a process of its own, for so long at most; the loader must "
+        "be a function of a module.",
+    )
+    group.addoption(
         "--lora-strict",
         action="store_true",
         help="A check that could not be made counts as failed, not as skipped.",
@@ -66,6 +81,11 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("lora_loader", "module:function of your own loading code (--lora-loader).")
     parser.addini("lora_stage", "The stage that the checkpoint must hold (--lora-stage).")
     parser.addini("lora_min_ratio", "Least share of the needed model keys loaded (--lora-min-ratio).")
+    parser.addini(
+        "lora_accepted_faults",
+        "Faults that the project accepts of its loader, one a line: `slug: reason` (--lora-faults).",
+        type="linelist",
+    )
     parser.addini(
         "lora_stages",
         "The training stages, one a line, in order: `name: component … [lora] [(component …)]`.",

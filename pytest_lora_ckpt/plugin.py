@@ -8,6 +8,7 @@ from pytest_lora_ckpt import options
 from pytest_lora_ckpt.fixtures import (
     _connected_lora_run,
     _lora_run,
+    loader_fault,
     lora_base_model,
     lora_checkpoint,
     lora_ckpt,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "_connected_lora_run",
     "_lora_run",
+    "loader_fault",
     "lora_base_model",
     "lora_checkpoint",
     "lora_ckpt",

@@ -10,12 +10,13 @@ import pytest
 
 from pytest_lora_ckpt.items import LoraChecks, LoraChecksLast
 from pytest_lora_ckpt.options import OVERRIDABLE
-from pytest_lora_ckpt.settings import REPLICA, Options, is_manifest, is_replica, read_options, resolve
+from pytest_lora_ckpt.settings import REPLICA, Options, ini_name, is_manifest, is_replica, read_options, resolve
 from pytest_lora_ckpt.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from pytest_lora_ckpt.checks import CheckResult
     from pytest_lora_ckpt.manifest import Manifest
     from pytest_lora_ckpt.run import Run
 
@@ -49,6 +50,21 @@ class LoraAudit:
         self.runs: dict[str, dict[str, Any]] = {}
         self._directories: list[pytest.Directory] = []
         self._manifest: Manifest | None = None
+        # Names of faults to score the loader with; None where that was not asked for.
+        self.faults: list[str] | None = None
+        self.accepted_faults: dict[str, str] = {}
+        # What is known of loaders with a healthy checkpoint, for the tests that take `loader_fault`.
+        self.benches: list[Any] = []
+        self._read_faults()
+
+    def _read_faults(self) -> None:
+        """Read what is asked about faults; the module that knows them is not imported for nothing."""
+        given, lines = self.config.getoption("lora_faults"), self.config.getini("lora_accepted_faults")
+        if given is not None or lines:
+            from pytest_lora_ckpt.scoring import parse_accepted, parse_fault_names
+
+            self.faults = parse_fault_names(given)
+            self.accepted_faults = parse_accepted(lines, ini_name(self.config))
 
     def resolve_references(self) -> None:
         """Import what the options name, so that a wrong name ends the run before anything is collected.
@@ -154,7 +170,25 @@ class LoraAudit:
 
         parent: pytest.Collector = max(self._directories, key=reach, default=session)
         # The directory's own path, so that the hooks of its `conftest.py` that go by item see the checks as well.
-        return LoraChecks.from_parent(parent, path=parent.path, nodeid="lora-ckpt")
+        extra = {} if self.faults is None else {"faults": self._score}
+        return LoraChecks.from_parent(parent, path=parent.path, nodeid="lora-ckpt", extra=extra)
+
+    def _score(self, run: Run, request: pytest.FixtureRequest) -> tuple[CheckResult, dict[str, Any]]:
+        """Score the project's loader with the faults asked for."""
+        from pytest_lora_ckpt.scoring import audit_faults
+
+        names = ("lora_loader", "lora_inputs", "lora_base_model")
+        loader, inputs, base = (request.getfixturevalue(name) for name in names)
+        result, score = audit_faults(
+            run,
+            loader,
+            inputs=inputs,
+            base_model=base,
+            names=self.faults,
+            accepted=self.accepted_faults,
+            timeout=self.options.fault_timeout,
+        )
+        return result, {"faults": score.to_dict() if score else None}
 
     def _overriding_conftests(self) -> Iterator[Any]:
         for plugin in self.config.pluginmanager.get_plugins():
@@ -167,6 +201,10 @@ class LoraAudit:
         """Run a test that takes a checkpoint once for each that was given."""
         specs = self.options.checkpoints
         metafunc.parametrize("lora_ckpt", specs, ids=_ids(specs), indirect=True, scope="session")
+        if "loader_fault" in metafunc.fixturenames:
+            from pytest_lora_ckpt.scoring import fault_params
+
+            metafunc.parametrize("loader_fault", fault_params(specs, self.faults), indirect=True)
 
     # Results
 
@@ -191,7 +229,7 @@ class LoraAudit:
         found = []
         for spec in (spec for spec in self.options.checkpoints if spec in self.runs):
             run = self.runs[spec]
-            checks = sorted(run["checks"].values(), key=lambda each: order[each["name"]])
+            checks = sorted(run["checks"].values(), key=lambda each: order.get(each["name"], len(order)))
             findings = sorted(_distinct(run["findings"].values()), key=lambda each: severities.index(each["severity"]))
             known = {name: value for name, value in run["known"].items() if name != "all_zero"}
             if run["known"].get("all_zero") and known["verdict"] in {"loads", "loads-after-remap"}:
@@ -207,6 +245,12 @@ class LoraAudit:
             reporter.write_sep("=", f"LoRA checkpoint: {_short(run['spec'])}")
             for line in render_run(run):
                 reporter.write_line(line)
+            if run.get("faults"):
+                from pytest_lora_ckpt.scoring import render_score
+
+                reporter.write_sep("-", f"faults: {run['faults']['loader']}")
+                for line in render_score(run["faults"]):
+                    reporter.write_line(line)
         for path in self.options.reports:
             reporter.write_line(f"LoRA report written to {path}")
 

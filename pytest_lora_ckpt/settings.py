@@ -32,6 +32,8 @@ class Options:
         loader: `module:function`, or None.
         demands: What is asked of each checkpoint.
         reports: Files to write.
+        fault_timeout: Seconds that a load of a damaged checkpoint may take in a process of its own; None loads in this
+            one.
     """
 
     checkpoints: tuple[str, ...]
@@ -39,6 +41,7 @@ class Options:
     loader: str | None
     demands: Demands
     reports: tuple[Path, ...]
+    fault_timeout: float | None = None
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -51,7 +54,7 @@ def read_options(config: pytest.Config) -> Options:
     base = config.invocation_params.dir
     where = "command line"
     if not given:
-        given, base, where = config.getini("lora_ckpt"), config.rootpath, _ini(config)
+        given, base, where = config.getini("lora_ckpt"), config.rootpath, ini_name(config)
     stages = read_stages(config)
     return Options(
         checkpoints=tuple(dict.fromkeys(_checkpoint(spec, base, where) for spec in given)),
@@ -61,6 +64,7 @@ def read_options(config: pytest.Config) -> Options:
             _stage(config, stages), stages, _ratio(config), bool(config.getoption("lora_strict")), _manifest(config)
         ),
         reports=tuple(_report(name, config) for name in config.getoption("lora_report") or ()),
+        fault_timeout=_timeout(config),
     )
 
 
@@ -85,10 +89,11 @@ def _value(config: pytest.Config, name: str) -> tuple[str | None, str]:
     given = config.getoption(name)
     if given is not None:
         return str(given), "command line"
-    return (str(config.getini(name)).strip() or None), _ini(config)
+    return (str(config.getini(name)).strip() or None), ini_name(config)
 
 
-def _ini(config: pytest.Config) -> str:
+def ini_name(config: pytest.Config) -> str:
+    """Name the file that the ini options come from, for a message."""
     return str(config.inipath.name) if config.inipath else "ini"
 
 
@@ -100,6 +105,13 @@ def _manifest(config: pytest.Config) -> Path | None:
     if not path.exists():
         raise pytest.UsageError(f"--lora-manifest={given} (from: command line): there is no such file.")
     return path
+
+
+def _timeout(config: pytest.Config) -> float | None:
+    value: float | None = config.getoption("lora_fault_timeout")
+    if value is not None and not value > 0:
+        raise pytest.UsageError(f"--lora-fault-timeout={value}: give a number of seconds above 0.")
+    return value
 
 
 def is_manifest(reference: str) -> bool:
@@ -132,7 +144,7 @@ def read_stages(config: pytest.Config) -> Mapping[str, Stage]:
     try:
         return parse_stages(lines)
     except ValueError as error:
-        raise pytest.UsageError(f"lora_stages (from: {_ini(config)}): {error}.") from None
+        raise pytest.UsageError(f"lora_stages (from: {ini_name(config)}): {error}.") from None
 
 
 def _stage(config: pytest.Config, stages: Mapping[str, Stage]) -> Stage | None:

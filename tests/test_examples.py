@@ -84,6 +84,18 @@ COMMANDS: dict[str, dict[str, Expected]] = {
         ),
         "pytest": Expected(counts={"skipped": 6}, lines=(NEEDS_OPTION,)),
     },
+    "loader_mutation": {
+        "python make_checkpoint.py": Expected(lines=("wrote runs/panorama-finetune.ckpt and runs/lora_weights/",)),
+        "python score.py pytest_lora_ckpt.replicas:load_like_the_guide": Expected(
+            lines=(
+                "pytest_lora_ckpt.replicas:load_like_the_guide notices 6 of 14 faults (42%).",
+                "8 load in silence. What would notice them:",
+            )
+        ),
+        "python score.py loading:load_and_look": Expected(
+            lines=("loading:load_and_look notices 20 of 20 faults (100%).",)
+        ),
+    },
 }
 
 # What a user's own run writes into an example's folder.

@@ -112,6 +112,7 @@ def lora_pair_findings(keys: KeySet, adapter_config: Mapping[str, Any] | None = 
         *_halves(pairs),
         *magnitude_findings(keys, pairs, config),
         *_disagreeing_ranks(pairs),
+        *_exchanged_factors(pairs),
         *([] if config.get("rank_pattern") else _odd_ranks(pairs)),
         *([] if _names_layers(config) else _uneven_layers(keys, pairs)),
     ]
@@ -149,6 +150,22 @@ def _disagreeing_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
             f"{_modules(len(odd))} factors of two ranks: {pair.module} has {shapes}.",
             [key for each in odd for key in each.keys],
         )
+
+
+def _exchanged_factors(pairs: list[LoraPair]) -> Iterator[Finding]:
+    """No LoRA has ranks far above what goes in and comes out, in every module: A and B stand in each other's place."""
+    shapes = [
+        (*pair.down[1].shape, *pair.up[1].shape)
+        for pair in pairs
+        if pair.down and pair.up and len(pair.down[1].shape) == len(pair.up[1].shape) == 2  # noqa: PLR2004
+    ]
+    if (
+        shapes
+        and len(shapes) == len(pairs)
+        and all(down >= 2 * inner and up >= 2 * out for down, inner, out, up in shapes)
+    ):
+        told = f"In all {len(pairs)} modules the rank is far above their width: lora_A and lora_B are exchanged."
+        yield finding("lora-rank-uneven", told, [key for pair in pairs for key in pair.keys])
 
 
 def _ranks_agree(down: tuple[int, ...], up: tuple[int, ...]) -> bool:

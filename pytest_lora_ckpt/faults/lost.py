@@ -132,7 +132,7 @@ def no_tensors(draft: Draft) -> None:
     "one-magnitude-missing",
     "One DoRA magnitude vector was lost: that module keeps the base model's magnitude.",
     layouts=LAYOUTS,
-    seen="file",
+    seen="model",
 )
 def one_magnitude_missing(draft: Draft) -> None:
     """Leave out the last magnitude vector, of two or more."""
@@ -213,7 +213,7 @@ def trained_projector_missing(draft: Draft) -> None:
     "biases-missing",
     "The biases were trained with the adapter (bias='all') and are not in its file.",
     layouts=ADAPTERS,
-    seen="file",
+    seen="model",
 )
 def biases_missing(draft: Draft) -> None:
     """Leave out the biases."""

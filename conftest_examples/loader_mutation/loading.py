@@ -1,0 +1,22 @@
+"""The guide's loader with the lines added that its table asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt import assert_adapter_active, assert_load_proved, open_checkpoint, prove_load
+from pytest_lora_ckpt.manifest import compare_checkpoint, find_manifest, read_manifest
+from pytest_lora_ckpt.replicas import PanoramaVLM, load_like_the_guide, replica_inputs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def load_and_look(path: Path) -> PanoramaVLM:
+    """Load, and raise where the checkpoint is not what was trained, or is not what was loaded."""
+    manifest = read_manifest(find_manifest(path))
+    assert not compare_checkpoint(manifest, open_checkpoint(path)).differences
+    model = load_like_the_guide(path)
+    assert_load_proved(prove_load(model, path))
+    assert_adapter_active(model, replica_inputs())
+    return model

@@ -1,0 +1,122 @@
+"""Which lines make a loader notice: tried on what it returned, not guessed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.assertions import (
+    assert_adapter_active,
+    assert_load_proved,
+    assert_lora_complete,
+    assert_lora_loaded,
+    assert_no_nonlora_missing,
+)
+from pytest_lora_ckpt.ledger import compare
+from pytest_lora_ckpt.manifest import compare_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_lora_ckpt.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines to write after the load, or before it.
+
+    Attributes:
+        what: What they look at.
+        code: The lines; `path` is the checkpoint, `model` what was loaded.
+        attempt: Does the same with what is known of a checkpoint already; raises AssertionError where it notices.
+    """
+
+    what: str
+    code: tuple[str, ...]
+    attempt: Callable[[Run, Any], None] | None = None
+
+
+def _complete(run: Run, _: Any) -> None:
+    assert_lora_complete(run.checkpoint)
+
+
+def _names(run: Run, model: Any) -> None:
+    report = compare(run.checkpoint, model)
+    assert_no_nonlora_missing(report)
+    assert_lora_loaded(report)
+
+
+def _values(run: Run, _: Any) -> None:
+    assert_load_proved(run.proof)
+
+
+def _active(run: Run, model: Any) -> None:
+    if run.inputs is not None:
+        assert_adapter_active(model, run.inputs)
+
+
+def _manifest(run: Run, _: Any) -> None:
+    written = run.manifest
+    if written is not None and (found := compare_checkpoint(written, run.checkpoint).differences):
+        raise AssertionError(found[0].message)
+
+
+LINES: dict[str, Lines] = {
+    "complete": Lines(
+        "the file before it is loaded",
+        ("assert_lora_complete(open_checkpoint(path))",),
+        _complete,
+    ),
+    "names": Lines(
+        "every name and shape",
+        (
+            "report = compare(open_checkpoint(path), model)",
+            "assert_no_nonlora_missing(report)",
+            "assert_lora_loaded(report)",
+            "# or, in the loader: raise where load_state_dict(strict=False) returns missing or unexpected keys",
+        ),
+        _names,
+    ),
+    "values": Lines("every value", ("assert_load_proved(prove_load(model, path))",), _values),
+    "active": Lines("the adapter at work", ("assert_adapter_active(model, inputs)",), _active),
+    "manifest": Lines(
+        "what was written down at training time",
+        (
+            "# when training: LoraManifestCallback() in the trainer's callbacks, or write_manifest(model, path)",
+            "manifest = read_manifest(find_manifest(path))  # from pytest_lora_ckpt.manifest",
+            "assert not compare_checkpoint(manifest, open_checkpoint(path)).differences",
+        ),
+        _manifest,
+    ),
+    "gate": Lines("all of it", ("pytest --lora-ckpt=PATH --lora-loader=MODULE:FUNCTION",)),
+    "exit": Lines("how it ends", ("raise ValueError(why)  # in place of exiting: whoever calls can tell, and go on",)),
+    "hang": Lines("how long it takes", ("# give each wait of the loader a time limit, and raise at its end",)),
+    "": Lines("nothing of this package notices these", ("# accept them in the ini option lora_accepted_faults",)),
+}
+"""The lines by slug, in the order in which they are tried."""
+
+
+def first_that_notices(run: Run, model: Any, usable: frozenset[str]) -> str:
+    """Try the lines on a loaded model, and give the slug of the first that fail; "" where none does.
+
+    Args:
+        run: The damaged checkpoint.
+        model: What the loader returned for it.
+        usable: Slugs of the lines that the healthy checkpoint passes.
+    """
+    return next((slug for slug in LINES if slug in usable and _fails(slug, run, model)), "")
+
+
+def usable_lines(run: Run, model: Any) -> frozenset[str]:
+    """Give the slugs of the lines that the healthy checkpoint passes."""
+    return frozenset(slug for slug, lines in LINES.items() if lines.attempt and not _fails(slug, run, model))
+
+
+def _fails(slug: str, run: Run, model: Any) -> bool:
+    attempt = LINES[slug].attempt
+    try:
+        if attempt is not None:
+            attempt(run, model)
+    except Exception:  # noqa: BLE001  # Whatever it raises, it is not silent.
+        return True
+    return False

@@ -1,0 +1,76 @@
+"""Two loaded models held against each other: by their output, and bit for bit; neither has to be kept."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pytest_lora_ckpt.proof import adapter_layers
+from pytest_lora_ckpt.proof.live import LiveState
+from pytest_lora_ckpt.proof.switching import at_rest, tensors_in
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_lora_ckpt.scoring.record import Output
+
+
+def fingerprint(model: torch.nn.Module) -> str | None:
+    """Give a digest of all that a model holds: its state dict, bit for bit, and how its adapters are applied.
+
+    Returns:
+        Hexadecimal digits; None where some tensor has no values that can be seen (quantised, sharded, meta device).
+
+    Example:
+        >>> one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        >>> other.load_state_dict(one.state_dict())
+        <All keys matched successfully>
+        >>> fingerprint(one) == fingerprint(other)
+        True
+    """
+    state = LiveState(model)
+    digest = hashlib.blake2b(type(model).__qualname__.encode())
+    for key in sorted(model.state_dict(keep_vars=True)):
+        tensor = state.fetch(key).tensor
+        if tensor is None:
+            return None
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for layer in adapter_layers(model):
+        applied = (layer.scaling, layer.rank, layer.dora, layer.active, layer.enabled, layer.merged, layer.applied)
+        digest.update(f"{layer.module} {layer.adapter} {applied}\n".encode())
+    return digest.hexdigest()
+
+
+def forward(model: torch.nn.Module, inputs: Mapping[str, Any] | None) -> list[torch.Tensor] | Exception | None:
+    """Give the tensors of the model's output, or what the forward pass raised; None without inputs."""
+    if inputs is None:
+        return None
+    try:
+        with at_rest(model):
+            return [tensor.detach().cpu().clone() for tensor in tensors_in(model(**inputs))]
+    except Exception as error:  # noqa: BLE001  # A damaged model may fail in any way.
+        return error
+
+
+def compare_outputs(
+    healthy: list[torch.Tensor] | Exception | None,
+    other: list[torch.Tensor] | Exception | None,
+    *,
+    same_model: bool,
+) -> Output:
+    """Say what a fault does to the output.
+
+    Args:
+        healthy: What `forward` gave for the healthy checkpoint's model.
+        other: What it gave for the damaged one's.
+        same_model: Whether both are the same, bit for bit.
+    """
+    if isinstance(healthy, list) and healthy and other is not None:
+        if isinstance(other, Exception):
+            return "fails"
+        same = len(healthy) == len(other) and all(map(torch.equal, healthy, other))
+        return "same" if same else "changed"
+    return "same" if same_model else "unknown"

@@ -1,0 +1,164 @@
+"""The same bench in a process of its own, with a time limit: for loaders that hang, or end the process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle  # Both ends are ours.
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.scoring.bench import Bench
+from pytest_lora_ckpt.scoring.loading import Setup, tell
+from pytest_lora_ckpt.scoring.record import Load, ScoringError, Trial
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+# A new process imports torch, and the loader its libraries, before a time limit says anything of the loader.
+_STARTING = 300.0
+# The checks on what was loaded have no limit of the user's, but must end.
+_JUDGING = 120.0
+# Between the end of the pipe and the end of the process.
+_ENDING = 10.0
+
+
+class _DiedError(Exception):
+    """The process ended; the code is what it ended with, negative where a signal ended it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class _TookTooLongError(Exception):
+    """The process did not answer in time."""
+
+
+class IsolatedBench:
+    """Tries a loader in a process of its own, which is started anew after a load that did not come back.
+
+    Args:
+        setup: What is tried; it must be such that pickle can send it.
+        timeout: Seconds that a load may take.
+
+    Raises:
+        ScoringError: The loader cannot be sent to another process.
+    """
+
+    def __init__(self, setup: Setup, timeout: float) -> None:
+        """See the class."""
+        try:
+            self._setup = pickle.dumps(setup)
+        except Exception as error:
+            raise ScoringError(
+                f"With timeout= the loader runs in another process, and it cannot be sent there ({tell(error)}): name "
+                "it as 'module:function', and give inputs and base_model as functions of a module."
+            ) from error
+        self._timeout = timeout
+        self._process: Any = None
+        self._connection: Connection | None = None
+        # Judges what has no model: its own loader is never called.
+        self._desk = Bench(Setup(_never, manifest=setup.manifest))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a process; where there is none, `start` makes one."""
+        return self._process is not None
+
+    def start(self, path: Path, folder: Path) -> tuple[str, ...]:
+        """As `Bench.start`, in a new process."""
+        # Not fork: torch's threads do not survive it.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._setup), daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            self._send((path, folder))
+            answer = self._receive(_STARTING)
+        except (_DiedError, _TookTooLongError) as error:
+            self.close()
+            code = f"ends its process (code {error.code})" if isinstance(error, _DiedError) else "does not return"
+            raise ScoringError(f"The loader {code} with the healthy checkpoint.") from error
+        if isinstance(answer, str):
+            self.close()
+            raise ScoringError(answer)
+        notes: tuple[str, ...] = answer
+        return notes
+
+    def trial(self, path: Path, folder: Path) -> Trial:
+        """As `Bench.trial`; a load that hangs, or ends the process, is told as such."""
+        late = f"did not return within {self._timeout:g} s"
+        try:
+            self._send((path, folder))
+            self._receive(self._timeout)
+            late = f"returned a model on which the checks did not end within {_JUDGING:g} s"
+            trial: Trial = self._receive(_JUDGING)
+        except _DiedError as death:
+            told = f"ended the process with {f'signal {-death.code}' if death.code < 0 else f'code {death.code}'}"
+            outcome = Load("exited", (told,), loud=death.code != 0)
+        except _TookTooLongError:
+            told, outcome = late, Load("hung", (late,))
+        else:
+            return trial
+        self.close()
+        gate = self._desk.without_model(path, TimeoutError(f"The loader {told}."))
+        return Trial(outcome, "unknown", same_model=False, gate=gate)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+        self._process = self._connection = None
+
+    def _send(self, message: Any) -> None:
+        assert self._connection is not None  # noqa: S101  # Called between `start` and `close`.
+        try:
+            self._connection.send(message)
+        except OSError as error:
+            raise _DiedError(self._code()) from error
+
+    def _receive(self, seconds: float) -> Any:
+        assert self._connection is not None  # noqa: S101  # Called between `start` and `close`.
+        if not self._connection.poll(seconds):
+            raise _TookTooLongError
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise _DiedError(self._code()) from error
+
+    def _code(self) -> int:
+        self._process.join(_ENDING)
+        if self._process.exitcode is None:
+            # The loader closed what it did not open, our end of the pipe among it, and goes on.
+            self._process.kill()
+            self._process.join()
+        code: int = self._process.exitcode
+        return code
+
+
+def _never(_: Any) -> Any:
+    raise AssertionError("this loader is never called")
+
+
+def _serve(connection: Connection, setup: bytes) -> None:
+    """Try one checkpoint after the other, in the process of its own."""
+    try:
+        bench = Bench(pickle.loads(setup))  # noqa: S301  # Our own parent wrote it.
+        connection.send(bench.start(*connection.recv()))
+    except ScoringError as error:
+        connection.send(str(error))
+        return
+    except Exception as error:  # noqa: BLE001  # Told by the parent.
+        connection.send(f"The loader cannot be brought into another process: {tell(error)}")
+        return
+    while True:
+        try:
+            path, folder = connection.recv()
+        except EOFError:
+            return
+        connection.send(bench.trial(path, folder, lambda: connection.send(None)))

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import scored_loaders as loaders
+
+from pytest_lora_ckpt.faults import Fault
+from pytest_lora_ckpt.run import Run
+from pytest_lora_ckpt.scoring import audit_faults, render_score
+from pytest_lora_ckpt.stages import Demands
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def run_of(path: Path, **demands: Any) -> Run:
+    return Run(str(path), path, dataclasses.replace(Demands(), **demands))
+
+
+def test_the_item_passes_where_the_checks_catch_what_the_loader_does_not(tiny: Path) -> None:
+    result, score = audit_faults(
+        run_of(tiny), loaders.lenient, inputs=loaders.inputs(), names=["wrapper-prefix", "empty-file"]
+    )
+    assert (result.name, result.outcome) == ("faults", "passed")
+    assert result.summary == ("lenient notices 1 of 2 faults; the checks catch 2 of 2. In silence load wrapper-prefix.")
+    assert score is not None
+    assert len(score.rows) == 2
+
+
+def test_a_silent_loader_fails_when_asked_strictly_unless_it_is_accepted(tiny: Path) -> None:
+    options: dict[str, Any] = {"inputs": loaders.inputs(), "names": ["wrapper-prefix"]}
+    assert audit_faults(run_of(tiny, strict=True), loaders.lenient, **options)[0].outcome == "failed"
+    accepted = {"wrapper-prefix": "nobody wraps"}
+    assert audit_faults(run_of(tiny, strict=True), loaders.lenient, accepted=accepted, **options)[0].outcome == "passed"
+    assert audit_faults(run_of(tiny, strict=True), loaders.strict, **options)[0].outcome == "passed"
+
+
+def test_a_fault_that_passes_both_fails(tiny: Path) -> None:
+    # Nothing in such a file says how its values were before.
+    quiet = Fault(
+        "halved",
+        "Every value was halved.",
+        frozenset({"torch"}),
+        "value",
+        damage=lambda draft: draft.change(draft.keys, lambda tensor: tensor / 2, "tensor"),
+    )
+    options: dict[str, Any] = {"inputs": loaders.inputs(), "names": [quiet, "empty-file"]}
+    result, score = audit_faults(run_of(tiny), loaders.lenient, **options)
+    assert score is not None
+    assert [row.fault.name for row in score.slipped] == ["halved"]
+    assert result.outcome == "failed"
+    assert "Neither notices halved." in result.summary
+    lines = list(render_score(score))
+    assert lines[1].split() == ["halved", "value", "silent", "changed", "missed"]
+    assert "Neither notices: halved." in lines
+    assert any("lora_accepted_faults" in line for line in lines)
+
+
+def test_what_cannot_be_scored_is_skipped_and_fails_when_asked_strictly(tiny: Path) -> None:
+    def broken(_: Any) -> Any:
+        raise OSError("no such base")
+
+    for strict, outcome in ((False, "skipped"), (True, "failed")):
+        for loader, why in ((None, "there is no loader"), (broken, "no such base")):
+            result, score = audit_faults(run_of(tiny, strict=strict), loader)
+            assert (result.outcome, score) == (outcome, None)
+            assert why in result.summary
+
+
+CONFTEST = """
+import pytest
+from pytest_lora_ckpt.scoring import fault_params, give_fault
+
+CHECKPOINT = {checkpoint!r}
+
+
+@pytest.fixture(scope="session")
+def benches():
+    return []
+
+
+@pytest.fixture
+def loader_fault(request, tmp_path, benches):
+    return give_fault(request.param, CHECKPOINT, tmp_path, benches)
+
+
+def pytest_generate_tests(metafunc):
+    if "loader_fault" in metafunc.fixturenames:
+        metafunc.parametrize("loader_fault", fault_params([CHECKPOINT]) + ["alpha-changed"], indirect=True)
+"""
+
+
+def test_one_test_run_per_fault(pytester: pytest.Pytester, tiny: Path, heavy_libraries: None) -> None:
+    pytester.makeconftest(CONFTEST.format(checkpoint=str(tiny)))
+    pytester.makepyfile(
+        """
+        import torch
+        from scored_loaders import strict
+        from pytest_lora_ckpt.scoring import assert_loader_notices
+
+        def test_notices(loader_fault):
+            assert_loader_notices(strict, loader_fault)
+        """
+    )
+    result = pytester.runpytest_inprocess("-v", "-p", "no:cacheprovider", "-W", "error")
+    outcomes = result.parseoutcomes()
+    assert outcomes["skipped"] == 1
+    assert outcomes["passed"] > 5
+    result.stdout.fnmatch_lines(["*test_notices?wrapper-prefix? PASSED*", "*test_notices?truncated? PASSED*"])
