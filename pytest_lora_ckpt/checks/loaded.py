@@ -11,6 +11,7 @@ from pytest_lora_ckpt.checks.names import require_lora
 from pytest_lora_ckpt.checks.registry import NotChecked, Outcome, check
 from pytest_lora_ckpt.diagnosis import finding
 from pytest_lora_ckpt.diagnosis.intruders import intruder_findings
+from pytest_lora_ckpt.models import model_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -97,6 +98,7 @@ def _base_by_manifest(compared: ManifestComparison, found: list[Finding]) -> Out
 def _brought(run: Run, intruders: list[Finding]) -> set[str]:
     """Keys of the loaded model that the checkpoint is meant to bring, or to change by a merge."""
     merge, mapping = run.match.merge, run.match.report.mapping
+    aliases = model_keys(run.subject.loaded).alias_of()
     if merge is not None:
         as_in_base = {each.place for each in merge.modules if each.kind == "base"}
         return {*mapping.values(), *(each.place for each in merge.modules if each.place)} - as_in_base
@@ -104,9 +106,10 @@ def _brought(run: Run, intruders: list[Finding]) -> set[str]:
     frozen = {layer.module for layer in run.layers}
     unannounced = {key for each in intruders for key in each.keys}
     return {
-        place
+        name
         for key, place in mapping.items()
         if place.rpartition(".base_layer.weight")[0] not in frozen and key not in unannounced
+        for name in aliases.get(place, (place,))
     }
 
 

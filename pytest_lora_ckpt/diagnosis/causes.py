@@ -300,7 +300,7 @@ _ALL = (
         "error",
         "Use the adapter_config.json that was written with these tensors.",
     ),
-    Cause("dtype-narrower", "warning", "Fine if it was meant; otherwise save in the dtype of training."),
+    Cause("dtype-narrower", "error", "Save in the dtype of training, or write the manifest from what is saved."),
     Cause("other-step", "error", "Give the manifest that was written with this checkpoint, or the checkpoint with it."),
     Cause("other-base", "error", "Load the base model of training: name and revision are in the manifest."),
     Cause("base-changed", "error", "Load the base model anew: these weights are not those of training."),

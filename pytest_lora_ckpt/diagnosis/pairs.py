@@ -228,7 +228,7 @@ def _layers_left_out(keys: KeySet, adapted: set[str]) -> list[str]:
     with_base: dict[str, set[str]] = defaultdict(set)
     for key in keys:
         parsed = parse_key(key)
-        if parsed.parameter == "weight" and not parsed.is_adapter and "wrapper" not in parsed.roles:
+        if parsed.parameter == "weight" and not parsed.is_adapter:
             with_base[template(parsed.module_path)].add(parsed.module_path)
     parents = {module.rpartition(".")[0] for module in adapted}
     lacking = []

@@ -88,8 +88,6 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
     """
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout={timeout!r} is a number of seconds above 0, or None.")
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout={timeout!r} is a number of seconds above 0, or None.")
     began = time.perf_counter()
     path = Path(checkpoint)
     excused, chosen = choose_accepted(accepted), choose_faults(faults)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
+from pathlib import Path
 
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
@@ -45,6 +47,12 @@ def check_names(name: str, value: object, valid: Collection[str] | None = None, 
     if len(value) < floor:
         raise InvalidArgument(f"{name}={value!r} must hold at least {floor}")
     return tuple(value)
+
+
+def check_directory(name: str, value: object) -> None:
+    """Take the path of a directory that is there."""
+    if not isinstance(value, (str, os.PathLike)) or not Path(value).is_dir():
+        raise InvalidArgument(f"{name}={value!r} must be a directory that exists")
 
 
 def check_strategy(name: str, value: object) -> None:

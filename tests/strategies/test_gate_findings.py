@@ -1,0 +1,99 @@
+"""What the long runs of the property tests found: false alarms on healthy checkpoints, and faults that nobody saw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from gate_means import MEANS, failures, missed
+
+from pytest_lora_ckpt.strategies import CheckpointRecipe, FaultyCheckpoint, HealthyCheckpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEALTHY = {
+    "hyper-parameters that do not tell of rsLoRA": CheckpointRecipe(
+        layout="lightning", width=6, vision=True, rank=4, rslora=True, wrappers=("_orig_mod",), seed=23411
+    ),
+    "hyper-parameters that do not tell of rsLoRA, and lora_weights/ does": CheckpointRecipe(
+        layout="lightning", width=8, targets=("up_proj", "v_proj"), rank=2, rslora=True, beside="copy", seed=2633
+    ),
+    "hyper-parameters that do not tell of rank_pattern": CheckpointRecipe(
+        layout="lightning", targets=("o_proj", "q_proj"), alpha=1, ranks=(("o_proj", 2),), dtype="bfloat16"
+    ),
+    "hyper-parameters that do not tell of alpha_pattern": CheckpointRecipe(
+        layout="lightning", targets=("q_proj", "v_proj"), alpha=1, alphas=(("q_proj", 2),)
+    ),
+}
+
+
+@pytest.mark.parametrize("means", MEANS)
+@pytest.mark.parametrize("recipe", HEALTHY.values(), ids=HEALTHY)
+def test_no_false_alarm(recipe: CheckpointRecipe, means: str, tmp_path: Path) -> None:
+    assert not failures(HealthyCheckpoint.write(recipe, tmp_path), means)
+
+
+FAULTY = {
+    "an adapter cast to half its bits, and cast back by PEFT": (
+        "dtype-changed",
+        CheckpointRecipe(targets=("v_proj", "o_proj")),
+    ),
+    "a magnitude lost where no other layer has its like": (
+        "one-magnitude-missing",
+        CheckpointRecipe(layout="lightning", targets=("v_proj", "q_proj"), dora=True),
+    ),
+    "the name of the adapter in the keys, which PEFT takes": ("adapter-name-in-keys", CheckpointRecipe(layers=2)),
+    "a wrapper's prefix lost that the loader takes off anyway": (
+        "outer-prefix-lost",
+        CheckpointRecipe(layout="safetensors", layers=2, targets=("k_proj",), wrappers=("module",), unwrapped=True),
+    ),
+    "a trained head that no config names": (
+        "modules-to-save-not-in-config",
+        CheckpointRecipe(layers=2, modules_to_save=("embed_tokens",), seed=20624),
+    ),
+    "no bias where the config trains them": ("biases-missing", CheckpointRecipe(biases=True, bias="lora_only")),
+    "factors exchanged where every adapted module is square": (
+        "factors-exchanged",
+        CheckpointRecipe(layout="torch", layers=2, width=8, rank=2, targets=("q_proj", "v_proj")),
+    ),
+    "layers repeated at rank 2, the least that can be told apart": (
+        "layers-repeated",
+        CheckpointRecipe(layout="safetensors", layers=2, width=8, rank=2),
+    ),
+    "one module missing below a wrapper": (
+        "one-module-missing",
+        CheckpointRecipe(layout="safetensors", layers=3, targets=("v_proj", "down_proj"), wrappers=("module",)),
+    ),
+}
+
+
+@pytest.mark.parametrize("means", MEANS)
+@pytest.mark.parametrize(("fault", "recipe"), FAULTY.values(), ids=FAULTY)
+def test_no_fault_is_missed(fault: str, recipe: CheckpointRecipe, means: str, tmp_path: Path) -> None:
+    assert not missed(FaultyCheckpoint.write(HealthyCheckpoint.write(recipe, tmp_path), fault), means)
+
+
+# A config that names targets or layers by a rule of its own, and a name that others end with: the file alone is silent.
+UNSEEN_IN_THE_FILE = {
+    "one module missing where target_modules is a pattern": (
+        "one-module-missing",
+        CheckpointRecipe(layers=3, targets=("v_proj", "o_proj", "q_proj"), by_pattern=True),
+    ),
+    "one module missing where layers_to_transform names its layer": (
+        "one-module-missing",
+        CheckpointRecipe(layers=3, targets=("v_proj", "down_proj"), only_layers=(0, 1, 2)),
+    ),
+    "a norm missing that was trained whole, beside other norms": (
+        "modules-to-save-missing",
+        CheckpointRecipe(modules_to_save=("norm",)),
+    ),
+}
+
+
+@pytest.mark.parametrize("means", ["model", "loader", "manifest"])
+@pytest.mark.parametrize(("fault", "recipe"), UNSEEN_IN_THE_FILE.values(), ids=UNSEEN_IN_THE_FILE)
+def test_what_the_file_does_not_show_the_model_does(
+    fault: str, recipe: CheckpointRecipe, means: str, tmp_path: Path
+) -> None:
+    assert not missed(FaultyCheckpoint.write(HealthyCheckpoint.write(recipe, tmp_path), fault), means)

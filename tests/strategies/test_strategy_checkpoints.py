@@ -1,0 +1,255 @@
+"""Drawn checkpoints are what they say: real files that load; and the gate passes the healthy, and fails the faulty."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from gate_means import MEANS, failures, missed
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import InvalidArgument
+from peft import PeftModel
+
+from pytest_lora_ckpt import open_checkpoint
+from pytest_lora_ckpt.faults import FAULTS
+from pytest_lora_ckpt.strategies import (
+    CheckpointRecipe,
+    FaultyCheckpoint,
+    HealthyCheckpoint,
+    checkpoint_recipes,
+    faults,
+    faulty_checkpoints,
+    healthy_checkpoints,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# The long run: LORA_CKPT_EXAMPLES=10000 draws that many, other ones each time.
+EXAMPLES = int(os.environ.get("LORA_CKPT_EXAMPLES", "0"))
+
+
+def few(count: int) -> settings:
+    return settings(
+        max_examples=EXAMPLES or count,
+        derandomize=not EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=[*HealthCheck],
+    )
+
+
+LAYOUTS = "peft_adapter, torch, lightning, safetensors"
+WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [
+    (checkpoint_recipes, {"layouts": []}, "layouts=[] must hold at least 1"),
+    (checkpoint_recipes, {"layouts": ["gguf"]}, f"layouts=['gguf'] must be out of {LAYOUTS}, and 'gguf' is not"),
+    (checkpoint_recipes, {"max_layers": 0}, "max_layers=0 must be at least 1"),
+    (checkpoint_recipes, {"max_rank": 1.5}, "max_rank=1.5 must be a whole number"),
+    (checkpoint_recipes, {"dora": "yes"}, "dora='yes' must be True, False or None"),
+    (checkpoint_recipes, {"tied": 0}, "tied=0 must be True, False or None"),
+    (checkpoint_recipes, {"vision": 1}, "vision=1 must be True, False or None"),
+    (checkpoint_recipes, {"beside": "copy"}, "beside='copy' must be True, False or None"),
+    (
+        checkpoint_recipes,
+        {"layouts": ["peft_adapter"], "trained_only": False},
+        "trained_only=False fits none of layouts=('peft_adapter',)",
+    ),
+    (checkpoint_recipes, {"layouts": ["safetensors"], "beside": True}, "beside=True fits none of layouts=('safet"),
+    (healthy_checkpoints, {"directory": "nowhere"}, "directory='nowhere' must be a directory that exists"),
+    (healthy_checkpoints, {"directory": None}, "directory=None must be a directory that exists"),
+    (healthy_checkpoints, {"directory": ".", "layouts": "torch"}, "layouts='torch' must be a collection of names"),
+    (healthy_checkpoints, {"directory": ".", "recipes": 1}, "recipes=1 must be a Hypothesis strategy or None"),
+    (faults, {"layouts": ["gguf"]}, "layouts=['gguf'] must be out of"),
+    (faults, {"seen": ["eye"]}, "seen=['eye'] must be out of file, model, value, manifest, and 'eye' is not"),
+    (faults, {"layouts": ["peft_adapter"], "seen": ["value"]}, "no fault befalls layouts=['peft_adapter'] and is seen"),
+    (faulty_checkpoints, {"directory": "nowhere"}, "directory='nowhere' must be a directory that exists"),
+    (faulty_checkpoints, {"directory": ".", "faults": ["nan"]}, "faults=['nan'] must be a Hypothesis strategy or None"),
+]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "arguments", "message"), WRONG, ids=lambda value: getattr(value, "__name__", None)
+)
+def test_a_wrong_argument_is_named_with_its_value(
+    strategy: Callable[..., object], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(message)):
+        strategy(**arguments)
+
+
+@pytest.mark.parametrize("strategy", [checkpoint_recipes, healthy_checkpoints, faults, faulty_checkpoints])
+def test_arguments_are_given_by_name(strategy: Callable[..., object]) -> None:
+    with pytest.raises(TypeError):
+        strategy(1)
+
+
+Wanted = "Callable[[CheckpointRecipe], Any]"
+KINDS: dict[str, Wanted] = {
+    "lightning": lambda drawn: drawn.layout == "lightning",
+    "legacy torch": lambda drawn: drawn.layout == "torch" and drawn.older,
+    "bin": lambda drawn: drawn.layout == "peft_adapter" and drawn.older,
+    "rsLoRA": lambda drawn: drawn.rslora,
+    "DoRA in float16": lambda drawn: drawn.dora and drawn.dtype == "float16",
+    "bfloat16": lambda drawn: drawn.dtype == "bfloat16",
+    "patterns": lambda drawn: drawn.ranks and drawn.alphas,
+    "some layers": lambda drawn: drawn.only_layers is not None,
+    "regular expression": lambda drawn: drawn.by_pattern,
+    "biases": lambda drawn: drawn.bias == "all",
+    "modules_to_save": lambda drawn: "lm_head" in drawn.modules_to_save,
+    "embedding": lambda drawn: "embed_tokens" in drawn.targets,
+    "tied": lambda drawn: drawn.tied,
+    "vision": lambda drawn: drawn.vision and drawn.trained_only,
+    "other adapter name": lambda drawn: drawn.adapter_name == "policy",
+    "in place": lambda drawn: drawn.injected,
+    "two wrappers": lambda drawn: len(drawn.wrappers) == 2,
+    "unwrapped": lambda drawn: drawn.unwrapped,
+    "beside": lambda drawn: drawn.beside == "only",
+}
+
+
+@pytest.mark.parametrize("wanted", KINDS.values(), ids=KINDS)
+def test_each_kind_is_drawn(wanted: Callable[[CheckpointRecipe], Any]) -> None:
+    quick = settings(max_examples=2000, database=None, phases=[Phase.generate], derandomize=True)
+    assert wanted(find(checkpoint_recipes(), lambda drawn: bool(wanted(drawn)), settings=quick))
+
+
+@few(200)
+@given(
+    checkpoint_recipes(
+        layouts=["torch", "lightning"], max_layers=2, max_rank=2, dora=True, tied=False, vision=True, trained_only=True
+    )
+)
+def test_what_is_asked_for_is_drawn(drawn: CheckpointRecipe) -> None:
+    assert drawn.layout in {"torch", "lightning"}
+    assert drawn.layers <= 2 >= drawn.rank
+    assert drawn.dora
+    assert drawn.vision
+    assert not drawn.tied
+    assert drawn.trained_only or drawn.beside == "only"
+
+
+@few(200)
+@given(checkpoint_recipes())
+def test_a_recipe_prints_as_the_call_that_makes_it(drawn: CheckpointRecipe) -> None:
+    assert eval(repr(drawn)) == drawn  # noqa: S307
+
+
+def test_every_fault_is_drawn() -> None:
+    drawn: set[str] = set()
+
+    @settings(max_examples=3000, database=None, derandomize=True, phases=[Phase.generate])
+    @given(faults())
+    def draw(fault: Any) -> None:
+        drawn.add(fault.name)
+
+    draw()
+    assert drawn == set(FAULTS)
+
+
+@few(100)
+@given(faults(layouts=["lightning"], seen=["value", "manifest"]))
+def test_faults_are_those_that_are_asked_for(fault: Any) -> None:
+    assert "lightning" in fault.layouts
+    assert fault.seen in {"value", "manifest"}
+
+
+@few(12)
+@given(data=st.data())
+def test_files_are_what_they_say_and_load_what_was_trained(data: st.DataObject, tmp_path: Path) -> None:
+    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path))
+    opened = open_checkpoint(checkpoint.path)
+    assert opened.layout == checkpoint.layout
+    trained, loaded = checkpoint.trained_model().state_dict(), checkpoint.load()
+    wrappers = "".join(f"{name}." for name in checkpoint.recipe.wrappers) if checkpoint.recipe.unwrapped else ""
+    held = loaded.state_dict()
+    assert all(torch.equal(tensor, held[key.removeprefix(wrappers)]) for key, tensor in trained.items())
+    assert loaded(**checkpoint.inputs).isfinite().all()
+    fresh = checkpoint.make_model().state_dict()
+    assert fresh.keys() == held.keys()
+    assert any(not torch.equal(fresh[key], held[key]) for key in held)
+    checkpoint.remove()
+    assert not checkpoint.folder.exists()
+
+
+@few(6)
+@given(data=st.data())
+def test_adapters_load_by_peft_without_a_warning(data: st.DataObject, tmp_path: Path) -> None:
+    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path, layouts=["peft_adapter"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = PeftModel.from_pretrained(checkpoint.base_model(), str(checkpoint.path))
+    trained = checkpoint.trained_model()
+    assert torch.equal(loaded(**checkpoint.inputs), trained(**checkpoint.inputs))
+
+
+def test_peft_saves_the_same_adapter(tmp_path: Path) -> None:
+    recipe = CheckpointRecipe(layers=2, rank=2, modules_to_save=("lm_head",), targets=("q_proj", "v_proj"), dora=True)
+    checkpoint = HealthyCheckpoint.write(recipe, tmp_path)
+    checkpoint.trained_model().save_pretrained(tmp_path / "peft")
+    ours, theirs = open_checkpoint(checkpoint.path), open_checkpoint(tmp_path / "peft")
+    assert dict(ours.keys) == dict(theirs.keys)
+    assert {key: bytes(ours.read_bytes(key)) for key in ours.keys} == {
+        key: bytes(theirs.read_bytes(key)) for key in theirs.keys
+    }
+    # A set in PEFT, which writes it in the order of that day's hashes.
+    assert {**ours.adapter_config, "target_modules": {*recipe.targets}} == {
+        **theirs.adapter_config,
+        "target_modules": {*theirs.adapter_config["target_modules"]},
+    }
+
+
+@few(6)
+@given(data=st.data())
+def test_state_dicts_load_by_torch_without_a_complaint(data: st.DataObject, tmp_path: Path) -> None:
+    recipes = checkpoint_recipes(layouts=["torch"], trained_only=False, beside=False)
+    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path, recipes=recipes.filter(lambda r: not r.unwrapped)))
+    checkpoint.make_model().load_state_dict(torch.load(checkpoint.path, weights_only=True), strict=True)
+
+
+def test_equal_recipes_give_equal_tensors_in_directories_of_their_own(tmp_path: Path) -> None:
+    recipe = CheckpointRecipe(layout="safetensors", seed=3)
+    one, other = HealthyCheckpoint.write(recipe, tmp_path), HealthyCheckpoint.write(recipe, tmp_path)
+    assert one.folder != other.folder
+    assert one.path.read_bytes() == other.path.read_bytes()
+    state = torch.random.get_rng_state()
+    HealthyCheckpoint.write(recipe, tmp_path).load()
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_the_manifest_does_not_lie_beside_it(tmp_path: Path) -> None:
+    checkpoint = HealthyCheckpoint.write(CheckpointRecipe(layout="torch"), tmp_path)
+    assert checkpoint.manifest.is_file()
+    assert [path.name for path in checkpoint.path.parent.iterdir()] == ["model.pt"]
+
+
+@few(6)
+@given(data=st.data())
+def test_a_faulty_checkpoint_is_a_copy_with_the_fault_that_was_asked_for(data: st.DataObject, tmp_path: Path) -> None:
+    drawn = faulty_checkpoints(directory=tmp_path, layouts=["torch"], faults=faults(layouts=["torch"], seen=["file"]))
+    faulty = data.draw(drawn)
+    assert faulty.fault.seen == "file"
+    assert faulty.path.is_relative_to(faulty.healthy.folder)
+    assert faulty.path.read_bytes() != faulty.healthy.path.read_bytes() or faulty.healthy.recipe.beside
+    assert "FaultyCheckpoint.write(HealthyCheckpoint.write(CheckpointRecipe(" in repr(faulty)
+
+
+@few(25)
+@given(data=st.data())
+def test_the_gate_passes_every_healthy_checkpoint(data: st.DataObject, tmp_path: Path) -> None:
+    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path))
+    assert not [told for means in MEANS for told in failures(checkpoint, means)]
+    checkpoint.remove()
+
+
+@few(40)
+@given(data=st.data())
+def test_the_gate_fails_every_faulty_checkpoint_whose_fault_it_can_see(data: st.DataObject, tmp_path: Path) -> None:
+    faulty: FaultyCheckpoint = data.draw(faulty_checkpoints(directory=tmp_path))
+    assert not [told for means in MEANS for told in missed(faulty, means)]
+    faulty.healthy.remove()
