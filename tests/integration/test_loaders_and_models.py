@@ -65,7 +65,8 @@ def test_a_loader_that_gives_no_model(loading: Callable[..., AuditRun], source: 
     assert run.named("failed") == {*LOADER_CHECKS, "base-untouched"}
     assert sentence in run.summary("keys")
     assert "loader-failed" in run.causes
-    assert run.text.count("loader-failed") < 10
+    # Once for each check that needs the loaded model, in its message and in the list, and once in the section.
+    assert run.text.count("loader-failed") <= 2 * len(run.named("failed")) + 1
     assert "site-packages" not in run.text
 
 
