@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # How each factor's name ends, by convention: `lora_A`, `lora_embedding_A`, `lora.A`, `lora_a`, `lora_down` …
 _DOWN, _UP = ("A", "a", "down"), ("B", "b", "up")
 
+# Layers that have an adapter, from which on a gap between them is no choice: two of three may well be one.
+_SEVERAL = 3
+
 
 @dataclass(slots=True)
 class LoraPair:
@@ -234,11 +237,11 @@ def _layers_left_out(keys: KeySet, adapted: set[str]) -> list[str]:
     lacking = []
     for leaf in sorted({template(module) for module in adapted}):
         alike = with_base.get(leaf, set())
-        # To leave out the first layer or the last is a usual choice; a gap inside is none.
+        # To leave out the first layer or the last is a usual choice; a gap inside is none, where it is one of several.
         inner = sorted(alike, key=_numbers)[1:-1]
         without = [name for name in inner if name not in adapted and name.rpartition(".")[0] not in parents]
         having = len(alike & adapted)
-        if len(without) < having and stand_out(len(without), len(alike)):
+        if len(without) < having and having >= _SEVERAL and stand_out(len(without), len(alike)):
             lacking += sorted(without)
     return lacking
 

@@ -50,7 +50,7 @@ def one_lora_a_missing(draft: Draft) -> None:
     "one-module-missing",
     "Of one layer one module's adapter is not there, and its like in all other layers is.",
     layouts=LAYOUTS,
-    seen="file",
+    seen="model",
 )
 def one_module_missing(draft: Draft) -> None:
     """Leave out one pair of the layer in the middle, whose like is in every layer."""

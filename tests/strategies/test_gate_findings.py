@@ -25,6 +25,9 @@ HEALTHY = {
     "hyper-parameters that do not tell of alpha_pattern": CheckpointRecipe(
         layout="lightning", targets=("q_proj", "v_proj"), alpha=1, alphas=(("q_proj", 2),)
     ),
+    "the first and the last of three layers, meant": CheckpointRecipe(
+        layout="safetensors", layers=3, targets=("up_proj",), only_layers=(0, 2), seed=1271
+    ),
 }
 
 
@@ -63,7 +66,7 @@ FAULTY = {
     ),
     "one module missing below a wrapper": (
         "one-module-missing",
-        CheckpointRecipe(layout="safetensors", layers=3, targets=("v_proj", "down_proj"), wrappers=("module",)),
+        CheckpointRecipe(layout="safetensors", layers=4, targets=("v_proj", "down_proj"), wrappers=("module",)),
     ),
 }
 
