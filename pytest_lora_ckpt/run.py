@@ -129,14 +129,17 @@ class Run:
         It comes from the fixture `lora_base_model`, or from the local directory that `adapter_config.json` names.
 
         Raises:
-            CheckpointError: What the project gives as its base model cannot be read.
-            ProjectError: The project's base model fails.
+            ProjectError: The project's base model fails, or cannot be read.
         """
         from pytest_lora_ckpt.proof import BaseWeights  # torch, only with a loader.
 
         given = self.subject.base
         if given is not None:
-            base = given if is_module(given) else open_base(given)
+            try:
+                base = given if is_module(given) else open_base(given)
+            except CheckpointError as error:
+                # Not the checkpoint under test: what the project gives beside it.
+                raise ProjectError("model-failed", f"The base model of lora_base_model: {error}") from error
             return BaseWeights(base, self.subject.loaded)
         named = (self.checkpoint.adapter_config or {}).get("base_model_name_or_path")
         found = find_base(named)

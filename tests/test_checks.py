@@ -57,6 +57,21 @@ def test_an_adapter_directory_without_lora_tensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*already contains.*:UserWarning")
+def test_a_base_model_that_is_not_there_is_no_fault_of_the_checkpoint(tmp_path: Path) -> None:
+    import peft
+
+    peft.get_peft_model(Net(), peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    run = Run("adapter", tmp_path / "adapter", Demands())
+    run.subject.connect(
+        lora_loader=lambda: lambda path: peft.PeftModel.from_pretrained(Net(), path),
+        lora_base_model=lambda: tmp_path / "no-such-base",
+    )
+    result = run_check("base-untouched", run)
+    assert result.outcome == "failed"
+    assert "lora_base_model" in result.summary
+    assert [each.cause for each in result.findings] == ["model-failed"]
+
+
 def test_the_second_adapter_of_a_model(tmp_path: Path) -> None:
     """PEFT loads it under its own name: the keys carry none, and the model has two."""
     import peft

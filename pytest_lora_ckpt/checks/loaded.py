@@ -50,8 +50,8 @@ def base_untouched(run: Run) -> Outcome:
     if any(each.severity == "error" for each in found):
         return Outcome(passed=False, summary=found[0].message, findings=tuple(found))
     model = _loaded(run)
-    if run.base is None and run.against_manifest is not None:
-        return _base_by_manifest(run.against_manifest, found)
+    if run.base is None and run.manifest is not None and run.against_manifest is not None:
+        return _base_by_manifest(run.against_manifest, {*run.manifest.trained}, found)
     if run.base is None:
         raise NotChecked(
             "there is no base model to compare with: override the fixture lora_base_model (a model, or the path of its "
@@ -81,9 +81,13 @@ def base_untouched(run: Run) -> Outcome:
 _BASE_CAUSES = frozenset({"other-base", "base-changed", "other-manifest"})
 
 
-def _base_by_manifest(compared: ManifestComparison, found: list[Finding]) -> Outcome:
+def _base_by_manifest(compared: ManifestComparison, trained: set[str], found: list[Finding]) -> Outcome:
     """Compare the base weights with the digests taken at training time."""
-    changed = to_findings(each for each in compared.differences if each.slug in _BASE_CAUSES)
+    changed = to_findings(
+        each
+        for each in compared.differences
+        if each.slug in _BASE_CAUSES or (each.slug == "exchanged-tensors" and not trained.issuperset(each.keys))
+    )
     if changed:
         return Outcome(passed=False, summary=changed[0].message, findings=(*found, *changed))
     if not compared.base_same:

@@ -52,6 +52,25 @@ def test_the_one_beside_is_found(audit: Audit, trained: Path, loader: tuple[str,
         assert "by the digests of the manifest" in run.summary("base-untouched")
 
 
+def test_base_weights_that_were_exchanged(audit: Audit, pytester: pytest.Pytester, trained: Path) -> None:
+    pytester.makepyfile(
+        my_loading="""
+        from pytest_lora_ckpt.replicas import PanoramaVLM
+        def load(path):
+            model = PanoramaVLM.from_checkpoint(path)
+            first, second = (layer.mlp.up_proj.base_layer.weight.data for layer in
+                             model.language_model.base_model.model.model.layers)
+            kept = first.clone()
+            first.copy_(second)
+            second.copy_(kept)
+            return model
+        """
+    )
+    run = audit(f"--lora-ckpt={trained}", "--lora-loader=my_loading:load")
+    assert run.named("failed") == {"loaded", "base-untouched", "manifest"}
+    assert "exchanged-tensors" in run.causes
+
+
 def test_the_one_that_is_named(audit: Audit, moved: tuple[Path, Path]) -> None:
     path, manifest = moved
     assert audit(f"--lora-ckpt={path}").checks["manifest"] == "skipped"
