@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt import options
-from pytest_lora_ckpt.fixtures import (
+from pytest_lora_ckpt.pytest_plugin.fixtures import (
     _connected_lora_run,
     _lora_run,
     loader_fault,
@@ -56,6 +56,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the other hooks where a checkpoint is asked for."""
     config.addinivalue_line("markers", "lora_ckpt: a built-in check of the checkpoint given with --lora-ckpt.")
     if options.is_asked_for(config):
-        from pytest_lora_ckpt.hooks import AuditHooks  # Nobody else pays for it.
+        from pytest_lora_ckpt.pytest_plugin.hooks import AuditHooks  # Nobody else pays for it.
 
         config.pluginmanager.register(AuditHooks(config), "lora_ckpt_audit")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Bytes per element, by torch's name of the dtype (https://docs.pytorch.org/docs/stable/tensor_attributes.html).
 ITEM_SIZES: Mapping[str, int] = {
@@ -92,11 +95,12 @@ class KeySet(Mapping[str, TensorInfo]):
         (('embed_tokens.weight', 'lm_head.weight'),)
     """
 
-    __slots__ = ("_infos", "aliases")
+    __slots__ = ("_derived", "_infos", "aliases")
 
     def __init__(self, infos: Mapping[str, TensorInfo], aliases: Iterable[Iterable[str]] = ()) -> None:
         """See the class."""
         self._infos = dict(infos)
+        self._derived: dict[Callable[[KeySet], Any], Any] = {}
         self.aliases: tuple[tuple[str, ...], ...] = _alias_groups(self._infos, aliases)
 
     def __getitem__(self, key: str) -> TensorInfo:
@@ -131,6 +135,23 @@ class KeySet(Mapping[str, TensorInfo]):
                 seen.add(place)
                 total += info.nbytes
         return total
+
+    def derived(self, make: Callable[[KeySet], T]) -> T:
+        """Return `make(self)`, worked out once: the parsed keys, templates and pairs of this key set are kept with it.
+
+        Example:
+            >>> def count(keys):
+            ...     print("counting")
+            ...     return len(keys)
+            >>> keys = KeySet({"a.weight": TensorInfo((2, 2))})
+            >>> keys.derived(count) + keys.derived(count)
+            counting
+            2
+        """
+        if make not in self._derived:
+            self._derived[make] = make(self)
+        value: T = self._derived[make]
+        return value
 
     def alias_of(self) -> dict[str, tuple[str, ...]]:
         """Every key that has another name -> all names of that tensor, sorted."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from pytest_lora_ckpt.checks import CHECKS, run_check
-from pytest_lora_ckpt.run import Run
-from pytest_lora_ckpt.stages import Demands
+from pytest_lora_ckpt.audit.checks import CHECKS, run_check
+from pytest_lora_ckpt.audit.evidence import Run
+from pytest_lora_ckpt.comparison.stages import Demands
 
 if TYPE_CHECKING:
     from pathlib import Path

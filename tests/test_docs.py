@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_lora_ckpt import __all__ as public_names
-from pytest_lora_ckpt.checks import CHECKS
-from pytest_lora_ckpt.report import KEY_CLASSES, VERDICTS
+from pytest_lora_ckpt.audit.checks import CHECKS
+from pytest_lora_ckpt.results import KEY_CLASSES, VERDICTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

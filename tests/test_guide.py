@@ -29,7 +29,7 @@ from pytest_lora_ckpt.replicas import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_lora_ckpt.report import LoadReport
+    from pytest_lora_ckpt.results import LoadReport
     from pytest_lora_ckpt.tensors import KeySet
 
 LANGUAGE_MODEL = 311

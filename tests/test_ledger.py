@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt import KeySet, TensorInfo, compare
-from pytest_lora_ckpt.report import KEY_CLASSES
-from pytest_lora_ckpt.stages import parse_stages
+from pytest_lora_ckpt.comparison.stages import parse_stages
+from pytest_lora_ckpt.results import KEY_CLASSES
 
 LAYERS = range(3)
 BASE = {f"model.layers.{n}.{name}.weight": (8, 8) for n in LAYERS for name in ("q_proj", "k_proj")}

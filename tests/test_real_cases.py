@@ -11,7 +11,7 @@ import pytest
 from pytest_lora_ckpt import compare
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.report import LoadReport
+    from pytest_lora_ckpt.results import LoadReport
 
 CASES = Path(__file__).parent / "cases"
 sys.path.insert(0, str(CASES))

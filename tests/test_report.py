@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pytest_lora_ckpt import compare
-from pytest_lora_ckpt.report import KEY_CLASSES, VERDICTS, ClassifiedKeys
+from pytest_lora_ckpt.results import KEY_CLASSES, VERDICTS, ClassifiedKeys
 
 
 def test_classified_keys_are_sorted_and_counted() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pytest_lora_ckpt.session import LoraAudit
-from pytest_lora_ckpt.settings import Options
-from pytest_lora_ckpt.stages import Demands
+from pytest_lora_ckpt.comparison.stages import Demands
+from pytest_lora_ckpt.pytest_plugin.session import LoraAudit
+from pytest_lora_ckpt.pytest_plugin.settings import Options
 
 ABOUT = {"path": "a", "layout": "torch"}
 VALUES: dict[str, Any] = {"checkpoint": ABOUT, "verdict": "not-compared", "all_zero": True, "as_is": None}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_lora_ckpt.stages import STAGES, detect_stage, parse_stages
+from pytest_lora_ckpt.comparison.stages import STAGES, detect_stage, parse_stages
 
 
 def test_the_guides_stages() -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
-from pytest_lora_ckpt.checkpoint import foreign
-from pytest_lora_ckpt.checkpoint import readers as folder
+from pytest_lora_ckpt.checkpoint import unsupported
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_lora_ckpt.checkpoint.base import Checkpoint, Reader
+    from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Reader
 
 HEAD = 4096  # Bytes of the beginning that every reader may judge by.
 
@@ -22,8 +20,9 @@ HEAD = 4096  # Bytes of the beginning that every reader may judge by.
 @cache
 def readers() -> tuple[Reader, ...]:
     """Return all readers, in the order in which they are asked: those that look at names first."""
-    names = sorted(module.name for module in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."))
-    return tuple(cast("Reader", importlib.import_module(name)) for name in names)
+    names = ("peft_directory", "safetensors_file", "torch_legacy", "torch_zip")
+    folder = "pytest_lora_ckpt.checkpoint.formats"
+    return tuple(cast("Reader", importlib.import_module(f"{folder}.{name}")) for name in names)
 
 
 def read_file(path: Path, *, but: tuple[str, ...] = ()) -> Checkpoint:
@@ -41,7 +40,7 @@ def read_file(path: Path, *, but: tuple[str, ...] = ()) -> Checkpoint:
             found="a file of 0 bytes",
             remedy="Copy it again: a full disk or an interrupted download leaves such a file.",
         )
-    if (known := foreign.recognise_head(path, head)) is not None:
+    if (known := unsupported.recognise_head(path, head)) is not None:
         raise known
     return _ask(path, head, but)
 
@@ -69,7 +68,7 @@ def _ask(path: Path, head: bytes, but: tuple[str, ...]) -> Checkpoint:
             reasons.append(f"{reader.NAME}: {error}")
         except OSError as error:
             raise unreadable(path, error) from error
-    raise foreign.not_a_checkpoint(path, head, reasons)
+    raise unsupported.not_a_checkpoint(path, head, reasons)
 
 
 def _head(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import open_checkpoint
 from pytest_lora_ckpt.faults.draft import Draft
-from pytest_lora_ckpt.faults.record import REGISTRY, Fault, NotApplicable
+from pytest_lora_ckpt.faults.fault import REGISTRY, Fault, NotApplicable
 
 if TYPE_CHECKING:
     import os

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.opening import BESIDE
-from pytest_lora_ckpt.checkpoint.readers.peft_directory import CONFIG, WEIGHTS
-from pytest_lora_ckpt.diagnosis import lora_pairs
+from pytest_lora_ckpt.checkpoint.formats.peft_directory import CONFIG, WEIGHTS
+from pytest_lora_ckpt.checkpoint.open import BESIDE
 from pytest_lora_ckpt.faults.draft import Draft
 from pytest_lora_ckpt.faults.edits import redrawn
-from pytest_lora_ckpt.faults.record import ADAPTERS, TORCH_FILES, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import ADAPTERS, TORCH_FILES, NotApplicable, fault
+from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,7 +125,7 @@ def _require_no_lora(draft: Draft) -> None:
 
 
 def _make_stale(draft: Draft, beside: Checkpoint) -> None:
-    from pytest_lora_ckpt.faults.writing import write_tensors
+    from pytest_lora_ckpt.faults.inject import write_tensors
 
     stale = Draft(beside)
     for key in beside.keys:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.record import LAYOUTS, STATE_DICTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import LAYOUTS, STATE_DICTS, NotApplicable, fault
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.faults.draft import Draft

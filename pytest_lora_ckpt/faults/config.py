@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.checkpoint.readers.peft_directory import CONFIG
+from pytest_lora_ckpt.checkpoint.formats.peft_directory import CONFIG
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.record import ADAPTERS, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import ADAPTERS, NotApplicable, fault
 
 if TYPE_CHECKING:
     from pathlib import Path

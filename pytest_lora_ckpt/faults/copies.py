@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.edits import redrawn
-from pytest_lora_ckpt.faults.record import ADAPTERS, LAYOUTS, STATE_DICTS, TORCH_FILES, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, TORCH_FILES, NotApplicable, fault
 from pytest_lora_ckpt.keys import parse_key
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError
-from pytest_lora_ckpt.diagnosis import lora_pairs
-from pytest_lora_ckpt.faults.record import Fault, NotApplicable
+from pytest_lora_ckpt.faults.fault import Fault, NotApplicable
 from pytest_lora_ckpt.keys import ParsedKey, parse_keys
+from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.record import LAYOUTS, TORCH_FILES, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import LAYOUTS, TORCH_FILES, NotApplicable, fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.diagnosis import lora_pairs
 from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.edits import emptied
-from pytest_lora_ckpt.faults.record import ADAPTERS, LAYOUTS, STATE_DICTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, NotApplicable, fault
+from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.faults.draft import Draft

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.faults.record import ADAPTERS, LAYOUTS, STATE_DICTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, NotApplicable, fault
 from pytest_lora_ckpt.faults.selecting import lora_layers
 from pytest_lora_ckpt.keys import parse_key
 

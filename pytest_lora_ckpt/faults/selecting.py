@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_lora_ckpt.faults.record import NotApplicable
+from pytest_lora_ckpt.faults.fault import NotApplicable
 from pytest_lora_ckpt.keys import parse_key
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.edits import codes, redrawn, times, with_first_value, zeroed
-from pytest_lora_ckpt.faults.record import LAYOUTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import LAYOUTS, NotApplicable, fault
 
 if TYPE_CHECKING:
     import torch

@@ -1,10 +1,10 @@
 """Keys of state dicts: their grammar, their short form, and how a checkpoint's become a model's."""
 
-from pytest_lora_ckpt.keys.collapse import collapse_keys, expand_keys, group_keys
 from pytest_lora_ckpt.keys.grammar import WRAPPERS, ParsedKey, parse_key, parse_keys
 from pytest_lora_ckpt.keys.inference import infer_remapping
+from pytest_lora_ckpt.keys.patterns import collapse_keys, expand_keys, group_keys
 from pytest_lora_ckpt.keys.remapping import Ambiguity, KeyProblem, Remapping
-from pytest_lora_ckpt.keys.rules import Rule
+from pytest_lora_ckpt.keys.rules.rule import Rule
 
 __all__ = [
     "WRAPPERS",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.keys.adapters import AdapterChoice, choose_adapters
-from pytest_lora_ckpt.keys.alignment import (
+from pytest_lora_ckpt.keys.matching.adapters import AdapterChoice, choose_adapters
+from pytest_lora_ckpt.keys.matching.assignment import Assigner
+from pytest_lora_ckpt.keys.matching.candidates import (
     Candidate,
     IndexMap,
     ModelIndex,
@@ -16,19 +17,18 @@ from pytest_lora_ckpt.keys.alignment import (
     measure,
     strip_common_end,
 )
-from pytest_lora_ckpt.keys.assignment import Assigner
-from pytest_lora_ckpt.keys.emission import Link, Pairs, rules_for
-from pytest_lora_ckpt.keys.flattened import match_flattened
+from pytest_lora_ckpt.keys.matching.flattened import match_flattened
+from pytest_lora_ckpt.keys.matching.shapes import NO_FIT
 from pytest_lora_ckpt.keys.problems import find_problems
 from pytest_lora_ckpt.keys.remapping import Ambiguity, Remapping
-from pytest_lora_ckpt.keys.shapes import NO_FIT
+from pytest_lora_ckpt.keys.rules.emission import Link, Pairs, rules_for
 from pytest_lora_ckpt.keys.templates import Indices, Template, build_templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pytest_lora_ckpt.keys.choice import Choice
     from pytest_lora_ckpt.keys.conventions import Form, Path
+    from pytest_lora_ckpt.keys.matching.state import Choice
 
 # More templates than this are not compared with all their namesakes.
 _MOST_COMPARED = 5_000

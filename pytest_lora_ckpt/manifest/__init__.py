@@ -7,52 +7,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.manifest.comparison import compare_checkpoint
-from pytest_lora_ckpt.manifest.outcomes import Difference, ManifestComparison
-from pytest_lora_ckpt.manifest.reading import find_manifest, read_manifest
-from pytest_lora_ckpt.manifest.record import FILE_NAME, SCHEMA, BaseModel, Manifest, ManifestError, TensorEntry
+from pytest_lora_ckpt._lazy import attach
+from pytest_lora_ckpt.manifest.compare_file import compare_checkpoint as compare_checkpoint
+from pytest_lora_ckpt.manifest.outcomes import Difference as Difference
+from pytest_lora_ckpt.manifest.outcomes import ManifestComparison as ManifestComparison
+from pytest_lora_ckpt.manifest.read import find_manifest as find_manifest
+from pytest_lora_ckpt.manifest.read import read_manifest as read_manifest
+from pytest_lora_ckpt.manifest.schema import FILE_NAME as FILE_NAME
+from pytest_lora_ckpt.manifest.schema import SCHEMA as SCHEMA
+from pytest_lora_ckpt.manifest.schema import BaseModel as BaseModel
+from pytest_lora_ckpt.manifest.schema import Manifest as Manifest
+from pytest_lora_ckpt.manifest.schema import ManifestError as ManifestError
+from pytest_lora_ckpt.manifest.schema import TensorEntry as TensorEntry
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.manifest.callbacks import LoraManifestCallback
-    from pytest_lora_ckpt.manifest.live import compare_model
-    from pytest_lora_ckpt.manifest.probe import ProbeResult, replay_probe
-    from pytest_lora_ckpt.manifest.writing import make_manifest, write_manifest
+    from pytest_lora_ckpt.manifest.callbacks import LoraManifestCallback as LoraManifestCallback
+    from pytest_lora_ckpt.manifest.compare_loaded import compare_model as compare_model
+    from pytest_lora_ckpt.manifest.probe import ProbeResult as ProbeResult
+    from pytest_lora_ckpt.manifest.probe import replay_probe as replay_probe
+    from pytest_lora_ckpt.manifest.write import make_manifest as make_manifest
+    from pytest_lora_ckpt.manifest.write import write_manifest as write_manifest
 
-_HOME = {
-    "LoraManifestCallback": "callbacks",
-    "ProbeResult": "probe",
-    "compare_model": "live",
-    "make_manifest": "writing",
-    "replay_probe": "probe",
-    "write_manifest": "writing",
-}
-
-__all__ = [
-    "FILE_NAME",
-    "SCHEMA",
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "callbacks": ("LoraManifestCallback",),
+        "compare_loaded": ("compare_model",),
+        "probe": ("ProbeResult", "replay_probe"),
+        "write": ("make_manifest", "write_manifest"),
+    },
     "BaseModel",
     "Difference",
-    "LoraManifestCallback",
+    "FILE_NAME",
     "Manifest",
     "ManifestComparison",
     "ManifestError",
-    "ProbeResult",
+    "SCHEMA",
     "TensorEntry",
     "compare_checkpoint",
-    "compare_model",
     "find_manifest",
-    "make_manifest",
     "read_manifest",
-    "replay_probe",
-    "write_manifest",
-]
-
-
-def __getattr__(name: str) -> object:
-    """Import a name that needs torch, or a trainer, when it is asked for."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    return value
+)

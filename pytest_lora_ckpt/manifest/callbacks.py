@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.manifest.facts import is_sharded
 from pytest_lora_ckpt.manifest.lightning_io import ManifestIO, is_remote
-from pytest_lora_ckpt.manifest.record import FILE_NAME, ManifestError
-from pytest_lora_ckpt.manifest.writing import make_manifest, save_manifest
+from pytest_lora_ckpt.manifest.schema import FILE_NAME, ManifestError
+from pytest_lora_ckpt.manifest.write import make_manifest, save_manifest
 
 if TYPE_CHECKING:
     import os

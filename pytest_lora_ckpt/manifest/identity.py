@@ -11,7 +11,7 @@ from pytest_lora_ckpt.manifest.outcomes import Difference
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_lora_ckpt.manifest.record import Manifest
+    from pytest_lora_ckpt.manifest.schema import Manifest
 
 # Decide nothing once the tensors are trained: how they began, and which head PEFT put on.
 _LEFT_OUT = {"init_lora_weights", "task_type", "peft_type"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.manifest.reading import own_name
-from pytest_lora_ckpt.manifest.record import FILE_NAME
+from pytest_lora_ckpt.manifest.read import own_name
+from pytest_lora_ckpt.manifest.schema import FILE_NAME
 
 if TYPE_CHECKING:
     import torch

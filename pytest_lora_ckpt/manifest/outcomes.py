@@ -12,7 +12,7 @@ from pytest_lora_ckpt.manifest.digests import HOLDS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pytest_lora_ckpt.manifest.record import Manifest, TensorEntry
+    from pytest_lora_ckpt.manifest.schema import Manifest, TensorEntry
 
 _SHOWN = 3
 

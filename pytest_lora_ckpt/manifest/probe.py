@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.manifest.recipes import follow_recipes, make_recipe
-from pytest_lora_ckpt.manifest.record import ManifestError
+from pytest_lora_ckpt.manifest.probe_inputs import follow_recipes, make_recipe
+from pytest_lora_ckpt.manifest.schema import ManifestError
 from pytest_lora_ckpt.proof.switching import adapter_state, adapters_off, at_rest, tensors_in, up_factors
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.manifest.record import Manifest
+    from pytest_lora_ckpt.manifest.schema import Manifest
 
 SEED = 0
 SAMPLE = 64

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_lora_ckpt.proof.bits import pieces, same_bits
+from pytest_lora_ckpt.proof.bitwise import pieces, same_bits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_lora_ckpt.proof.layers import AdapterLayer
+    from pytest_lora_ckpt.lora.layers import AdapterLayer
 
 # How many units of the model's precision the sum may be off, relative to the norms of both summands: B A was worked out
 # in that precision too.

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from pytest_lora_ckpt.models import describe
+from pytest_lora_ckpt.proof.forward_hooks import Watch
 from pytest_lora_ckpt.proof.switching import adapter_state, adapters_off, at_rest, tensors_in, up_factors
-from pytest_lora_ckpt.proof.watching import Watch
 
 _NAMED = 3
 

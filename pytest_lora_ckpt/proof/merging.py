@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_lora_ckpt.diagnosis import lora_pairs
+from pytest_lora_ckpt.comparison.compare import infer_remapping
 from pytest_lora_ckpt.keys import parse_key
-from pytest_lora_ckpt.ledger import infer_remapping
+from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import model_keys
 from pytest_lora_ckpt.proof.fitting import Fit, fit_update
-from pytest_lora_ckpt.proof.live import LiveState
+from pytest_lora_ckpt.proof.live_state import LiveState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
-    from pytest_lora_ckpt.diagnosis.pairs import LoraPair
+    from pytest_lora_ckpt.lora.pairs import LoraPair
 
     Read = Callable[[str], torch.Tensor]
     Reference = Callable[[str], torch.Tensor | None]

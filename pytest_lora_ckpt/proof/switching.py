@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from pytest_lora_ckpt.diagnosis import lora_factor
 from pytest_lora_ckpt.keys import parse_key
-from pytest_lora_ckpt.proof.layers import AdapterLayer, adapter_layers
+from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
+from pytest_lora_ckpt.lora.pairs import lora_factor
 
 
 def up_factors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -52,7 +52,7 @@ def describe_adapters(layers: Iterable[AdapterLayer]) -> tuple[str, ...]:
 
     Example:
         >>> from torch import ones
-        >>> from pytest_lora_ckpt.proof.layers import AdapterLayer
+        >>> from pytest_lora_ckpt.lora.layers import AdapterLayer
         >>> q = AdapterLayer("q", "default", "linear", ones(2, 8), ones(8, 2))
         >>> k = AdapterLayer("k", "default", "linear", ones(2, 8), ones(8, 2), merged=2)
         >>> describe_adapters([q, k])

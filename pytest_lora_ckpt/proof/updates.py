@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pytest_lora_ckpt.proof.layers import AdapterLayer
+    from pytest_lora_ckpt.lora.layers import AdapterLayer
 
 # Elements that are brought to double precision at a time: 2 MB, which a core's cache holds.
 _PIECE = 1 << 18
@@ -66,7 +66,7 @@ def update_sizes(layers: Iterable[AdapterLayer], *, weights: bool = True) -> lis
 
     Example:
         >>> from torch import ones
-        >>> from pytest_lora_ckpt.proof.layers import AdapterLayer
+        >>> from pytest_lora_ckpt.lora.layers import AdapterLayer
         >>> layer = AdapterLayer("q", None, "linear", ones(1, 4), ones(4, 1), weight=ones(4, 4), scaling=0.5)
         >>> size = update_sizes([layer])[0]
         >>> size.update, size.weight, size.relative

@@ -5,60 +5,37 @@ The names are resolved at first use: reading the options needs no torch.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt._lazy import attach
+
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.scoring.asserting import assert_loader_notices
-    from pytest_lora_ckpt.scoring.auditing import audit_faults
-    from pytest_lora_ckpt.scoring.choosing import parse_accepted, parse_fault_names
-    from pytest_lora_ckpt.scoring.injecting import InjectedFault, fault_params, give_fault, inject_for_test
-    from pytest_lora_ckpt.scoring.record import Gate, Load, LoaderScore, Row, ScoringError, Trial
-    from pytest_lora_ckpt.scoring.rendering import render_score
-    from pytest_lora_ckpt.scoring.scorer import score_loader
+    from pytest_lora_ckpt.scoring.asserting import assert_loader_notices as assert_loader_notices
+    from pytest_lora_ckpt.scoring.auditing import audit_faults as audit_faults
+    from pytest_lora_ckpt.scoring.choosing import parse_accepted as parse_accepted
+    from pytest_lora_ckpt.scoring.choosing import parse_fault_names as parse_fault_names
+    from pytest_lora_ckpt.scoring.injecting import InjectedFault as InjectedFault
+    from pytest_lora_ckpt.scoring.injecting import fault_params as fault_params
+    from pytest_lora_ckpt.scoring.injecting import give_fault as give_fault
+    from pytest_lora_ckpt.scoring.injecting import inject_for_test as inject_for_test
+    from pytest_lora_ckpt.scoring.rendering import render_score as render_score
+    from pytest_lora_ckpt.scoring.score import Gate as Gate
+    from pytest_lora_ckpt.scoring.score import Load as Load
+    from pytest_lora_ckpt.scoring.score import LoaderScore as LoaderScore
+    from pytest_lora_ckpt.scoring.score import Row as Row
+    from pytest_lora_ckpt.scoring.score import ScoringError as ScoringError
+    from pytest_lora_ckpt.scoring.score import Trial as Trial
+    from pytest_lora_ckpt.scoring.scorer import score_loader as score_loader
 
-_HOME = {
-    "Gate": "record",
-    "InjectedFault": "injecting",
-    "Load": "record",
-    "LoaderScore": "record",
-    "Row": "record",
-    "ScoringError": "record",
-    "Trial": "record",
-    "assert_loader_notices": "asserting",
-    "audit_faults": "auditing",
-    "fault_params": "injecting",
-    "give_fault": "injecting",
-    "inject_for_test": "injecting",
-    "parse_accepted": "choosing",
-    "parse_fault_names": "choosing",
-    "render_score": "rendering",
-    "score_loader": "scorer",
-}
-
-__all__ = [
-    "Gate",
-    "InjectedFault",
-    "Load",
-    "LoaderScore",
-    "Row",
-    "ScoringError",
-    "Trial",
-    "assert_loader_notices",
-    "audit_faults",
-    "fault_params",
-    "give_fault",
-    "inject_for_test",
-    "parse_accepted",
-    "parse_fault_names",
-    "render_score",
-    "score_loader",
-]
-
-
-def __getattr__(name: str) -> object:
-    """Import a name when it is asked for."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    return value
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "asserting": ("assert_loader_notices",),
+        "auditing": ("audit_faults",),
+        "choosing": ("parse_accepted", "parse_fault_names"),
+        "injecting": ("InjectedFault", "fault_params", "give_fault", "inject_for_test"),
+        "rendering": ("render_score",),
+        "score": ("Gate", "Load", "LoaderScore", "Row", "ScoringError", "Trial"),
+        "scorer": ("score_loader",),
+    },
+)

@@ -12,13 +12,13 @@ from pytest_lora_ckpt.assertions import (
     assert_lora_loaded,
     assert_no_nonlora_missing,
 )
-from pytest_lora_ckpt.ledger import compare
+from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.manifest import compare_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_lora_ckpt.run import Run
+    from pytest_lora_ckpt.audit.evidence import Run
 
 
 @dataclass(frozen=True, slots=True)

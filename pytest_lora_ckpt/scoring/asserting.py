@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.faults import FAULTS, Fault
 from pytest_lora_ckpt.scoring.choosing import choose_accepted
 from pytest_lora_ckpt.scoring.injecting import InjectedFault
-from pytest_lora_ckpt.scoring.loading import Setup
-from pytest_lora_ckpt.scoring.record import LoaderScore, Row
+from pytest_lora_ckpt.scoring.recorded_loader import Setup
 from pytest_lora_ckpt.scoring.rendering import advise
+from pytest_lora_ckpt.scoring.score import LoaderScore, Row
 from pytest_lora_ckpt.scoring.scorer import has_manifest, make_row, name_of, score_loader, start_bench
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
 
-    from pytest_lora_ckpt.scoring.bench import Bench
     from pytest_lora_ckpt.scoring.choosing import Accepted
+    from pytest_lora_ckpt.scoring.harness import Bench
 
 _TOLD = 200
 

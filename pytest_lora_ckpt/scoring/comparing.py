@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_lora_ckpt.proof import adapter_layers
-from pytest_lora_ckpt.proof.live import LiveState
+from pytest_lora_ckpt.proof.live_state import LiveState
 from pytest_lora_ckpt.proof.switching import at_rest, tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_lora_ckpt.scoring.record import Output
+    from pytest_lora_ckpt.scoring.score import Output
 
 
 def fingerprint(model: torch.nn.Module) -> str | None:

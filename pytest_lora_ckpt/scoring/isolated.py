@@ -6,9 +6,9 @@ import multiprocessing
 import pickle  # Both ends are ours.
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.scoring.bench import Bench
-from pytest_lora_ckpt.scoring.loading import Setup, tell
-from pytest_lora_ckpt.scoring.record import Load, ScoringError, Trial
+from pytest_lora_ckpt.scoring.harness import Bench
+from pytest_lora_ckpt.scoring.recorded_loader import Setup, tell
+from pytest_lora_ckpt.scoring.score import Load, ScoringError, Trial
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

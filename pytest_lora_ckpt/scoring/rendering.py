@@ -6,7 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.scoring.advice import LINES
-from pytest_lora_ckpt.scoring.record import LoaderScore
+from pytest_lora_ckpt.scoring.score import LoaderScore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

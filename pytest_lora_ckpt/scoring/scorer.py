@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.checkpoint import open_checkpoint
 from pytest_lora_ckpt.faults import NotApplicable, faults_for
 from pytest_lora_ckpt.faults.draft import Draft
-from pytest_lora_ckpt.faults.writing import write
+from pytest_lora_ckpt.faults.inject import write
 from pytest_lora_ckpt.manifest import find_manifest
-from pytest_lora_ckpt.scoring.bench import Bench
 from pytest_lora_ckpt.scoring.choosing import choose_accepted, choose_faults
+from pytest_lora_ckpt.scoring.harness import Bench
 from pytest_lora_ckpt.scoring.isolated import IsolatedBench
-from pytest_lora_ckpt.scoring.loading import Setup
-from pytest_lora_ckpt.scoring.record import Gate, LoaderScore, Row, ScoringError, Trial
+from pytest_lora_ckpt.scoring.recorded_loader import Setup
+from pytest_lora_ckpt.scoring.score import Gate, LoaderScore, Row, ScoringError, Trial
 
 if TYPE_CHECKING:
     import os

@@ -14,6 +14,7 @@ Example:
 """
 
 from pytest_lora_ckpt.strategies.adapters import LoraKeySet, lora_key_sets
+from pytest_lora_ckpt.strategies.checkpoint_specs import CheckpointRecipe, checkpoint_recipes
 from pytest_lora_ckpt.strategies.checkpoints import (
     FaultyCheckpoint,
     HealthyCheckpoint,
@@ -26,7 +27,6 @@ from pytest_lora_ckpt.strategies.keysets import DrawnKeySet
 from pytest_lora_ckpt.strategies.models import model_key_sets
 from pytest_lora_ckpt.strategies.names import key_strings, module_paths
 from pytest_lora_ckpt.strategies.pairs import RemappingExample, remappings
-from pytest_lora_ckpt.strategies.recipes import CheckpointRecipe, checkpoint_recipes
 from pytest_lora_ckpt.strategies.wrapping import Wrapping, wrappings
 
 __all__ = [

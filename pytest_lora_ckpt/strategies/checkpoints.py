@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
 from pytest_lora_ckpt.faults import FAULTS, Fault, faults_for
-from pytest_lora_ckpt.strategies.recipes import LAYOUTS, CheckpointRecipe, checkpoint_recipes
+from pytest_lora_ckpt.strategies.checkpoint_specs import LAYOUTS, CheckpointRecipe, checkpoint_recipes
 from pytest_lora_ckpt.strategies.validation import check_directory, check_names, check_strategy
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class HealthyCheckpoint:
             ...     checkpoint.path.name, type(checkpoint.load()).__name__
             ('last.ckpt', 'PeftModel')
         """
-        from pytest_lora_ckpt.strategies.living import save  # torch and PEFT, for those who write files.
+        from pytest_lora_ckpt.strategies.materialize import save  # torch and PEFT, for those who write files.
 
         folder = Path(tempfile.mkdtemp(prefix=f"{recipe.layout}-", dir=directory))
         (folder / "run").mkdir()
@@ -65,19 +65,19 @@ class HealthyCheckpoint:
 
     def make_model(self) -> torch.nn.Module:
         """Make the model that receives the weights; its adapter is not trained yet."""
-        from pytest_lora_ckpt.strategies.living import make_fresh  # As above.
+        from pytest_lora_ckpt.strategies.materialize import make_fresh  # As above.
 
         return make_fresh(self.recipe)
 
     def base_model(self) -> torch.nn.Module:
         """Make the base model, as it was before training."""
-        from pytest_lora_ckpt.strategies.living import make_base  # As above.
+        from pytest_lora_ckpt.strategies.materialize import make_base  # As above.
 
         return make_base(self.recipe)
 
     def trained_model(self) -> torch.nn.Module:
         """Make the model whose state was saved."""
-        from pytest_lora_ckpt.strategies.living import make_trained  # As above.
+        from pytest_lora_ckpt.strategies.materialize import make_trained  # As above.
 
         return make_trained(self.recipe)
 
@@ -90,14 +90,14 @@ class HealthyCheckpoint:
         Args:
             path: The damaged copy.
         """
-        from pytest_lora_ckpt.strategies.living import load  # As above.
+        from pytest_lora_ckpt.strategies.materialize import load  # As above.
 
         return load(self.recipe, self.path if path is None else Path(path))
 
     @property
     def inputs(self) -> dict[str, Any]:
         """Keyword arguments for a forward pass of any of its models."""
-        from pytest_lora_ckpt.strategies.living import make_inputs  # As above.
+        from pytest_lora_ckpt.strategies.materialize import make_inputs  # As above.
 
         return make_inputs(self.recipe)
 

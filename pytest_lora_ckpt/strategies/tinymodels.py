@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.strategies.recipes import CheckpointRecipe
+    from pytest_lora_ckpt.strategies.checkpoint_specs import CheckpointRecipe
 
 WORDS, PIXELS = 11, 5
 

@@ -57,7 +57,7 @@ def adapted(dtype: torch.dtype) -> torch.nn.Module:
 def test_update_sizes_of_a_7b_adapter(benchmark: BenchmarkFixture, name: str) -> None:
     import torch
 
-    from pytest_lora_ckpt.proof.layers import adapter_layers
+    from pytest_lora_ckpt.lora.layers import adapter_layers
     from pytest_lora_ckpt.proof.updates import update_sizes
 
     model = adapted(getattr(torch, name))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_lora_ckpt.checkpoint import Opaque
-from pytest_lora_ckpt.checkpoint.opaque import describe, kind_and_size
+from pytest_lora_ckpt.checkpoint.pickle.inert import describe, kind_and_size
 from pytest_lora_ckpt.tensors import TensorInfo
 
 

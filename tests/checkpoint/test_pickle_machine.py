@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, Opaque, open_checkpoint
-from pytest_lora_ckpt.checkpoint.pickles.machine import PickleMachine
-from pytest_lora_ckpt.checkpoint.pickles.state import BrokenPickleError
+from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
+from pytest_lora_ckpt.checkpoint.pickle.state import BrokenPickleError
 
 if TYPE_CHECKING:
     from typing_extensions import Self

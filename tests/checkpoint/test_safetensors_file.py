@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
-from pytest_lora_ckpt.checkpoint.readers.safetensors_file import MAX_HEADER
+from pytest_lora_ckpt.checkpoint.formats.safetensors_file import MAX_HEADER
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_lora_ckpt.checkpoint.zip_index import BrokenZipError, read_index
+from pytest_lora_ckpt.checkpoint.formats.zip_index import BrokenZipError, read_index
 
 
 def archive(records: dict[str, bytes], compression: int = zipfile.ZIP_STORED, comment: bytes = b"") -> io.BytesIO:

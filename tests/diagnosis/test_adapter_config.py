@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lora_ckpt import assert_lora_complete, compare, open_checkpoint
-from pytest_lora_ckpt.diagnosis import lora_pairs
-from pytest_lora_ckpt.diagnosis.config import config_findings
+from pytest_lora_ckpt.findings.from_config import config_findings
+from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import as_key_set
 from pytest_lora_ckpt.replicas import make_panorama_vlm, save_adapter
 

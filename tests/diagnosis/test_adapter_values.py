@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_lora_ckpt.diagnosis.values import ValueAudit, audit_values
+from pytest_lora_ckpt.findings.from_values import ValueAudit, audit_values
 from pytest_lora_ckpt.models import as_key_set
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_lora_ckpt.diagnosis import CAUSES, finding
+from pytest_lora_ckpt.findings import CAUSES, finding
 
 ROOT = Path(__file__).parents[2]
 

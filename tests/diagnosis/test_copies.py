@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import open_checkpoint
-from pytest_lora_ckpt.diagnosis.copies import beside_findings
-from pytest_lora_ckpt.diagnosis.values import audit_values
+from pytest_lora_ckpt.findings.from_copies import beside_findings
+from pytest_lora_ckpt.findings.from_values import audit_values
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_lora_ckpt.report import Finding
+    from pytest_lora_ckpt.results import Finding
 
 Tensors = dict[str, torch.Tensor]
 

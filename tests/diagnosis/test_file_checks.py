@@ -10,9 +10,9 @@ import torch
 from adapter_samples import llama, wear
 
 from pytest_lora_ckpt import open_checkpoint
-from pytest_lora_ckpt.checks import CHECKS
-from pytest_lora_ckpt.run import Run
-from pytest_lora_ckpt.stages import Demands
+from pytest_lora_ckpt.audit.checks import CHECKS
+from pytest_lora_ckpt.audit.evidence import Run
+from pytest_lora_ckpt.comparison.stages import Demands
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,10 @@ import torch
 from adapter_samples import Mixed, llama, qwen2, save, wear
 
 from pytest_lora_ckpt import compare
-from pytest_lora_ckpt.checks import CHECKS
-from pytest_lora_ckpt.diagnosis.intruders import intruder_findings
-from pytest_lora_ckpt.run import Run
-from pytest_lora_ckpt.stages import Demands
+from pytest_lora_ckpt.audit.checks import CHECKS
+from pytest_lora_ckpt.audit.evidence import Run
+from pytest_lora_ckpt.comparison.stages import Demands
+from pytest_lora_ckpt.findings.from_intruders import intruder_findings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

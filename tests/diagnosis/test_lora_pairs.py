@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pytest_lora_ckpt.diagnosis.pairs import lora_pair_findings, lora_pairs
+from pytest_lora_ckpt.findings.from_pairs import lora_pair_findings
+from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import as_key_set
 
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_lora_ckpt.diagnosis.targets import is_left_out, is_saved
+from pytest_lora_ckpt.lora.targets import is_left_out, is_saved
 
 MODULES = [
     "model.layers.0.self_attn.q_proj",

@@ -14,7 +14,7 @@ from fault_samples import snapshot
 
 from pytest_lora_ckpt import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.faults import FAULTS, Fault, NotApplicable, faults_for
-from pytest_lora_ckpt.faults.record import fault as enter
+from pytest_lora_ckpt.faults.fault import fault as enter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

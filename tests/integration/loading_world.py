@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_lora_ckpt.checks import CHECKS, CheckResult, run_check
-from pytest_lora_ckpt.run import Run
-from pytest_lora_ckpt.stages import Demands
+from pytest_lora_ckpt.audit.checks import CHECKS, CheckResult, run_check
+from pytest_lora_ckpt.audit.evidence import Run
+from pytest_lora_ckpt.comparison.stages import Demands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -67,7 +67,7 @@ def test_they_can_be_imported_by_name(audit: Audit, project: Project, toy_checkp
         {
             "tests/conftest.py": OVERRIDES,
             "tests/test_own.py": f"""
-from pytest_lora_ckpt.fixtures import lora_checkpoint, lora_ckpt, lora_report
+from pytest_lora_ckpt.pytest_plugin.fixtures import lora_checkpoint, lora_ckpt, lora_report
 {OWN}""",
         }
     )

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import compare, open_checkpoint
-from pytest_lora_ckpt.manifest import SCHEMA, Manifest, make_manifest, read_manifest, write_manifest, writing
+from pytest_lora_ckpt.manifest import SCHEMA, Manifest, make_manifest, read_manifest, write_manifest
+from pytest_lora_ckpt.manifest import write as writing
 from pytest_lora_ckpt.manifest.digests import digest_tensor, digest_tensors
 from pytest_lora_ckpt.models import as_key_set, model_keys
 from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs

@@ -8,8 +8,8 @@ from tiny_adapters import INPUTS, KINDS, LINEAR, Tiny, adapted, lora_config, tra
 from torch import nn
 
 from pytest_lora_ckpt import assert_adapter_active
+from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
 from pytest_lora_ckpt.proof import adapter_effect
-from pytest_lora_ckpt.proof.layers import AdapterLayer, adapter_layers
 from pytest_lora_ckpt.proof.switching import describe_adapters
 from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs
 

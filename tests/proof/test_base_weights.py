@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import open_checkpoint
-from pytest_lora_ckpt.basefiles import find_base, open_base
+from pytest_lora_ckpt.checkpoint.layouts.transformers_model import find_base, open_base
 from pytest_lora_ckpt.proof import BaseWeights, compare_base
 from pytest_lora_ckpt.replicas import make_panorama_vlm
 

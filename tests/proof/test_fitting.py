@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_lora_ckpt.proof.bits import cast_between, same_bits
+from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
 from pytest_lora_ckpt.proof.fitting import fit_update
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -10,7 +10,7 @@ import torch
 from torch import multiprocessing
 
 from pytest_lora_ckpt import prove_load
-from pytest_lora_ckpt.proof.live import LiveState
+from pytest_lora_ckpt.proof.live_state import LiveState
 
 if TYPE_CHECKING:
     from pathlib import Path

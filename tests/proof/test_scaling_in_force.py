@@ -14,9 +14,9 @@ from tiny_adapters import LINEAR, Tiny, adapted, lora_config
 from torch import nn
 
 from pytest_lora_ckpt import open_checkpoint
-from pytest_lora_ckpt.checkpoint.opaque import Opaque
-from pytest_lora_ckpt.proof.layers import adapter_layers
-from pytest_lora_ckpt.proof.scaling import expected_scaling, lora_config_in, scaling_differences
+from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque
+from pytest_lora_ckpt.lora.layers import adapter_layers
+from pytest_lora_ckpt.lora.scaling import expected_scaling, lora_config_in, scaling_differences
 
 if TYPE_CHECKING:
     from pathlib import Path

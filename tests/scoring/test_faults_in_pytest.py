@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import scored_loaders as loaders
 
+from pytest_lora_ckpt.audit.evidence import Run
+from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.faults import Fault
-from pytest_lora_ckpt.run import Run
 from pytest_lora_ckpt.scoring import audit_faults, render_score
-from pytest_lora_ckpt.stages import Demands
 
 if TYPE_CHECKING:
     from pathlib import Path

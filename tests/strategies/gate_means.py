@@ -6,11 +6,11 @@ import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.checks import CHECKS, CheckResult, run_check
-from pytest_lora_ckpt.run import Run
+from pytest_lora_ckpt.audit.checks import CHECKS, CheckResult, run_check
+from pytest_lora_ckpt.audit.evidence import Run
+from pytest_lora_ckpt.audit.project import ProjectError
+from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.scoring.comparing import fingerprint
-from pytest_lora_ckpt.stages import Demands
-from pytest_lora_ckpt.subject import ProjectError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,197 @@
+"""`Checkpoint`: what is known of a checkpoint from its index, and its tensors on demand; and what a reader is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_lora_ckpt.checkpoint import index as sources
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    import torch
+
+    from pytest_lora_ckpt.tensors import KeySet
+
+_LORA_A = re.compile(r"^(?:(?P<module>.*)\.)?lora_(?:embedding_)?A(?:\.(?P<name>(?!weight$)[^.]+))?(?:\.weight)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """One LoRA adapter, as far as a checkpoint tells of it.
+
+    Attributes:
+        rank: Rows of its `lora_A`; a sorted tuple where modules differ; None where there is none.
+        alpha: `lora_alpha` of `adapter_config.json`; None without one: a state dict does not hold it.
+        modules: How many modules it adapts.
+    """
+
+    rank: int | tuple[int, ...] | None
+    alpha: float | None
+    modules: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Checkpoint:
+    """An opened checkpoint: everything that its index tells. No file stays open.
+
+    Attributes:
+        path: What was opened.
+        layout: How it lies on disk: `"lightning"`, `"torch"`, `"safetensors"` or `"peft_adapter"`.
+        format: The file format that holds the tensors: `"torch zip"`, `"torch legacy"`, `"safetensors"`.
+        keys: The state dict's keys, exactly as they are in it, with what is known of each tensor.
+        source: Where the tensors' bytes lie.
+        file_bytes: Size on disk of the files that make up the checkpoint.
+        envelope: What lies beside the state dict in a torch file (`hyper_parameters`, `optimizer_states`, versions …)
+            as plain data, with `TensorInfo` for a tensor and `Opaque` for an object of any other class; the
+            `__metadata__` of a safetensors file.
+        opaque_keys: Entries of the state dict that are no plain tensor -> what they are (quantized, sparse, on the meta
+            device, an `_extra_state`). They are not in `keys`.
+        globals: Every `module.name` that the pickle names, sorted; none of them was imported.
+        adapter_config: The contents of `adapter_config.json`, for a PEFT adapter.
+        beside: The PEFT adapter in `lora_weights/` beside a torch file.
+        beside_error: Why that directory, though it exists, is no readable adapter.
+        twin: The adapter's weights in the other format, in the same directory: PEFT reads the safetensors file.
+        notes: Short remarks worth showing.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pytest_lora_ckpt.checkpoint import open_checkpoint
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": {"head.weight": torch.eye(2)}, "epoch": 3}, f"{folder}/last.pt")
+        ...     checkpoint = open_checkpoint(f"{folder}/last.pt")
+        ...     checkpoint.keys["head.weight"].shape, checkpoint.envelope["epoch"], checkpoint.read("head.weight")[0]
+        ((2, 2), 3, tensor([1., 0.]))
+    """
+
+    path: Path
+    layout: str
+    format: str
+    keys: KeySet
+    source: sources.TensorSource = field(repr=False)
+    file_bytes: int
+    envelope: Mapping[str, object] = field(default_factory=dict, repr=False)
+    opaque_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    globals: tuple[str, ...] = field(default=(), repr=False)
+    adapter_config: dict[str, Any] | None = field(default=None, repr=False)
+    beside: Checkpoint | None = field(default=None, repr=False)
+    beside_error: CheckpointError | None = None
+    twin: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def adapters(self) -> Mapping[str, AdapterInfo]:
+        """Adapters that the keys or the config show, by name; `"default"` where the keys carry none, as PEFT saves."""
+        ranks: dict[str, set[int]] = {}
+        modules: dict[str, set[str]] = {}
+        for key, info in self.keys.items():
+            if "lora_" in key and (found := _LORA_A.match(key)):
+                name = found["name"] or "default"
+                modules.setdefault(name, set()).add(found["module"] or "")
+                ranks.setdefault(name, set()).update(info.shape[:1])
+        config = self.adapter_config or {}
+        alpha = _number(config.get("lora_alpha"))
+        if not modules and self.adapter_config is not None:
+            rank = config.get("r")
+            return {"default": AdapterInfo(rank if isinstance(rank, int) else None, alpha, 0)}
+        return {name: AdapterInfo(_rank(ranks[name]), alpha, len(modules[name])) for name in modules}
+
+    def read(self, key: str) -> torch.Tensor:
+        """Return the tensor called `key`, on the CPU, from a private memory map of just its bytes.
+
+        Writing into it never changes the file. Strides are kept; memory shared with other keys is not.
+
+        Raises:
+            UnknownKeyError: There is no such key; also a `KeyError`.
+            CheckpointError: It is one of `opaque_keys`, or the file has changed since it was opened.
+        """
+        self._require(key)
+        return sources.read_tensor(self.keys[key], self.source.locate(key))
+
+    def read_bytes(self, key: str) -> memoryview:
+        """Return the bytes of the tensor called `key`, without torch.
+
+        They are the elements in order where `keys[key].stride` is None. Else they are everything from the tensor's
+        first element to its last, elements of other tensors included, to be walked with the stride.
+
+        Raises:
+            UnknownKeyError: There is no such key; also a `KeyError`.
+            CheckpointError: It is one of `opaque_keys`, or the file has changed since it was opened.
+        """
+        self._require(key)
+        return sources.read_bytes(self.source.locate(key))
+
+    def damaged(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the keys whose bytes do not have the checksum that the file gives for them.
+
+        Only torch's zip format has checksums, and `torch.load` does not look at them. A record that is far bigger than
+        the tensors asked for (views of one storage) is not read, nor is one without a checksum.
+
+        Raises:
+            CheckpointError: The file has changed since it was opened.
+        """
+        known = [key for key in keys if key in self.keys]
+        return tuple(self.source.damaged(known)) if isinstance(self.source, sources.ChecksummedSource) else ()
+
+    def _require(self, key: str) -> None:
+        """Raise unless `key` names a plain tensor."""
+        if key in self.keys:
+            return
+        if key in self.opaque_keys:
+            raise CheckpointError(
+                "opaque-key",
+                self.path,
+                expected=f"a plain tensor under {key!r}",
+                found=self.opaque_keys[key],
+                remedy="Read it with the library that saved it; its bytes alone are not its values.",
+            )
+        import difflib  # Only a failure pays for it.
+
+        near = difflib.get_close_matches(key, self.keys, n=3)
+        raise UnknownKeyError(
+            "unknown-key",
+            self.path,
+            expected=f"the key {key!r}",
+            found=f"{len(self.keys)} keys, this one is not among them",
+            remedy=f"Did you mean {' or '.join(map(repr, near))}?" if near else "See `.keys` for those there are.",
+        )
+
+
+class Reader(Protocol):
+    """One module of `readers/`: reads one format.
+
+    Attributes:
+        NAME: What it reads, as in `Checkpoint.format`.
+        EXPECTS: How such a file or directory is recognised, in words.
+    """
+
+    NAME: str
+    EXPECTS: str
+
+    def accepts(self, head: bytes, path: Path) -> bool:
+        """Say, cheaply, whether this may be such a checkpoint; `head` is empty for a directory."""
+        ...
+
+    def read(self, path: Path) -> Checkpoint:
+        """Read the index.
+
+        Raises:
+            NotMineError: It is of another format after all.
+            CheckpointError: It is of this format, and broken.
+        """
+        ...
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _rank(ranks: set[int]) -> int | tuple[int, ...] | None:
+    if len(ranks) > 1:
+        return tuple(sorted(ranks))
+    return next(iter(ranks), None)

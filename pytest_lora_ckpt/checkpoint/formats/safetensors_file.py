@@ -1,0 +1,244 @@
+"""safetensors: the length of a header, the header in JSON, the tensors' bytes.
+
+The rules are those of https://github.com/huggingface/safetensors (README, "Format") as version 0.8 of its library holds
+them. Where that library is lax, so is this reader, with a note: of a tensor named twice the last one counts, and the
+file is whole where the bytes of those that count cover it. Two stretches of bytes under one name thus leave a hole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError
+from pytest_lora_ckpt.checkpoint.index import Extent
+from pytest_lora_ckpt.checkpoint.pickle.inert import describe
+from pytest_lora_ckpt.tensors import KeySet, TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+NAME = "safetensors"
+EXPECTS = "eight bytes with the length of a JSON header, then the header"
+
+MAX_HEADER = 100_000_000  # `MAX_HEADER_SIZE` in safetensors/src/tensor.rs.
+_LENGTH = 8
+_METADATA = "__metadata__"
+_UINT64 = 1 << 64
+# safetensors' name -> torch's name, bits per element. torch has no type for the six-bit ones.
+_DTYPES: Mapping[str, tuple[str, int]] = {
+    "BOOL": ("bool", 8),
+    "F4": ("float4_e2m1fn_x2", 4),
+    "F6_E2M3": ("", 6),
+    "F6_E3M2": ("", 6),
+    "U8": ("uint8", 8),
+    "I8": ("int8", 8),
+    "F8_E5M2": ("float8_e5m2", 8),
+    "F8_E4M3": ("float8_e4m3fn", 8),
+    "F8_E8M0": ("float8_e8m0fnu", 8),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 8),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
+    "I16": ("int16", 16),
+    "U16": ("uint16", 16),
+    "F16": ("float16", 16),
+    "BF16": ("bfloat16", 16),
+    "I32": ("int32", 32),
+    "U32": ("uint32", 32),
+    "F32": ("float32", 32),
+    "C64": ("complex64", 64),
+    "F64": ("float64", 64),
+    "I64": ("int64", 64),
+    "U64": ("uint64", 64),
+}
+
+
+class _BrokenHeaderError(Exception):
+    """The header breaks a rule of the format."""
+
+
+def accepts(head: bytes, path: Path) -> bool:
+    """Say whether a header follows the first eight bytes, or the name promises one."""
+    return bool(head) and (head[_LENGTH : _LENGTH + 1] == b"{" or path.suffix == ".safetensors")
+
+
+def read(path: Path) -> Checkpoint:
+    """Read the header.
+
+    Raises:
+        NotMineError: The name alone spoke for it, and no header could begin like this.
+        CheckpointError: A rule of the format is broken, or there is no tensor.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        first = file.read(_LENGTH + 1)
+        length = int.from_bytes(first[:_LENGTH], "little")
+        if length > MAX_HEADER and not first.endswith(b"{"):
+            raise NotMineError(f"its first eight bytes would be the length of a header of {length} bytes")
+        if len(first) < _LENGTH or _LENGTH + length > size or length > MAX_HEADER:
+            raise _length_error(path, size, length)
+        file.seek(_LENGTH)
+        raw = file.read(length)
+    notes: list[str] = []
+    try:
+        metadata, infos, starts, opaque = _parse(raw, size - _LENGTH - length, notes)
+    except _BrokenHeaderError as error:
+        raise CheckpointError(
+            "damaged",
+            path,
+            expected="a safetensors file that keeps the rules of the format",
+            found=str(error),
+            remedy="Copy the file again, or save it again with `safetensors.torch.save_file`.",
+        ) from error
+    if not infos and not opaque:
+        raise CheckpointError(
+            "empty",
+            path,
+            expected="tensors",
+            found="a whole safetensors file with no tensor in it",
+            remedy="Save again and look at what is passed to the saving function: under ZeRO-3 or FSDP the weights"
+            " must be gathered first.",
+        )
+    return Checkpoint(
+        path=path,
+        layout="safetensors",
+        format=NAME,
+        keys=KeySet(infos),
+        source=SafetensorsSource(path, infos, {key: _LENGTH + length + start for key, start in starts.items()}),
+        file_bytes=size,
+        envelope=metadata,
+        opaque_keys=opaque,
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SafetensorsSource:
+    """Finds a tensor behind the header."""
+
+    path: Path
+    infos: Mapping[str, TensorInfo]
+    starts: Mapping[str, int]
+
+    def locate(self, key: str) -> Extent:
+        """See `TensorSource`."""
+        return Extent(self.path, self.starts[key], self.infos[key].nbytes)
+
+
+def _length_error(path: Path, size: int, length: int) -> CheckpointError:
+    """Return what is wrong with a header that is not there in full."""
+    if length > MAX_HEADER:
+        problem, found = "damaged", f"a header of {length} bytes, more than the {MAX_HEADER} that the format allows"
+    else:
+        problem, found = "truncated", f"{size} bytes, of which the header alone needs {_LENGTH + length}"
+    return CheckpointError(
+        problem,
+        path,
+        expected="a whole safetensors file",
+        found=found,
+        remedy="Copy the file again and compare its size with the original's.",
+    )
+
+
+def _parse(
+    raw: bytes, data_size: int, notes: list[str]
+) -> tuple[dict[str, str], dict[str, TensorInfo], dict[str, int], dict[str, str]]:
+    """Return metadata, tensors, where each begins, and the entries of which torch has no dtype."""
+    metadata: dict[str, str] = {}
+    infos: dict[str, TensorInfo] = {}
+    starts: dict[str, int] = {}
+    opaque: dict[str, str] = {}
+    ranges: dict[str, tuple[int, int]] = {}
+    for name, entry in _pairs(raw):
+        if name == _METADATA:
+            if metadata or not isinstance(entry, _Object):
+                raise _BrokenHeaderError("`__metadata__` is there twice, or is no object")
+            metadata = _checked_metadata(entry)
+            continue
+        if name in starts:
+            notes.append(f"tensor {describe(name, 200)} is named twice in the header: the last one counts")
+            infos.pop(name, None)
+            opaque.pop(name, None)
+        dtype, shape, begin, end = _entry(name, entry)
+        starts[name] = begin
+        ranges[name] = (begin, end)
+        if dtype:
+            info = infos[name] = TensorInfo(shape, dtype)
+            if info.nbytes != end - begin:
+                raise _BrokenHeaderError(f"tensor {describe(name)} of shape {shape} {dtype} has {end - begin} bytes")
+        else:
+            opaque[name] = f"a tensor of six-bit floats, shape {shape}: torch has no such dtype"
+    _check_cover(sorted((begin, end, name) for name, (begin, end) in ranges.items()), data_size)
+    return metadata, infos, starts, opaque
+
+
+class _Object(list[tuple[str, Any]]):
+    """A JSON object as the pairs that it has: a dict would forget a name that is there twice."""
+
+
+def _pairs(raw: bytes) -> _Object:
+    """Return the header's pairs, names that are there twice included."""
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_Object, parse_constant=_refuse)
+    except UnicodeDecodeError as error:
+        raise _BrokenHeaderError(f"the header is not UTF-8: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise _BrokenHeaderError(f"the header is not JSON: {error}") from error
+    if not isinstance(header, _Object) or not raw.startswith(b"{"):
+        raise _BrokenHeaderError("the header is no JSON object")
+    return header
+
+
+def _refuse(constant: str) -> object:
+    raise _BrokenHeaderError(f"the header has {constant} for a number")
+
+
+def _checked_metadata(entry: _Object) -> dict[str, str]:
+    for name, value in entry:
+        if not isinstance(value, str):
+            raise _BrokenHeaderError(f"`__metadata__` has something else than a text under {describe(name)}")
+    return dict(entry)
+
+
+def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
+    """Return dtype, shape, begin and end of one entry."""
+    fields = dict(entry) if isinstance(entry, _Object) else {}
+    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    known = _DTYPES.get(dtype) if isinstance(dtype, str) else None
+    if known is None:
+        raise _BrokenHeaderError(f"tensor {describe(name)} has the unknown dtype {describe(dtype)}")
+    if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:  # noqa: PLR2004 - Begin and end.
+        raise _BrokenHeaderError(f"tensor {describe(name)}: {describe(fields)} is no shape and no pair of offsets")
+    begin, end = offsets
+    torch_name, bits = known
+    total = math.prod(shape) * bits
+    if total >= _UINT64 or total % 8 or begin > end or total // 8 != end - begin:
+        raise _BrokenHeaderError(
+            f"tensor {describe(name)} of shape {describe(shape)} {dtype} does not take the {end - begin} bytes it has"
+        )
+    if bits == 4 and shape:  # noqa: PLR2004 - Two four-bit values make one element of torch's type.
+        if shape[-1] % 2:
+            raise _BrokenHeaderError(f"tensor {describe(name)} has half a byte per row")
+        shape = [*shape[:-1], shape[-1] // 2]
+    return torch_name, tuple(shape), begin, end
+
+
+def _is_counts(value: object) -> TypeGuard[list[int]]:
+    return type(value) is list and all(type(number) is int and number >= 0 for number in value)
+
+
+def _check_cover(ranges: list[tuple[int, int, str]], data_size: int) -> None:
+    """Check that the tensors lie one behind another, from the header to the end of the file."""
+    position = 0
+    for begin, end, name in ranges:
+        if begin != position:
+            what = "overlaps the one before it" if begin < position else "leaves a hole before it"
+            raise _BrokenHeaderError(f"tensor {describe(name)} at {begin} to {end} {what}")
+        position = end
+    if position != data_size:
+        what = "is cut off" if data_size < position else "has more behind them"
+        raise _BrokenHeaderError(f"the tensors take {position} bytes, the file {what}: {data_size}")

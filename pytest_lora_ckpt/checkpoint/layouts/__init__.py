@@ -1,0 +1,1 @@
+"""Which files make up one checkpoint: one module per layout."""

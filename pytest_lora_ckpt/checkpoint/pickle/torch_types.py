@@ -1,0 +1,230 @@
+"""What torch's names mean in a pickle: storages and tensors, as `TensorInfo`.
+
+Sources: `torch/_utils.py`, `torch/_tensor.py`, `torch/storage.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, describe
+from pytest_lora_ckpt.checkpoint.pickle.plain import Builder, UnfitError
+from pytest_lora_ckpt.checkpoint.pickle.state import BrokenPickleError
+from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# `torch.storage._dtype_to_storage_type_map`; newer dtypes come as an untyped storage and a dtype.
+STORAGE_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "BFloat16Storage": "bfloat16",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "QInt8Storage": "qint8",
+    "QInt32Storage": "qint32",
+    "QUInt8Storage": "quint8",
+    "UntypedStorage": "uint8",
+}
+
+_PLAIN_CLASSES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
+
+
+@dataclass(slots=True, eq=False)
+class Storage:
+    """Memory that tensors share: `numel` elements of `dtype`, `shift` of them into the record called `name`."""
+
+    name: str
+    dtype: str
+    numel: int
+    shift: int = 0
+
+    def __str__(self) -> str:
+        """Say which storage it is, in a few words whatever the file calls it."""
+        return f"storage {describe(self.name, 60)} of {describe(self.numel, 40)} {self.dtype[:40]}"
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes from the start of the record to the storage's end; None for a dtype that is not known here."""
+        size = ITEM_SIZES.get(self.dtype)
+        return None if size is None else (self.shift + self.numel) * size
+
+
+class TorchCalls:
+    """The calls by which torch's pickles make tensors.
+
+    Args:
+        check: Called once for each storage; raises `BrokenPickleError` if the file does not hold it.
+
+    Attributes:
+        storages: name -> the storage as first named.
+        subclasses: Classes of tensors beyond torch's own, which were read as plain tensors.
+    """
+
+    def __init__(self, check: Callable[[Storage], None] = lambda _: None) -> None:
+        """See the class."""
+        self._check = check
+        self.storages: dict[str, Storage] = {}
+        self.subclasses: set[str] = set()
+
+    @property
+    def builders(self) -> Mapping[str, Builder]:
+        """Qualified name -> what to make of its arguments."""
+        made: dict[str, Builder] = {"torch.Size": _size}
+        for name, builder in self._tensor_builders.items():
+            made[f"torch._utils.{name}"] = builder
+        for module in ("torch._tensor", "torch.tensor"):
+            made[f"{module}._rebuild_from_type"] = self._from_type
+            made[f"{module}._rebuild_from_type_v2"] = self._from_type
+        return made
+
+    @property
+    def _tensor_builders(self) -> Mapping[str, Builder]:
+        return {
+            "_rebuild_tensor": _tensor,
+            "_rebuild_tensor_v2": _tensor,
+            "_rebuild_tensor_v3": _tensor_v3,
+            "_rebuild_parameter": _first,
+            "_rebuild_parameter_with_state": _first,
+        }
+
+    def persistent(self, saved: tuple[object, ...]) -> object:
+        """Return the storage that a persistent id describes.
+
+        Raises:
+            BrokenPickleError: It is no storage, the file does not hold it, or it has two descriptions.
+        """
+        match saved:
+            case ("storage" | b"storage", Opaque() as kind, str() as name, _, int() as numel, *view) if numel >= 0:
+                dtype = STORAGE_DTYPES.get(kind.qualname.rpartition(".")[2], kind.qualname)
+                known = self.storages.get(name)
+                if known is None:
+                    known = self.storages[name] = Storage(name, dtype, numel)
+                    self._check(known)
+                elif (known.dtype, known.numel) != (dtype, numel):
+                    # The same bytes under an untyped and a typed name are one storage, seen twice.
+                    again = Storage(name, dtype, numel)
+                    if again.nbytes != known.nbytes:
+                        raise BrokenPickleError(f"storage {describe(name, 60)} is described twice, differently")
+                    known = again
+                return _view(known, *view)
+            case ("module" | b"module", Opaque() as kind, _, _):
+                return kind  # The legacy format keeps the source code of a module's class beside it.
+        raise BrokenPickleError(f"a persistent id that is no storage: {describe(saved)}")
+
+    def _from_type(self, arguments: tuple[object, ...]) -> object:
+        """Make a tensor of a subclass: `(function, class, its arguments, state)`."""
+        match arguments:
+            case (Opaque() as function, Opaque() as kind, tuple() as inner, _) if kind.args is None:
+                module, _, name = function.qualname.rpartition(".")
+                builder = self._tensor_builders.get(name) if module == "torch._utils" else None
+                if builder is not None and function.args is None:
+                    made = builder(inner)
+                    if kind.qualname not in _PLAIN_CLASSES:
+                        self.subclasses.add(kind.qualname)
+                    return made
+        raise UnfitError
+
+
+def _view(storage: Storage, view: object = None) -> Storage:
+    """Return the part of a storage that the legacy format may name."""
+    match view:
+        case None:
+            return storage
+        case (_, int() as offset, int() as numel) if offset >= 0 and numel >= 0 and offset + numel <= storage.numel:
+            return Storage(storage.name, storage.dtype, numel, storage.shift + offset)
+    raise BrokenPickleError(f"a view {describe(view)} outside storage {describe(storage.name, 60)}")
+
+
+def _size(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    match arguments:
+        case (tuple() | list() as sizes,):
+            return tuple(sizes)
+    raise UnfitError
+
+
+def _first(arguments: tuple[object, ...]) -> TensorInfo:
+    """Make a `Parameter`: the tensor comes first."""
+    if arguments and isinstance(arguments[0], TensorInfo):
+        return arguments[0]
+    raise UnfitError
+
+
+def _tensor(arguments: tuple[object, ...]) -> TensorInfo:
+    """Make a tensor from `(storage, offset, size, stride[, requires_grad, hooks[, metadata]])`."""
+    if len(arguments) > 6 and arguments[6]:  # noqa: PLR2004 - The seventh.
+        raise UnfitError  # A conjugate or negative view: its bytes are not its values.
+    return _placed(arguments[:4], None)
+
+
+def _tensor_v3(arguments: tuple[object, ...]) -> TensorInfo:
+    """Make a tensor from `(storage, offset, size, stride, requires_grad, hooks, dtype[, metadata])`."""
+    match arguments:
+        case (_, _, _, _, _, _, Opaque(qualname=name)) | (_, _, _, _, _, _, Opaque(qualname=name), None | {}):
+            return _placed(arguments[:4], name.removeprefix("torch."))
+    raise UnfitError
+
+
+def _placed(arguments: tuple[object, ...], dtype: str | None) -> TensorInfo:
+    """Return what is known of a tensor after checking that it lies inside its storage."""
+    if len(arguments) != 4:  # noqa: PLR2004 - Storage, offset, size, stride.
+        raise UnfitError
+    storage, offset, shape, stride = arguments
+    if not (isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(stride, tuple)):
+        raise UnfitError
+    if len(shape) != len(stride) or set(map(type, (offset, *shape, *stride))) != {int}:
+        raise UnfitError
+    size = ITEM_SIZES.get(dtype or storage.dtype)
+    if size is None:
+        raise UnfitError
+    numel, covered, kept = _geometry(shape, stride)
+    offset += storage.shift * ITEM_SIZES[storage.dtype] // size if storage.shift else 0  # type: ignore[operator]
+    if offset < 0 or (numel and (offset + covered) * size > (storage.nbytes or 0)):
+        raise BrokenPickleError(
+            f"a tensor of shape {describe(shape)} reaches outside {storage}, of {storage.nbytes} bytes"
+        )
+    return TensorInfo(shape, dtype or storage.dtype, numel * size, kept, storage.name, offset)
+
+
+@lru_cache(maxsize=1024)
+def _geometry(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int, tuple[int, ...] | None]:
+    """Return the number of elements, how many are covered, and the stride where it says something.
+
+    A checkpoint has thousands of tensors and few shapes, so each is worked out once.
+    """
+    if shape and min(*shape, *stride) < 0:
+        raise BrokenPickleError(f"a tensor with a negative size or stride: {describe(shape)} {describe(stride)}")
+    return math.prod(shape), span(shape, stride), _strided(shape, stride)
+
+
+def span(shape: tuple[int, ...], stride: tuple[int, ...] | None) -> int:
+    """Return from its first to its last element, how many elements a tensor covers.
+
+    Example:
+        >>> span((2, 3), (1, 2)), span((2, 3), (4, 1)), span((2, 3), None)
+        (6, 7, 6)
+    """
+    if stride is None or 0 in shape:
+        return math.prod(shape)
+    return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+
+
+def _strided(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the stride where it says something, None where the tensor is contiguous (as torch defines it)."""
+    step = 1
+    for size, actual in zip(reversed(shape), reversed(stride), strict=True):
+        if size != 1 and actual != step:
+            return None if 0 in shape else stride
+        step *= size
+    return None

@@ -1,0 +1,52 @@
+"""A checkpoint and the adapter directory beside it, held against one model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.comparison.compare import compare
+from pytest_lora_ckpt.findings import finding
+from pytest_lora_ckpt.models import active_adapter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.comparison.stages import Stage
+    from pytest_lora_ckpt.keys import Remapping
+    from pytest_lora_ckpt.results import LoadReport
+
+
+def compare_with_beside(
+    checkpoint: Checkpoint,
+    model: Any,
+    remapping: Remapping | None = None,
+    *,
+    stage: Stage | None = None,
+    adapter_name: str | None = None,
+) -> tuple[LoadReport, Mapping[str, str]]:
+    """Compare with a model; LoRA that lies in an adapter directory beside the checkpoint is not lost.
+
+    Args:
+        checkpoint: The checkpoint, which knows of the directory (`.beside`).
+        model: A model, or its keys and shapes.
+        remapping: How the checkpoint's keys become the model's. Inferred where not given.
+        stage: The training stage, whose untrained components are excused.
+        adapter_name: Name of the adapter in the model; the active one where not given.
+
+    Returns:
+        The report, and which keys of the directory fill which keys of the model.
+    """
+    name = adapter_name or active_adapter(model) or "default"
+    report = compare(checkpoint, model, remapping, stage=stage, adapter_name=name)
+    beside = checkpoint.beside
+    if report.remapped is None or beside is None:
+        return report, {}
+    brought = compare(beside, model, scope="adapter", adapter_name=name).mapping
+    slots = set(report.remapped.missing.of("lora")).intersection(brought.values())
+    if report.lora_keys[0] or not slots:
+        return report, brought
+    report = compare(checkpoint, model, remapping, stage=stage, adapter_name=name, elsewhere=slots)
+    told = f"{len(slots)} LoRA keys of the model are not in the checkpoint but in {beside.path.name}/ beside it."
+    return dataclasses.replace(report, findings=(*report.findings, finding("lora-beside", told, slots))), brought

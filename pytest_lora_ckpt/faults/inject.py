@@ -1,0 +1,141 @@
+"""Write a `Draft`: the weights file by the library that wrote the original, all else copied as it is."""
+
+from __future__ import annotations
+
+import json
+import pickle  # For the name of an exception; nothing is unpickled here.
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.checkpoint.formats.peft_directory import CONFIG
+from pytest_lora_ckpt.checkpoint.open import BESIDE
+from pytest_lora_ckpt.faults.fault import NotApplicable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+
+    from pytest_lora_ckpt.faults.draft import Draft, Edit
+
+# What was written down at training time: under this name for a directory, also `NAME.lora_manifest.json` for one file.
+MANIFEST = "lora_manifest.json"
+
+
+def require_empty(out_dir: Path) -> None:
+    """Raise FileExistsError unless this is an empty directory, or nothing."""
+    if out_dir.is_dir() and not any(out_dir.iterdir()):
+        return
+    if out_dir.exists() or out_dir.is_symlink():
+        raise FileExistsError(f"out_dir={str(out_dir)!r} must be empty or absent")
+
+
+def write(draft: Draft, out_dir: Path) -> Path:
+    """Write the copy below `out_dir` and return its path; what was half written is removed.
+
+    Raises:
+        NotApplicable: The original cannot be written again without running code from it.
+        ValueError: `out_dir` lies within the checkpoint.
+    """
+    was_there = out_dir.is_dir()
+    original = draft.checkpoint.path
+    weights = draft.weights
+    is_adapter = draft.checkpoint.layout == "peft_adapter"
+    if is_adapter and out_dir.resolve().is_relative_to(weights.parent.resolve()):
+        raise ValueError(f"out_dir={str(out_dir)!r} must not lie within the checkpoint {original}")
+    try:
+        folder = out_dir / weights.parent.resolve().name if is_adapter else out_dir
+        _copy_what_is_beside(weights, folder, whole_folder=is_adapter)
+        target = folder / weights.name
+        if draft.has_new_tensors:
+            write_tensors(draft, target)
+        else:
+            shutil.copyfile(weights, target)
+        if draft.has_new_config:
+            text = json.dumps(draft.config, indent=2, sort_keys=True)  # As `PeftConfigMixin.save_pretrained` does.
+            (folder / CONFIG).write_text(text, encoding="utf-8")
+        for patch in draft.patches:
+            patch(target)
+    except BaseException:
+        _remove(out_dir, was_there=was_there)
+        raise
+    return folder if original.is_dir() else folder / original.name
+
+
+def _copy_what_is_beside(weights: Path, folder: Path, *, whole_folder: bool) -> None:
+    source = weights.parent
+    if whole_folder:
+        shutil.copytree(source, folder, ignore=lambda where, _: {weights.name} if Path(where) == source else set())
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if (source / BESIDE).is_dir():
+        shutil.copytree(source / BESIDE, folder / BESIDE)
+    for name in (MANIFEST, f"{weights.stem}.{MANIFEST}"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _remove(out_dir: Path, *, was_there: bool) -> None:
+    shutil.rmtree(out_dir, ignore_errors=True)
+    if was_there:
+        out_dir.mkdir(exist_ok=True)
+
+
+def write_tensors(draft: Draft, target: Path) -> None:
+    """Write the state dict of a draft, in the format of the original."""
+    if draft.checkpoint.format == "safetensors":
+        _write_safetensors(draft, target)
+    else:
+        _write_torch(draft, target)
+
+
+def _write_safetensors(draft: Draft, target: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(draft.weights, framework="pt") as original:
+        tensors = dict(_made(draft, original.get_tensor))
+        # They lie in a map of the original, which goes when the last of them goes.
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target, metadata=original.metadata())
+
+
+def _write_torch(draft: Draft, target: Path) -> None:
+    import torch
+
+    is_zip = draft.checkpoint.format == "torch zip"
+    try:
+        contents: Any = torch.load(draft.weights, map_location="cpu", weights_only=True, mmap=is_zip)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise NotApplicable(
+            f"{draft.weights.name} holds objects that torch loads only by running code from the file, and that is "
+            f"not done: {str(error).splitlines()[0]}"
+        ) from error
+    state = _state_dict(contents, draft)
+    made = dict(_made(draft, state.__getitem__))
+    # The mapping itself stays: a class of its own, and the `_metadata` that `nn.Module.state_dict` adds.
+    state.clear()
+    state.update(made)
+    torch.save(contents, target, _use_new_zipfile_serialization=is_zip)
+
+
+def _state_dict(contents: Any, draft: Draft) -> Any:
+    """Find in a torch file the mapping whose keys are the checkpoint's; `envelope` is what lies beside it."""
+    beside = draft.checkpoint.envelope
+    for mapping in (contents, *(value for name, value in contents.items() if name not in beside)):
+        if isinstance(mapping, dict) and draft.keys.keys() <= mapping.keys():
+            return mapping
+    raise NotApplicable(f"{draft.weights.name} holds its state dict in a way that is not known here")
+
+
+def _made(draft: Draft, read: Callable[[str], torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Make the tensors; what was one tensor under several names, and is changed in one way, stays one."""
+    made: dict[tuple[str, str, Edit], torch.Tensor] = {}
+    for key, (origin, edit) in draft.entries.items():
+        if edit is None:
+            yield key, read(origin)
+            continue
+        once = (draft.names_of(key)[0], draft.names_of(origin)[0], edit)
+        if once not in made:
+            made[once] = edit(read(origin))
+        yield key, made[once]

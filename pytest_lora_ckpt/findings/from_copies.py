@@ -1,0 +1,122 @@
+"""Adapter tensors that are there twice: two of one name, one in several layers, one beside the file that differs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
+from pytest_lora_ckpt.findings.alike import template
+from pytest_lora_ckpt.findings.causes import finding
+from pytest_lora_ckpt.keys import infer_remapping, parse_keys
+from pytest_lora_ckpt.lora.pairs import lora_pairs
+from pytest_lora_ckpt.tensors import KeySet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.results import Finding
+
+# Elements. A tensor of a few values may well be that of another layer.
+_LEAST = 16
+
+
+def copy_findings(
+    keys: KeySet, read_bytes: Callable[[str], memoryview | bytes], zero: Collection[str] = ()
+) -> Iterator[Finding]:
+    """Find factors that are there twice with other values, and layers with the very factors of another layer.
+
+    Args:
+        keys: The checkpoint's keys.
+        read_bytes: Gives the elements of one tensor as bytes.
+        zero: Keys of tensors that hold only zeros.
+    """
+    pairs, aliases = lora_pairs(keys), keys.alias_of()
+    again = [
+        names
+        for pair in pairs
+        for names in pair.again
+        if names[1] not in aliases.get(names[0], ()) and not _same_bytes(keys, read_bytes, *names)
+    ]
+    if again:
+        told = f"{len(again)} LoRA tensors are there twice, under two prefixes and with other values: "
+        told += f"{again[0][0]} and {again[0][1]}."
+        yield finding("duplicate-adapter", told, [key for names in again for key in names])
+    alike: dict[tuple[str, ...], dict[bytes, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for pair in pairs:
+        key = pair.up[0] if pair.up else None
+        # Layers that share one module have one adapter: Zamba calls it `shared_transformer`.
+        if key is None or key in zero or keys[key].numel < _LEAST or "shared" in pair.module:
+            continue
+        place = template(pair.module)
+        if "*" in place:
+            digest = hashlib.blake2b(read_bytes(key), digest_size=16).digest()
+            alike[place, pair.adapter or "", keys[key].dtype][digest].append(key)
+    groups = [group for by_value in alike.values() for group in by_value.values()]
+    told_of = [
+        group
+        for group in groups
+        if len({aliases.get(key, (key,)) for key in group}) > 1 and not _is_constant(read_bytes(group[0]))
+    ]
+    if told_of:
+        told = f"{sum(map(len, told_of))} lora_B are bit for bit those of another layer: {told_of[0][0]} and "
+        yield finding("layers-identical", f"{told}{told_of[0][1]}.", [key for group in told_of for key in group])
+
+
+def beside_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Tell where the adapter in a checkpoint and the one in the directory beside it have other values."""
+    beside = checkpoint.beside
+    if beside is None:
+        return
+    here, there = (_adapter_keys(part.keys) for part in (checkpoint, beside))
+    if not here or not there:
+        return
+    pairs = infer_remapping(there, here, adapter_config=beside.adapter_config).mapping
+    differ = [place for key, place in pairs.items() if not _agree(beside, key, checkpoint, place)]
+    if differ:
+        told = f"{len(differ)} of {len(pairs)} adapter tensors of {checkpoint.path.name} have other values in "
+        yield finding("adapters-disagree", f"{told}{beside.path.name}/ beside it.", differ)
+
+
+def differing_twins(adapter: Checkpoint) -> list[str] | None:
+    """List the tensors that the file of the other format has otherwise, or not at all; None where it cannot be read."""
+    if adapter.twin is None:
+        return []
+    try:
+        twin = open_checkpoint(adapter.twin)
+        keys = {*adapter.keys, *twin.keys}
+        held = adapter.keys.keys() & twin.keys.keys()
+        return sorted(key for key in keys if key not in held or not _agree(adapter, key, twin, key))
+    except CheckpointError:
+        return None
+
+
+def _adapter_keys(keys: KeySet) -> KeySet:
+    return KeySet({key: keys[key] for key, parsed in parse_keys(keys).items() if parsed.is_lora and keys[key].numel})
+
+
+def _agree(one: Checkpoint, key: str, other: Checkpoint, place: str) -> bool:
+    """Compare bit for bit, or after the cast to the other's dtype: one of the two may be saved in half precision."""
+    infos = one.keys[key], other.keys[place]
+    if infos[0].dtype == infos[1].dtype and infos[0].stride is None and infos[1].stride is None:
+        return one.read_bytes(key) == other.read_bytes(place)
+    import torch  # Only tensors that cannot be compared as bytes pay for it.
+
+    left, right = one.read(key), other.read(place)
+    return torch.equal(left.to(right.dtype), right) or torch.equal(left, right.to(left.dtype))
+
+
+def _same_bytes(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes], one: str, other: str) -> bool:
+    infos = keys[one], keys[other]
+    return (infos[0].shape, infos[0].dtype, infos[0].stride) == (
+        infos[1].shape,
+        infos[1].dtype,
+        infos[1].stride,
+    ) and read_bytes(one) == read_bytes(other)
+
+
+def _is_constant(data: memoryview | bytes) -> bool:
+    """Whether all elements are the same, whatever their width of up to eight bytes."""
+    return bytes(data[8:]) == bytes(data[:-8])

@@ -1,0 +1,1 @@
+"""Which key of the model each key of the checkpoint becomes."""

@@ -1,0 +1,1 @@
+"""A remapping as a short list of regular expressions."""

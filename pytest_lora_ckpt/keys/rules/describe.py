@@ -1,0 +1,64 @@
+"""What an edit means, in words: its kind, who applies it, and a short sentence."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.keys.grammar import PEFT_LORA, WRAPPERS
+from pytest_lora_ckpt.keys.rules.edits import Candidate, without_symbols
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.keys.rules.rule import AppliedBy, Kind
+
+_LORA_WORDS = frozenset({"lora_down", "lora_up", "lora_a", "lora_b", "lora", "lora_linear_layer", "…_lora"})
+_SHORT = 2
+_PEFT_PARTS = frozenset({"base_model", "model", "base_layer", "original_module"})
+
+
+def classify(candidate: Candidate) -> tuple[Kind, AppliedBy, str]:
+    """Name the kind of a candidate, who applies it, and what it does in a few words."""
+    edit = candidate.edit
+    kind = _kind(edit.left, edit.old, edit.new)
+    by: AppliedBy = "peft" if kind in {"insert-adapter", "modules-to-save"} else "you"
+    old, new = _shown(edit.old), _shown(edit.new)
+    texts = {
+        "insert-adapter": f"insert the adapter's name {new}",
+        "rename-adapter": f"rename the adapter {old} to {new}",
+        "drop-adapter": f"drop the adapter's name {old}",
+    }
+    if kind in texts:
+        return kind, by, texts[kind]
+    if not edit.new:
+        is_tied = bool(edit.left) and re.escape(edit.left[-1]) + r"\." in candidate.pattern
+        return kind, by, f"strip {old}." + (f" after {_shown(edit.left[-1:])}." if is_tied else "")
+    if not edit.old:
+        return kind, by, f"insert {new}." + (f" after {_shown(edit.left[-1:])}." if edit.left else " in front")
+    return kind, by, f"rename {old} to {new}"
+
+
+def _shown(segments: tuple[str, ...]) -> str:
+    return without_symbols(".".join(segments))
+
+
+def _kind(left: tuple[str, ...], old: tuple[str, ...], new: tuple[str, ...]) -> Kind:
+    at_adapter = bool(left) and left[-1] in PEFT_LORA and len(old) <= 1 and len(new) <= 1
+    signs: tuple[tuple[Kind, bool], ...] = (
+        ("insert-adapter", at_adapter and not old),
+        ("drop-adapter", at_adapter and not new),
+        ("rename-adapter", at_adapter),
+        ("modules-to-save", new[:1] == ("modules_to_save",) and not old),
+        ("convention", bool(new) and not _LORA_WORDS.isdisjoint(old)),
+        ("move", bool(new) and not left and len(old) > _SHORT),
+        ("unwrap-peft", _is_peft(old) and not new),
+        ("wrap-peft", _is_peft(new) and not old),
+        ("strip", not new),
+        ("insert", not old),
+    )
+    return next((kind for kind, holds in signs if holds), "replace")
+
+
+def _is_peft(segments: tuple[str, ...]) -> bool:
+    return not {"base_model", "base_layer", "original_module"}.isdisjoint(segments) and _PEFT_PARTS.issuperset(
+        set(segments) - WRAPPERS,
+    )

@@ -1,0 +1,1 @@
+"""What LoRA means: its configs, its pairs of factors, and its layers in a live model."""

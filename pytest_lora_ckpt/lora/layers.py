@@ -1,0 +1,266 @@
+"""The adapters of a live model, one record per module and adapter: factors, scaling, and whether they are applied."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from pytest_lora_ckpt.keys import ParsedKey, parse_key
+from pytest_lora_ckpt.lora.pairs import lora_factor
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+Kind = Literal["linear", "conv", "embedding", "stacked"]
+
+_MATRIX = 2  # A factor of more dimensions belongs to a convolution.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdapterLayer:
+    """One adapter in one module of a live model.
+
+    Attributes:
+        module: Path of the adapted module, as `named_modules` gives it.
+        adapter: Name of the adapter, or None where the library has none.
+        kind: `"linear"`, `"conv"`, `"embedding"`, or `"stacked"` for a parameter that stacks experts
+            (PEFT's `target_parameters`).
+        down: The factor A: rank x in, for a convolution rank x in x kernel, for an embedding rank x vocabulary, for
+            stacked experts (experts * rank) x in, expert after expert.
+        up: The factor B: out x rank, for a convolution out x (rank / groups) x 1, for stacked experts
+            out x (rank * experts), the experts of each rank side by side.
+        weight: The base weight that the adapter changes, None where it was not found.
+        parameter: What the module calls that weight.
+        scaling: The number in force that B A is multiplied by, None where it is not known.
+        rank: The rank (for stacked experts that of one expert).
+        alpha: What the layer says of `lora_alpha`, which need not be what the scaling was computed from.
+        rslora: Whether the layer says that it scales by alpha / sqrt(rank); None where it says nothing.
+        dora: Whether it has a magnitude vector, or says so; None where it says nothing.
+        active: Whether the adapter is among the active ones of its layer.
+        enabled: Whether the adapters of the layer are switched on.
+        merged: How many times the adapter was added to the base weight.
+        applied: Whether the forward pass holds the update: merged, or active while nothing is merged, and enabled.
+            PEFT leaves out an active adapter where another one is merged.
+        others: Further parameters of the adapter by name: magnitude vector, bias of B …
+    """
+
+    module: str
+    adapter: str | None
+    kind: Kind
+    down: torch.Tensor = field(repr=False)
+    up: torch.Tensor = field(repr=False)
+    weight: torch.Tensor | None = field(default=None, repr=False)
+    parameter: str = "weight"
+    scaling: float | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    rslora: bool | None = None
+    dora: bool | None = None
+    active: bool = True
+    enabled: bool = True
+    merged: int = 0
+    applied: bool = True
+    others: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All parameters of the adapter in this module."""
+        return (self.down, self.up, *self.others.values())
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the values are there, and not on the meta device."""
+        return not any(tensor.is_meta for tensor in self.tensors)
+
+    @property
+    def finite(self) -> bool:
+        """Whether no parameter of the adapter, nor the scaling, holds NaN or Inf, as far as there are values."""
+        scaling = torch.tensor(1.0 if self.scaling is None else self.scaling)
+        return all(bool(each.isfinite().all()) for each in (*self.tensors, scaling) if not each.is_meta)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the update is zero since a factor is (B as initialised; for an embedding A), or the scaling is.
+
+        With a bias on B that is not zero, or on the meta device, it is not.
+        """
+        if not self.has_data or any(name.endswith("bias") and each.any() for name, each in self.others.items()):
+            return False
+        return self.scaling == 0 or not self.up.any() or not self.down.any()
+
+
+def adapter_layers(model: torch.nn.Module) -> list[AdapterLayer]:
+    """List every adapter of every module, in the model's order.
+
+    PEFT's layers are told by their attributes, those of other libraries by the names of their parameters
+    (`lora_A`, `lora_a`, `lora_down`, `lora.down` …).
+
+    Args:
+        model: Any module; parameters may be on the meta device.
+
+    Example:
+        >>> from torch import nn
+        >>> layer = nn.Linear(8, 4)
+        >>> layer.lora_a, layer.lora_b = nn.Linear(8, 2, bias=False), nn.Linear(2, 4, bias=False)
+        >>> [(each.module, each.rank, each.scaling) for each in adapter_layers(nn.Sequential(layer))]
+        [('0', 2, None)]
+    """
+    modules = dict(model.named_modules())
+    peft = {path for path, module in modules.items() if is_peft_layer(module)}
+    others = _by_names(model, peft)
+    found: list[AdapterLayer] = []
+    for path, module in modules.items():
+        found += _of_peft(path, module) if path in peft else _of_another(path, module, others.get(path, ()))
+    return found
+
+
+def idle_copies(model: torch.nn.Module, adapters: Collection[str]) -> tuple[str, ...]:
+    """List the modules whose trained copy for one of these adapters takes no part in the forward pass.
+
+    They are PEFT's `ModulesToSaveWrapper` (peft/utils/other.py), told by its attributes.
+    """
+    found = []
+    for path, module in model.named_modules():
+        copies = getattr(module, "modules_to_save", None)
+        if not hasattr(module, "original_module") or not isinstance(copies, torch.nn.ModuleDict):
+            continue
+        held = [name for name in copies if name in adapters]
+        active = () if getattr(module, "disable_adapters", False) else getattr(module, "active_adapters", held)
+        if held and not set(held) & {*active}:
+            found.append(path)
+    return tuple(found)
+
+
+def is_peft_layer(module: Any) -> bool:
+    """Tell whether a module is one of PEFT's LoRA layers, of whatever version."""
+    return hasattr(module, "merged_adapters") and hasattr(module, "lora_B")
+
+
+def _of_peft(path: str, module: Any) -> Iterator[AdapterLayer]:
+    """Read `LoraLayer` (peft/tuners/lora/layer.py) by its attributes."""
+    active, merged = list(module.active_adapters), list(module.merged_adapters)
+    enabled = not getattr(module, "disable_adapters", False)
+    parameter, weight = _base_weight(module)
+    for suffix, kind in (("", "linear"), ("_embedding", "embedding")):
+        downs, ups = (getattr(module, f"lora{suffix}_{factor}", {}) for factor in "AB")
+        for name in [name for name in downs if name in ups]:
+            down, up = _tensor(downs[name]), _tensor(ups[name])
+            scaling = _number(_of(module, "scaling", name))
+            if (importance := _of(module, "lora_E", name)) is not None:
+                # AdaLoRA: B (A * E) scaling / (rank number + 1e-5), peft/tuners/adalora/layer.py.
+                down = down * _tensor(importance)
+                number = _of(module, "ranknum", name)
+                scaling = None if scaling is None or number is None else scaling / (float(number) + 1e-5)
+            stacked = getattr(module, "num_experts", 1) > 1 and hasattr(module, "parameter_name")
+            bias = getattr(ups[name], "bias", None)
+            magnitude = _of(module, "lora_magnitude_vector", name)
+            extras = {"lora_B.bias": bias, "lora_magnitude_vector": None if magnitude is None else _tensor(magnitude)}
+            yield AdapterLayer(
+                module=path,
+                adapter=name,
+                kind=_kind("stacked" if stacked else kind, down),
+                down=down,
+                up=up,
+                weight=weight,
+                parameter=parameter,
+                scaling=scaling,
+                rank=_of(module, "r", name),
+                alpha=_number(_of(module, "lora_alpha", name)),
+                rslora=_of(module, "use_rslora", name),
+                dora=True if magnitude is not None else _of(module, "use_dora", name),
+                active=name in active,
+                enabled=enabled,
+                merged=merged.count(name),
+                applied=enabled and (name in merged or (name in active and not merged)),
+                others={key: each.data for key, each in extras.items() if isinstance(each, torch.Tensor)},
+            )
+
+
+def _by_names(model: torch.nn.Module, peft: set[str]) -> dict[str, list[tuple[ParsedKey, torch.Tensor]]]:
+    """Gather the adapter parameters that are not PEFT's, by the path of the module that holds them."""
+    found: dict[str, list[tuple[ParsedKey, torch.Tensor]]] = defaultdict(list)
+    for key, parameter in model.named_parameters():
+        parsed = parse_key(key)
+        if parsed.is_lora:
+            path = ".".join(parsed.segments[: parsed.roles.index("lora")])
+            if path not in peft:
+                found[path].append((parsed, parameter.data))
+    return found
+
+
+def _of_another(path: str, module: Any, parameters: Sequence[tuple[ParsedKey, torch.Tensor]]) -> Iterator[AdapterLayer]:
+    """Pair the factors of a library that has no switches of its own, or none that is known here."""
+    by_adapter: dict[str | None, dict[str, torch.Tensor]] = defaultdict(dict)
+    for parsed, tensor in parameters:
+        factor = None if parsed.parameter == "bias" else lora_factor(parsed.lora)
+        by_adapter[parsed.adapter][factor or f"{parsed.lora}.{parsed.parameter}".strip(".")] = tensor
+    for adapter, own in by_adapter.items():
+        down, up = own.pop("down", None), own.pop("up", None)
+        if down is None or up is None:
+            continue
+        merged = getattr(module, "merged", False) is True
+        enabled = getattr(module, "disabled", False) is not True
+        yield AdapterLayer(
+            module=path,
+            adapter=adapter,
+            kind=_kind("embedding" if isinstance(module, torch.nn.Embedding) else "linear", down),
+            down=down,
+            up=up,
+            weight=_weight_beside(module, down, up),
+            scaling=_number(getattr(module, "scaling", None)),
+            rank=down.shape[0] if down.ndim else None,
+            alpha=_number(getattr(module, "lora_alpha", getattr(module, "alpha", None))),
+            enabled=enabled,
+            merged=int(merged),
+            applied=enabled,
+            others=own,
+        )
+
+
+def _base_weight(module: Any) -> tuple[str, torch.Tensor | None]:
+    base = module
+    while hasattr(base, "base_layer"):
+        base = base.base_layer
+    # A MultiheadAttention has one for query, key and value together.
+    names = [getattr(module, "parameter_name", "weight"), "in_proj_weight"]
+    for name in names:
+        if isinstance(weight := getattr(base, name, None), torch.Tensor):
+            return name, weight.data
+    return names[0], None
+
+
+def _weight_beside(module: Any, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor | None:
+    """Find the weight that the factors fit: the module's own, or that of a layer inside of it."""
+    size = up.shape[0] * down[0].numel() if up.ndim and down.ndim and down.shape[0] else 0
+    for holder in (module, *module.children()):
+        weight = getattr(holder, "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.numel() == size and weight is not down and weight is not up:
+            return weight.data
+    return None
+
+
+def _kind(kind: str, down: torch.Tensor) -> Kind:
+    if kind == "stacked":
+        return "stacked"
+    if kind == "embedding":
+        return "embedding"
+    return "conv" if down.ndim > _MATRIX else "linear"
+
+
+def _of(module: Any, table: str, name: str) -> Any:
+    """Look an adapter up in one of the layer's tables, which another version may not have."""
+    held = getattr(module, table, None)
+    return held[name] if held is not None and name in held else None
+
+
+def _tensor(holder: Any) -> torch.Tensor:
+    """Take the weight of a layer, or a bare parameter."""
+    tensor: torch.Tensor = getattr(holder, "weight", holder).data
+    return tensor
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -1,0 +1,1 @@
+"""pytest's side of the audit: hooks, items, fixtures."""

@@ -1,0 +1,195 @@
+"""The fixtures that people request, and those that they override in their own `conftest.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lora_ckpt.options import OVERRIDABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import torch
+
+    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.comparison.stages import Stage
+    from pytest_lora_ckpt.proof import Proof
+    from pytest_lora_ckpt.pytest_plugin.session import LoraAudit
+    from pytest_lora_ckpt.replicas import PanoramaVLM
+    from pytest_lora_ckpt.results import LoadReport
+    from pytest_lora_ckpt.scoring import InjectedFault
+
+NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
+NEEDS_LOADER = "needs a loader: --lora-loader=module:function, or override the fixture lora_loader"
+
+
+def _audit(request: pytest.FixtureRequest) -> LoraAudit | None:
+    from pytest_lora_ckpt.pytest_plugin.session import audit_of  # Not before a fixture is used.
+
+    return audit_of(request.config)
+
+
+@pytest.fixture(scope="session")
+def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path | str:
+    """The path given with `--lora-ckpt`; a test runs once for each. Skips without the option."""
+    audit = _audit(request)
+    if audit is None:
+        pytest.skip(NEEDS_OPTION)
+    return audit.locate(getattr(request, "param", audit.options.checkpoints[0]), tmp_path_factory.mktemp)
+
+
+@pytest.fixture(scope="session")
+def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Run:
+    """The checkpoint under test, with all that is known of it so far; let go when the next one comes."""
+    audit = _audit(request)
+    if audit is None:
+        pytest.skip(NEEDS_OPTION)
+    return audit.new_run(lora_ckpt)
+
+
+@pytest.fixture
+def _connected_lora_run(_lora_run: Run, request: pytest.FixtureRequest) -> Run:
+    """The same, told where its model, loader and inputs come from: the fixtures as this test sees them."""
+    _lora_run.subject.connect(**{name: _later(request, name) for name in OVERRIDABLE})
+    return _lora_run
+
+
+def _later(request: pytest.FixtureRequest, name: str) -> Callable[[], Any]:
+    return lambda: request.getfixturevalue(name)
+
+
+@pytest.fixture(scope="session")
+def lora_checkpoint(_lora_run: Run) -> Checkpoint:
+    """The opened `Checkpoint`; the test fails where it cannot be read, and says why."""
+    from pytest_lora_ckpt.checkpoint import CheckpointError
+
+    try:
+        return _lora_run.checkpoint
+    except CheckpointError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def lora_model(request: pytest.FixtureRequest) -> torch.nn.Module | None:
+    """The model to receive the weights: what `--lora-model` names, or None. Override it in your `conftest.py`."""
+    audit = _audit(request)
+    return audit.build_model() if audit else None
+
+
+@pytest.fixture(scope="session")
+def lora_loader(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Callable[[Path], Any] | None:
+    """Your own loading code, `path -> loaded model`: what `--lora-loader` names, or None. Override it.
+
+    A replica brings its own right loader where neither a model nor a loader is given.
+    """
+    audit = _audit(request)
+    return audit.loader_for(lora_ckpt) if audit else None
+
+
+@pytest.fixture(scope="session")
+def lora_inputs(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Mapping[str, Any] | None:
+    """Keyword arguments for a forward pass and for `generate`. None but for replicas: override it."""
+    audit = _audit(request)
+    return audit.inputs_for(lora_ckpt) if audit else None
+
+
+@pytest.fixture(scope="session")
+def lora_base_model(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> torch.nn.Module | Path | str | None:
+    """The base model before any adapter, or the path of its weights. None but for replicas: override it.
+
+    The check `base-untouched` compares the loaded model's base weights with it, and a merged adapter is proved with it.
+    """
+    audit = _audit(request)
+    return audit.base_for(lora_ckpt) if audit else None
+
+
+@pytest.fixture
+def lora_proof(_connected_lora_run: Run) -> Proof:
+    """The `Proof`: what the model that `lora_loader` returns holds of the checkpoint; skips without a loader."""
+    from pytest_lora_ckpt.audit.project import ProjectError
+    from pytest_lora_ckpt.checkpoint import CheckpointError
+
+    try:
+        if _connected_lora_run.subject.loaded is not None:
+            return _connected_lora_run.proof
+    except (CheckpointError, ProjectError) as error:
+        pytest.fail(str(error), pytrace=False)
+    pytest.skip(NEEDS_LOADER)
+
+
+@pytest.fixture
+def lora_report(_connected_lora_run: Run) -> LoadReport:
+    """The `LoadReport`: the checkpoint held against `lora_model`, or against the model that `lora_loader` returns."""
+    from pytest_lora_ckpt.audit.project import ProjectError
+    from pytest_lora_ckpt.checkpoint import CheckpointError
+
+    try:
+        return _connected_lora_run.report
+    except (CheckpointError, ProjectError) as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def lora_loaded_model(_connected_lora_run: Run) -> torch.nn.Module:
+    """The model that `lora_loader` returns for the checkpoint, loaded once; skips without a loader."""
+    from pytest_lora_ckpt.audit.project import ProjectError
+
+    try:
+        model: torch.nn.Module | None = _connected_lora_run.subject.loaded
+    except ProjectError as error:
+        pytest.fail(str(error), pytrace=False)
+    if model is None:
+        pytest.skip(NEEDS_LOADER)
+    return model
+
+
+@pytest.fixture
+def loader_fault(lora_ckpt: Path | str, request: pytest.FixtureRequest, tmp_path: Path) -> InjectedFault:
+    """A damaged copy of the checkpoint, for `assert_loader_notices`: one test run for each fault that applies to it."""
+    from pytest_lora_ckpt.scoring import give_fault
+
+    audit = _audit(request)
+    if audit is None:
+        pytest.skip(NEEDS_OPTION)
+    return give_fault(request.param, lora_ckpt, tmp_path, audit.benches)
+
+
+@pytest.fixture(scope="session")
+def lora_stages(request: pytest.FixtureRequest) -> Mapping[str, Stage]:
+    """The project's training stages by name, as the ini option `lora_stages` has them, for `assert_stage`."""
+    from pytest_lora_ckpt.pytest_plugin.settings import read_stages
+
+    return read_stages(request.config)
+
+
+@pytest.fixture(scope="session")
+def make_panorama_vlm() -> Callable[..., PanoramaVLM]:
+    """Factory of tiny PanoramaVLM replicas: stage, rank, alpha, targets, layers, width."""
+    from pytest_lora_ckpt import replicas
+
+    return replicas.make_panorama_vlm
+
+
+@pytest.fixture
+def panorama_vlm(make_panorama_vlm: Callable[..., PanoramaVLM]) -> PanoramaVLM:
+    """One tiny PanoramaVLM, with LoRA."""
+    return make_panorama_vlm(lora=True)
+
+
+@pytest.fixture
+def make_lora_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Factory of checkpoints, `make(layout="lightning", fault=None, **kwargs)`: a replica saved by the real libraries.
+
+    Layouts and faults are those of `pytest_lora_ckpt.replicas.LAYOUTS` and `.FAULTS`; further arguments go to
+    `save_replica`, and from there to `make_panorama_vlm`. A wrong name raises a `ValueError` that lists the valid ones.
+    """
+    from pytest_lora_ckpt import replicas
+
+    def make(layout: str = "lightning", fault: str | None = None, **kwargs: Any) -> Path:
+        return replicas.save_replica(tmp_path_factory.mktemp("lora-checkpoint"), layout=layout, fault=fault, **kwargs)
+
+    return make

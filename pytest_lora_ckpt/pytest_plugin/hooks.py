@@ -1,0 +1,61 @@
+"""pytest hooks of a run with `--lora-ckpt`; what they do lies in `session.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_lora_ckpt.pytest_plugin import items, session
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+class AuditHooks:
+    """The hooks of a run with `--lora-ckpt`."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Read the options, and begin the audit that does the work."""
+        self.audit = session.start(config)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Import what the options name, before anything is collected."""
+        self.audit.resolve_references()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Put the checks beside the project's own tests."""
+        report = yield
+        self.audit.see(collector, report)
+        return report
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run a test that takes a checkpoint once for each that was given."""
+        if "lora_ckpt" in metafunc.fixturenames:
+            self.audit.parametrize(metafunc)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Send what a check found along with its report, so that it arrives from xdist's workers as well."""
+        report = yield
+        if report.when == "call" and items.RESULT in item.stash:
+            report.__dict__[items.PAYLOAD] = item.stash[items.RESULT]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take in what a check found, here or in a worker."""
+        if payload := getattr(report, items.PAYLOAD, None):
+            self.audit.add(payload)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print one section per checkpoint."""
+        self.audit.summarize(terminalreporter)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Write the reports."""
+        self.audit.write_reports()
