@@ -13,9 +13,10 @@ from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import STAGES, Stage
 from pytest_lora_ckpt.findings import lora_pair_findings
 from pytest_lora_ckpt.findings.from_values import audit_values
-from pytest_lora_ckpt.keys import group_keys, parse_key, parse_keys
+from pytest_lora_ckpt.keys import parse_key, parse_keys
 from pytest_lora_ckpt.models import as_key_set, describe, model_keys
 from pytest_lora_ckpt.results import LoadReport
+from pytest_lora_ckpt.wording import group_keys
 
 if TYPE_CHECKING:
     import torch

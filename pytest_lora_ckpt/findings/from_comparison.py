@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.findings.causes import finding
-from pytest_lora_ckpt.keys import group_keys, parse_key
+from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.results import Finding, LoadReport, LoadState
+from pytest_lora_ckpt.wording import group_keys
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.keys import ParsedKey, Remapping, Rule

@@ -2,7 +2,6 @@
 
 from pytest_lora_ckpt.keys.grammar import WRAPPERS, ParsedKey, parse_key, parse_keys
 from pytest_lora_ckpt.keys.inference import infer_remapping
-from pytest_lora_ckpt.keys.patterns import collapse_keys, expand_keys, group_keys
 from pytest_lora_ckpt.keys.remapping import Ambiguity, KeyProblem, Remapping
 from pytest_lora_ckpt.keys.rules.rule import Rule
 
@@ -13,9 +12,6 @@ __all__ = [
     "ParsedKey",
     "Remapping",
     "Rule",
-    "collapse_keys",
-    "expand_keys",
-    "group_keys",
     "infer_remapping",
     "parse_key",
     "parse_keys",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.keys.patterns import group_keys
 from pytest_lora_ckpt.keys.rules.emission import rules_for_pairs
 from pytest_lora_ckpt.keys.rules.export import Loader, key_mapping, python_source
 from pytest_lora_ckpt.keys.rules.rule import Rule
+from pytest_lora_ckpt.wording import group_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

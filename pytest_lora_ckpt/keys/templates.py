@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_lora_ckpt.keys.conventions import NUMBER, Form, read_forms
 from pytest_lora_ckpt.keys.grammar import parse_key
+from pytest_lora_ckpt.wording.patterns import NUMBERS, segments_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,21 +16,6 @@ Shape: TypeAlias = tuple[int, ...]
 Indices: TypeAlias = tuple[str, ...]
 # Members by their numbers, and their shapes in the same order.
 _Group: TypeAlias = "tuple[dict[Indices, str], list[Any]]"
-
-# Whole segments of ASCII digits; `w1` and `²` are names. Keys get a dot at either end before they are split, since a
-# pattern that begins with a plain character is four times as fast as one that looks behind itself.
-_NUMBERS = re.compile(r"\.([0-9]+)(?=\.)")
-
-
-def split_numbers(key: str) -> tuple[tuple[str, ...], Indices]:
-    """Split a key, with a dot put at either end, into the text around its numbers and the numbers, both in order.
-
-    Example:
-        >>> split_numbers("layers.3.experts.12.w1.weight")
-        (('.layers', '.experts', '.w1.weight.'), ('3', '12'))
-    """
-    parts = _NUMBERS.split(f".{key}.")
-    return tuple(parts[::2]), tuple(parts[1::2])
 
 
 class Template:
@@ -101,7 +86,7 @@ def build_templates(keys: Mapping[str, Any]) -> list[Template]:
     """
     groups: defaultdict[tuple[str, ...], _Group] = defaultdict(lambda: ({}, []))
     for key, value in keys.items():
-        parts = _NUMBERS.split(f".{key}.")
+        parts = NUMBERS.split(f".{key}.")
         members, shapes = groups[tuple(parts[::2])]
         members[tuple(parts[1::2])] = key
         shapes.append(value)
@@ -131,17 +116,3 @@ def _separate_adapters(names: tuple[str, ...], group: _Group) -> list[tuple[tupl
         ((*names[:at], f"{names[at]}.{name}{names[at + 1]}", *names[at + 2 :]), own)
         for name, own in sorted(split.items())
     ]
-
-
-def segments_of(names: tuple[str, ...]) -> list[str | None]:
-    """Return the segments of a template, None for each number.
-
-    Example:
-        >>> segments_of((".layers", ".w1.weight."))
-        ['layers', None, 'w1', 'weight']
-    """
-    segments: list[str | None] = []
-    for name in names[:-1]:
-        segments += name.split(".")[1:]
-        segments.append(None)
-    return [*segments, *names[-1].split(".")[1:-1]]

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_lora_ckpt.keys import group_keys
 from pytest_lora_ckpt.manifest.digests import HOLDS
+from pytest_lora_ckpt.wording import group_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.keys import group_keys
 from pytest_lora_ckpt.lora.layers import adapter_layers
 from pytest_lora_ckpt.proof.switching import adapter_state, adapters_off, at_rest, describe_adapters, tensors_in
+from pytest_lora_ckpt.wording import group_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

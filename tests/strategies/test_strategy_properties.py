@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt import compare
-from pytest_lora_ckpt.keys import Remapping, collapse_keys, expand_keys, infer_remapping, parse_key
+from pytest_lora_ckpt.keys import Remapping, infer_remapping, parse_key
 from pytest_lora_ckpt.strategies import (
     DrawnKeySet,
     LoraKeySet,
@@ -22,6 +22,7 @@ from pytest_lora_ckpt.strategies import (
     remappings,
     wrappings,
 )
+from pytest_lora_ckpt.wording import collapse_keys, expand_keys
 
 if TYPE_CHECKING:
     import random

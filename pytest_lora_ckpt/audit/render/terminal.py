@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.keys import group_keys
+from pytest_lora_ckpt.wording import group_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

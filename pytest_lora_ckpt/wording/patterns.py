@@ -11,8 +11,6 @@ import re
 from itertools import product
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.keys.templates import segments_of, split_numbers
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -25,6 +23,11 @@ _MOST_DIGITS = 9
 _FEWEST_IN_A_RUN = 3
 _SPECIAL = re.compile(r"[\\{},]")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+
+
+# Whole segments of ASCII digits; `w1` and `²` are names. Keys get a dot at either end before they are split, since a
+# pattern that begins with a plain character is four times as fast as one that looks behind itself.
+NUMBERS = re.compile(r"\.([0-9]+)(?=\.)")
 
 
 def collapse_keys(keys: Iterable[str]) -> list[str]:
@@ -238,3 +241,28 @@ def _unescape(characters: Iterator[str], pattern: str) -> str:
     for character in characters:
         return character
     raise ValueError(f"the pattern {pattern!r} ends in a backslash")
+
+
+def split_numbers(key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split a key, with a dot put at either end, into the text around its numbers and the numbers, both in order.
+
+    Example:
+        >>> split_numbers("layers.3.experts.12.w1.weight")
+        (('.layers', '.experts', '.w1.weight.'), ('3', '12'))
+    """
+    parts = NUMBERS.split(f".{key}.")
+    return tuple(parts[::2]), tuple(parts[1::2])
+
+
+def segments_of(names: tuple[str, ...]) -> list[str | None]:
+    """Return the segments of a template, None for each number.
+
+    Example:
+        >>> segments_of((".layers", ".w1.weight."))
+        ['layers', None, 'w1', 'weight']
+    """
+    segments: list[str | None] = []
+    for name in names[:-1]:
+        segments += name.split(".")[1:]
+        segments.append(None)
+    return [*segments, *names[-1].split(".")[1:-1]]

@@ -1,0 +1,21 @@
+"""What models call their heads, embeddings and towers, and what wrappers put into keys."""
+
+from __future__ import annotations
+
+HEADS = frozenset(
+    {"lm_head", "score", "classifier", "v_head", "value_head", "qa_outputs", "output", "output_layer", "embed_out"}
+)
+"""Heads of language models and classifiers, which libraries put beside the model or inside of it (transformers,
+trl's value heads, torchtune's `output`, Megatron's `output_layer`, GPT-NeoX's `embed_out`)."""
+
+SEQUENCE_HEADS = frozenset({"classifier", "score"})
+"""Heads that PEFT trains by itself for SEQ_CLS and TOKEN_CLS (peft/peft_model.py)."""
+
+EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "embeddings", "tok_embeddings"})
+"""Input embeddings (transformers; torchtune's `tok_embeddings`)."""
+
+WRAPPERS = frozenset(
+    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"},
+)
+"""What each wrapper puts into the keys: DataParallel and DistributedDataParallel `module`, torch.compile `_orig_mod`,
+FSDP `_fsdp_wrapped_module`, activation checkpointing `_checkpoint_wrapped_module`, Fabric `_forward_module`."""

@@ -1,0 +1,31 @@
+"""How this package writes: counts, lists, key groups, tables; and `printable`, for everything that a file says."""
+
+from pytest_lora_ckpt.wording.patterns import collapse_keys, expand_keys, group_keys
+from pytest_lora_ckpt.wording.text import (
+    WIDTH,
+    count,
+    dtype_name,
+    key_groups,
+    listed,
+    printable,
+    size,
+    table,
+    type_name,
+    wrap,
+)
+
+__all__ = [
+    "WIDTH",
+    "collapse_keys",
+    "count",
+    "dtype_name",
+    "expand_keys",
+    "group_keys",
+    "key_groups",
+    "listed",
+    "printable",
+    "size",
+    "table",
+    "type_name",
+    "wrap",
+]

@@ -1,0 +1,146 @@
+"""Text that people read: counts, lists, tables, key groups, and the one way in which a file's own text is printed."""
+
+from __future__ import annotations
+
+import textwrap
+import unicodedata
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.wording.patterns import group_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+WIDTH = 100
+"""Columns of a line in a report."""
+
+# Characters of these categories do not show, or change how their neighbours show: controls, formats (the bidirectional
+# overrides among them), surrogates, private use, unassigned, line and paragraph separators
+# (https://www.unicode.org/reports/tr44/#General_Category_Values).
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def printable(text: object, limit: int | None = None) -> str:
+    r"""Make text that comes from a file safe to print: one line, no control characters, at most `limit` characters.
+
+    Everything that a checkpoint, a config or a manifest says passes through here before it is printed.
+
+    Example:
+        >>> printable("layers.0\n\x1b[31mFAILED"), printable("layers.0.weight", 8)
+        ('layers.0\\n\\x1b[31mFAILED', 'layers.…')
+    """
+    shown = str(text)
+    if limit is not None:
+        shown = shown[: limit + 1]  # What is cut off needs no escaping.
+    if not (shown.isascii() and shown.isprintable()):
+        shown = "".join(_escaped(each) if unicodedata.category(each) in _UNPRINTABLE else each for each in shown)
+    return shown if limit is None or len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Write a number with its noun.
+
+    Example:
+        >>> count(1, "key"), count(3, "key"), count(2, "entry", "entries")
+        ('1 key', '3 keys', '2 entries')
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listed(names: Iterable[object], most: int = 3) -> str:
+    """List names in the order given, the first few by name and the others by number.
+
+    Example:
+        >>> listed(["q", "k", "v", "o"]), listed(["q"])
+        ('q, k, v and 1 more', 'q')
+    """
+    shown = [printable(name) for name in names]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more
+
+
+def key_groups(keys: Iterable[str], most: int = 4, width: int = WIDTH) -> list[str]:
+    """Write keys as lines `count pattern`, the patterns in braces, with the rest counted in the last line.
+
+    Example:
+        >>> key_groups(["layers.0.q.weight", "layers.1.q.weight", "head.bias"])
+        ['    1 head.bias', '    2 layers.{0,1}.q.weight']
+    """
+    return [f"{number:>5} {printable(pattern, width)}" for pattern, number in group_keys(keys, limit=most)]
+
+
+def table(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> list[str]:
+    """Align rows of cells: the first column to the left, the others, which are numbers, to the right.
+
+    Example:
+        >>> table([["component", "in file"], ["resampler", "34"]])
+        ['  component  in file', '  resampler       34']
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    return [
+        "  ".join(
+            [
+                indent + row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def wrap(text: str, indent: str = "  ", *, first: str = "", width: int = WIDTH) -> list[str]:
+    """Break text into lines, with whole words; a word that is longer than a line is shortened.
+
+    Example:
+        >>> wrap("two words", width=5)
+        ['two', '  words']
+    """
+    shown = " ".join(printable(word, width) for word in text.split())
+    return textwrap.wrap(
+        shown, width, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def size(nbytes: int) -> str:
+    """Write a number of bytes in the unit that suits it.
+
+    Example:
+        >>> size(512), size(3 << 20)
+        ('512 B', '3.0 MiB')
+    """
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:  # noqa: PLR2004
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def dtype_name(dtype: object) -> str:
+    """Return torch's name of a dtype without `torch.`: `float32`.
+
+    Example:
+        >>> dtype_name("torch.bfloat16")
+        'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
+def type_name(value: object) -> str:
+    """Name a value's type for a message, with its size where it has one.
+
+    Example:
+        >>> type_name(None), type_name((1, 2))
+        ('None', 'a tuple of 2')
+    """
+    if value is None:
+        return "None"
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    article = "an" if name[0].lower() in "aeiou" else "a"
+    length = f" of {len(value)}" if isinstance(value, (tuple, list, dict, set)) else ""
+    return f"{article} {name}{length}"
