@@ -29,5 +29,6 @@ def attach(
         setattr(sys.modules[package], name, value)
         return value
 
-    names = sorted({*home_of, *eager})
+    # Constants, classes, functions: the order in which ruff sorts a written `__all__`.
+    names = sorted({*home_of, *eager}, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
     return __getattr__, lambda: names, names

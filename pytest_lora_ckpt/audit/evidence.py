@@ -200,7 +200,7 @@ class Run:
     @cached_property
     def hinted_configs(self) -> tuple[Mapping[str, Any], ...]:
         """LoRA configs in the Lightning hyper-parameters, wherever they lie: what they do not name is not known."""
-        from pytest_lora_ckpt.proof import lora_config_in
+        from pytest_lora_ckpt.audit.hyperparameters import lora_config_in
 
         return tuple(lora_config_in(self.checkpoint.envelope.get("hyper_parameters")))
 

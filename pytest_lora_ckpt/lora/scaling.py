@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.keys import parse_key
-from pytest_lora_ckpt.lora.hyperparameters import lora_config_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pytest_lora_ckpt.lora.layers import AdapterLayer
 
-__all__ = ["ScalingDifference", "expected_scaling", "lora_config_in", "scaling_differences"]
+__all__ = ["ScalingDifference", "expected_scaling", "scaling_differences"]
 
 # Both sides are one division of two short numbers in double precision; a file may hold a rounded quotient.
 _TOLERANCE = 1e-6
@@ -65,7 +64,7 @@ def expected_scaling(config: Mapping[str, Any], module: str, rank: int | None = 
     ends the module's path (`get_pattern_key` in peft/utils/other.py, `LoraModel._create_and_replace`).
 
     Args:
-        config: The content of `adapter_config.json`, or one of `lora_config_in`.
+        config: The content of `adapter_config.json`, or a config found in hyper-parameters.
         module: Path of the module, in the PEFT model or in the base model; for `target_parameters` with the parameter.
         rank: The rank in the model, for a config without `r`.
 
@@ -89,7 +88,7 @@ def scaling_differences(layers: Iterable[AdapterLayer], config: Mapping[str, Any
 
     Args:
         layers: What `adapter_layers` gives, of the adapters that this config is for.
-        config: The content of `adapter_config.json`, or one of `lora_config_in`.
+        config: The content of `adapter_config.json`, or a config found in hyper-parameters.
 
     Example:
         >>> from torch import ones

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pytest_lora_ckpt.lora.hyperparameters import lora_config_in
 from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers, idle_copies
 from pytest_lora_ckpt.lora.scaling import ScalingDifference, expected_scaling, scaling_differences
 from pytest_lora_ckpt.proof.base_comparison import BaseComparison, compare_base
@@ -39,7 +38,6 @@ __all__ = [
     "find_merge",
     "generate",
     "idle_copies",
-    "lora_config_in",
     "match_loaded",
     "prove_load",
     "prove_match",

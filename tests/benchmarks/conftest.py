@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from measuring import TELL_PEAK
+
+from tests.benchmarks.measuring import TELL_PEAK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

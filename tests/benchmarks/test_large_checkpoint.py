@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from measuring import Cost, python
+from tests.benchmarks.measuring import Cost, python
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@
 """Read, expand and check the case files of this folder (Python standard library only).
 
     python expand.py [FOLDER_OR_FILE ...]     check every *.json (default: ./cases, else .)
-    from expand import expand, load_case      use in a test
+    from tests.cases.expand import expand, load_case      use in a test
 
 expand(pattern)    -> list of names.  {a..b} is an inclusive integer range, {x,y} a choice;
                       several groups give the cartesian product, groups may nest.

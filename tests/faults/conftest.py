@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from fault_samples import save_samples
+    from tests.helpers.fault_samples import save_samples
 
     return save_samples(tmp_path_factory.mktemp("healthy"))
 

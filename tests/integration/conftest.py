@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from audit_runs import AuditRun
+
+from tests.helpers.audit_runs import AuditRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from audit_runs import CHECKS
+
+from tests.helpers.audit_runs import CHECKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from audit_runs import AuditRun
+    from tests.helpers.audit_runs import AuditRun
 
     Audit = Callable[..., AuditRun]
     Maker = Callable[[Path, Callable[..., Path]], Path]

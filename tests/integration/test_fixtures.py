@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from audit_runs import AuditRun
+    from tests.helpers.audit_runs import AuditRun
 
     Audit = Callable[..., AuditRun]
     Project = Callable[..., Path]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from audit_runs import AuditRun
+    from tests.helpers.audit_runs import AuditRun
 
 LAYERS = range(2)
 BASE = {f"model.layers.{n}.{name}.weight": (4, 4) for n in LAYERS for name in ("q_proj", "v_proj", "norm")}

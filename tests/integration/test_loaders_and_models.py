@@ -6,13 +6,14 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from audit_runs import LOADER_CHECKS
+
+from tests.helpers.audit_runs import LOADER_CHECKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from audit_runs import AuditRun
+    from tests.helpers.audit_runs import AuditRun
 
     Audit = Callable[..., AuditRun]
     Project = Callable[..., Path]

@@ -6,13 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from audit_runs import CHECKS
+
+from tests.helpers.audit_runs import CHECKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from audit_runs import AuditRun
+    from tests.helpers.audit_runs import AuditRun
 
     Audit = Callable[..., AuditRun]
     Project = Callable[..., Path]

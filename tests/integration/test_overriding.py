@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from audit_runs import CHECKS
+
+from tests.helpers.audit_runs import CHECKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from audit_runs import AuditRun
+    from tests.helpers.audit_runs import AuditRun
 
     Audit = Callable[..., AuditRun]
     Project = Callable[..., Path]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from lightning_world import Vlm, resume, save_lightning
-from loading_world import Audit, adapt, audit, llama, quietly, save
 from peft import PeftConfig, PeftModel
 
 from pytest_lora_ckpt import write_manifest
 from pytest_lora_ckpt.faults import FAULTS
 from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs
+from tests.helpers.lightning_world import Vlm, resume, save_lightning
+from tests.helpers.loading_world import Audit, adapt, audit, llama, quietly, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from lightning_world import Vlm, resume, save_lightning
-from loading_world import PICTURES, Audit, Pictures, adapt, audit, llama, quietly, save
 from peft import PeftModel, PeftModelForSequenceClassification
 
 from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs
+from tests.helpers.lightning_world import Vlm, resume, save_lightning
+from tests.helpers.loading_world import PICTURES, Audit, Pictures, adapt, audit, llama, quietly, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable

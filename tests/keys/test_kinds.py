@@ -6,11 +6,11 @@ import json
 import random
 
 import pytest
-from kinds import KINDS, Kind
-from towers import random_towers
 
 from pytest_lora_ckpt.keys import Remapping, infer_remapping
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
+from tests.helpers.kinds import KINDS, Kind
+from tests.helpers.towers import random_towers
 
 
 @pytest.fixture(params=sorted(KINDS))

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worlds import NAMES, ODD_NAMES, World, wrapped_worlds
 
 from pytest_lora_ckpt.keys import infer_remapping
+from tests.helpers.worlds import NAMES, ODD_NAMES, World, wrapped_worlds
 
 if TYPE_CHECKING:
     import random

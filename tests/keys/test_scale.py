@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from kinds import lora
-
 from pytest_lora_ckpt.keys import infer_remapping
+from tests.helpers.kinds import lora
 
 
 def test_a_hundred_thousand_keys_of_experts() -> None:

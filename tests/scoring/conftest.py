@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One layer in a file of torch."""
-    from scored_loaders import save_tiny
+    from tests.helpers.scored_loaders import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("tiny") / "run-1")
 

@@ -4,10 +4,10 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import scored_loaders as loaders
 
 from pytest_lora_ckpt.faults import FAULTS, NotApplicable
 from pytest_lora_ckpt.scoring import ScoringError, assert_loader_notices, inject_for_test
+from tests.helpers import scored_loaders as loaders
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,12 +3,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import scored_loaders as loaders
-
 from pytest_lora_ckpt.audit.evidence import Run
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.faults import Fault
 from pytest_lora_ckpt.scoring import audit_faults, render_score
+from tests.helpers import scored_loaders as loaders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +97,7 @@ def test_one_test_run_per_fault(pytester: pytest.Pytester, tiny: Path, heavy_lib
     pytester.makepyfile(
         """
         import torch
-        from scored_loaders import strict
+        from tests.helpers.scored_loaders import strict
         from pytest_lora_ckpt.scoring import assert_loader_notices
 
         def test_notices(loader_fault):

@@ -4,9 +4,9 @@ import multiprocessing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import scored_loaders as loaders
 
 from pytest_lora_ckpt.scoring import ScoringError, score_loader
+from tests.helpers import scored_loaders as loaders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,5 +40,5 @@ def test_what_cannot_be_sent_to_another_process_is_told_before_it_is_tried(tiny:
 
 def test_an_unhealthy_start_is_told_from_the_other_process(tiny: Path) -> None:
     with pytest.raises(ScoringError, match=r"does not load the healthy checkpoint .*KeyError: 'SCORED_CHECKPOINT'"):
-        score_loader("scored_loaders:deaf", tiny, timeout=3)
+        score_loader("tests.helpers.scored_loaders:deaf", tiny, timeout=3)
     assert multiprocessing.active_children() == []

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from gate_means import MEANS, failures, missed
 
 from pytest_lora_ckpt.strategies import CheckpointRecipe, FaultyCheckpoint, HealthyCheckpoint
+from tests.helpers.gate_means import MEANS, failures, missed
 
 if TYPE_CHECKING:
     from pathlib import Path

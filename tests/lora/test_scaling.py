@@ -10,13 +10,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from peft import LoraConfig
-from tiny_adapters import LINEAR, Tiny, adapted, lora_config
 from torch import nn
 
 from pytest_lora_ckpt import open_checkpoint
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque
 from pytest_lora_ckpt.lora.layers import adapter_layers
-from pytest_lora_ckpt.lora.scaling import expected_scaling, lora_config_in, scaling_differences
+from pytest_lora_ckpt.audit.hyperparameters import lora_config_in
+from pytest_lora_ckpt.lora.scaling import expected_scaling, scaling_differences
+from tests.helpers.tiny_adapters import LINEAR, Tiny, adapted, lora_config
 
 if TYPE_CHECKING:
     from pathlib import Path

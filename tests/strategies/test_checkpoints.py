@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from gate_means import MEANS, failures, missed
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
@@ -26,6 +25,7 @@ from pytest_lora_ckpt.strategies import (
     faulty_checkpoints,
     healthy_checkpoints,
 )
+from tests.helpers.gate_means import MEANS, failures, missed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-WARNS = logging.getLogger("scored_loaders.apart")
+WARNS = logging.getLogger("tests.helpers.scored_loaders.apart")
 WARNS.propagate = False
 
 

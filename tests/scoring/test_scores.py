@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import scored_loaders as loaders
 import torch
 
 from pytest_lora_ckpt.faults import FAULTS
 from pytest_lora_ckpt.scoring import LoaderScore, Row, ScoringError, render_score, score_loader
+from tests.helpers import scored_loaders as loaders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -272,13 +272,13 @@ def test_a_warning_that_the_healthy_checkpoint_has_as_well_is_not_held_against_t
 
 
 def test_a_loader_named_as_module_and_function(tiny: Path) -> None:
-    score = score_loader("scored_loaders:lenient", tiny, faults="wrapper-prefix", inputs=loaders.inputs)
-    assert score.loader == "scored_loaders:lenient"
-    for name in ("scored_loaders:nothing", "no_such_module:f", "scored_loaders"):
+    score = score_loader("tests.helpers.scored_loaders:lenient", tiny, faults="wrapper-prefix", inputs=loaders.inputs)
+    assert score.loader == "tests.helpers.scored_loaders:lenient"
+    for name in ("tests.helpers.scored_loaders:nothing", "no_such_module:f", "tests.helpers.scored_loaders"):
         with pytest.raises(ScoringError, match="cannot be imported"):
             score_loader(name, tiny)
     with pytest.raises(ScoringError, match="should be callable"):
-        score_loader("scored_loaders:_STEPS", tiny)
+        score_loader("tests.helpers.scored_loaders:_STEPS", tiny)
 
 
 def test_a_score_is_plain_data_and_renders_from_it(tiny: Path) -> None:

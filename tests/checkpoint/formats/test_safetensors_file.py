@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from checkpoint_samples import every_dtype, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.checkpoint.formats.safetensors_file import MAX_HEADER
+from tests.helpers.checkpoint_samples import every_dtype, same_bits
 
 if TYPE_CHECKING:
     from pathlib import Path

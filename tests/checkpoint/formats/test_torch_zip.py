@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_samples import awkward, every_dtype, repacked, same_bits, saved, zip_around
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, Opaque, open_checkpoint
+from tests.helpers.checkpoint_samples import awkward, every_dtype, repacked, same_bits, saved, zip_around
 
 Fails = Callable[..., CheckpointError]
 Untouched = Callable[[], None]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
-from loading_world import quietly
 from torch.utils.data import DataLoader
 
 from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs
+from tests.helpers.loading_world import quietly
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from fault_expectations import EXPECTED
-from fault_samples import diff, read, snapshot, weights_of
 
 from pytest_lora_ckpt import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.faults import FAULTS
+from tests.helpers.fault_expectations import EXPECTED
+from tests.helpers.fault_samples import diff, read, snapshot, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

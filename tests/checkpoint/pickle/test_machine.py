@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from checkpoint_samples import Call, protocols, zip_around
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, Opaque, open_checkpoint
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.state import BrokenPickleError
+from tests.helpers.checkpoint_samples import Call, protocols, zip_around
 
 if TYPE_CHECKING:
     from typing_extensions import Self

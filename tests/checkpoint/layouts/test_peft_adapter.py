@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from checkpoint_samples import same_bits
 
 from pytest_lora_ckpt.checkpoint import AdapterInfo, CheckpointError, open_checkpoint
+from tests.helpers.checkpoint_samples import same_bits
 
 if TYPE_CHECKING:
     from pathlib import Path

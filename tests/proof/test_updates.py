@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_adapters import KINDS, adapted, lora_config, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
 from pytest_lora_ckpt.proof import updates
 from pytest_lora_ckpt.proof.updates import update_sizes
+from tests.helpers.tiny_adapters import KINDS, adapted, lora_config, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
-from fault_samples import Diff, equal
+
+from tests.helpers.fault_samples import Diff, equal
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
 

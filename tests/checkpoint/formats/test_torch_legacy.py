@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_samples import awkward, every_dtype, protocols, same_bits, saved
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
+from tests.helpers.checkpoint_samples import awkward, every_dtype, protocols, same_bits, saved
 
 Fails = Callable[..., CheckpointError]
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_adapters import INPUTS, KINDS, LINEAR, Tiny, adapted, lora_config, train
 from torch import nn
 
 from pytest_lora_ckpt import assert_adapter_active
@@ -12,6 +11,7 @@ from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
 from pytest_lora_ckpt.proof import adapter_effect
 from pytest_lora_ckpt.proof.switching import describe_adapters
 from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs
+from tests.helpers.tiny_adapters import INPUTS, KINDS, LINEAR, Tiny, adapted, lora_config, train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.* is deprecated:FutureWarning"),

@@ -84,7 +84,7 @@ def test_what_may_be_the_same_in_several_layers(tmp_path: Path) -> None:
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[Path, Tensors]:
     """A state dict with its adapter inside, and the same adapter in `lora_weights/` beside it."""
-    from adapter_samples import llama, wear
+    from tests.helpers.adapter_samples import llama, wear
 
     model = wear(llama(), use_dora=True)
     model.save_pretrained(tmp_path / "lora_weights")

@@ -13,10 +13,10 @@ from pytest_lora_ckpt import compare
 if TYPE_CHECKING:
     from pytest_lora_ckpt.results import LoadReport
 
-CASES = Path(__file__).parent / "cases"
+CASES = Path(__file__).parents[1] / "cases"
 sys.path.insert(0, str(CASES))
 
-from expand import find_cases, load_case  # noqa: E402
+from tests.cases.expand import find_cases, load_case  # noqa: E402
 
 
 @pytest.fixture(params=find_cases([str(CASES)]), ids=lambda path: Path(path).stem)

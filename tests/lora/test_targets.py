@@ -52,7 +52,7 @@ def test_odd_fields_leave_nothing_out_or_are_none(odd: object) -> None:
 
 
 def test_a_name_in_modules_to_save_takes_every_path_that_ends_with_it() -> None:
-    from adapter_samples import llama, wear
+    from tests.helpers.adapter_samples import llama, wear
 
     names = ["norm"]
     model = wear(llama(), modules_to_save=names)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from adapter_samples import llama, wear
 
 from pytest_lora_ckpt import open_checkpoint
 from pytest_lora_ckpt.audit.checks import CHECKS
 from pytest_lora_ckpt.audit.evidence import Run
 from pytest_lora_ckpt.comparison.stages import Demands
+from tests.helpers.adapter_samples import llama, wear
 
 if TYPE_CHECKING:
     from pathlib import Path

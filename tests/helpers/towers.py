@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import TYPE_CHECKING
 
-import kinds
-from kinds import Shapes
+from tests.helpers import kinds
+
+if TYPE_CHECKING:
+    from tests.helpers.kinds import Shapes
 
 # Where each part lies, per arrangement.
 ARRANGEMENTS: dict[str, dict[str, str]] = {

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from fault_samples import snapshot
 
 from pytest_lora_ckpt import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.faults import FAULTS, Fault, NotApplicable, faults_for
 from pytest_lora_ckpt.faults.fault import fault as enter
+from tests.helpers.fault_samples import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable

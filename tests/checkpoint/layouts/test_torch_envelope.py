@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_samples import same_bits
 
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, Opaque, open_checkpoint
 from pytest_lora_ckpt.tensors import TensorInfo
+from tests.helpers.checkpoint_samples import same_bits
 
 Fails = Callable[..., CheckpointError]
 

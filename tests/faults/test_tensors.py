@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from fault_expectations import EXPECTED, Case
-from fault_samples import diff, read, snapshot, weights_of
 
 from pytest_lora_ckpt import open_checkpoint
 from pytest_lora_ckpt.faults import FAULTS
+from tests.helpers.fault_expectations import EXPECTED, Case
+from tests.helpers.fault_samples import diff, read, snapshot, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +74,9 @@ def test_lightnings_own_loader_takes_the_damaged_file(samples: dict[str, Path], 
 def test_pefts_own_loader_takes_the_damaged_adapter_without_a_word(
     samples: dict[str, Path], tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    from fault_samples import tiny_qwen2
     from peft import PeftModel
+
+    from tests.helpers.fault_samples import tiny_qwen2
 
     def loaded(path: Path) -> Any:
         torch.manual_seed(1)

@@ -1,0 +1,1 @@
+"""What several tests share: samples, situations, worlds, and runs of pytest."""
