@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_lora_ckpt import __all__ as public_names
-from pytest_lora_ckpt.audit.checks import CHECKS
+from pytest_lora_ckpt.auditing.checks import CHECKS
 from pytest_lora_ckpt.results import KEY_CLASSES, VERDICTS
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import Run
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.proof import Proof
@@ -110,7 +110,7 @@ def lora_base_model(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> to
 @pytest.fixture
 def lora_proof(_connected_lora_run: Run) -> Proof:
     """The `Proof`: what the model that `lora_loader` returns holds of the checkpoint; skips without a loader."""
-    from pytest_lora_ckpt.audit.project import ProjectError
+    from pytest_lora_ckpt.auditing.project import ProjectError
     from pytest_lora_ckpt.checkpoint import CheckpointError
 
     try:
@@ -124,7 +124,7 @@ def lora_proof(_connected_lora_run: Run) -> Proof:
 @pytest.fixture
 def lora_report(_connected_lora_run: Run) -> LoadReport:
     """The `LoadReport`: the checkpoint held against `lora_model`, or against the model that `lora_loader` returns."""
-    from pytest_lora_ckpt.audit.project import ProjectError
+    from pytest_lora_ckpt.auditing.project import ProjectError
     from pytest_lora_ckpt.checkpoint import CheckpointError
 
     try:
@@ -136,7 +136,7 @@ def lora_report(_connected_lora_run: Run) -> LoadReport:
 @pytest.fixture
 def lora_loaded_model(_connected_lora_run: Run) -> torch.nn.Module:
     """The model that `lora_loader` returns for the checkpoint, loaded once; skips without a loader."""
-    from pytest_lora_ckpt.audit.project import ProjectError
+    from pytest_lora_ckpt.auditing.project import ProjectError
 
     try:
         model: torch.nn.Module | None = _connected_lora_run.subject.loaded

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import TypeAlias
 
-    from pytest_lora_ckpt.audit.checks import CheckResult
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.checks import CheckResult
+    from pytest_lora_ckpt.auditing.evidence import Run
 
     Extra: TypeAlias = Callable[[Run, pytest.FixtureRequest], tuple[CheckResult, dict[str, Any]]]
 
@@ -37,7 +37,7 @@ class LoraChecks(pytest.Module):
 
     def _getobj(self) -> ModuleType:
         """Give pytest the module to collect from, where it would import a file."""
-        from pytest_lora_ckpt.audit.checks import CHECKS
+        from pytest_lora_ckpt.auditing.checks import CHECKS
 
         module = ModuleType("lora_ckpt", "Built-in checks of pytest-lora-ckpt.")
         for name in CHECKS:
@@ -70,7 +70,7 @@ class LoraChecksLast(pytest.Collector):
 
 def _check(name: str) -> Extra:
     def run(run: Run, request: pytest.FixtureRequest) -> tuple[CheckResult, dict[str, Any]]:  # noqa: ARG001
-        from pytest_lora_ckpt.audit.checks import run_check
+        from pytest_lora_ckpt.auditing.checks import run_check
 
         return run_check(name, run), {}
 
@@ -80,7 +80,7 @@ def _check(name: str) -> Extra:
 def _item_function(name: str, module: str, make: Extra) -> Callable[..., None]:
     @pytest.mark.lora_ckpt
     def item(_connected_lora_run: Run, request: pytest.FixtureRequest) -> None:
-        from pytest_lora_ckpt.audit.checks import CheckResult
+        from pytest_lora_ckpt.auditing.checks import CheckResult
 
         try:
             result, known = make(_connected_lora_run, request)

@@ -24,8 +24,8 @@ from pytest_lora_ckpt.pytest_plugin.settings import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pytest_lora_ckpt.audit.checks import CheckResult
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.checks import CheckResult
+    from pytest_lora_ckpt.auditing.evidence import Run
     from pytest_lora_ckpt.manifest import Manifest
 
 _AUDIT = pytest.StashKey["LoraAudit"]()
@@ -106,7 +106,7 @@ class LoraAudit:
 
     def new_run(self, path: Path | str) -> Run:
         """Begin to look at a checkpoint; a replica is asked for its own stage where no other is."""
-        from pytest_lora_ckpt.audit.evidence import Run
+        from pytest_lora_ckpt.auditing.evidence import Run
 
         spec, demands = self.specs[path], self.options.demands
         if is_replica(spec) and demands.stage is None:
@@ -230,7 +230,7 @@ class LoraAudit:
 
     def results(self) -> list[dict[str, Any]]:
         """Return the runs in the order asked for, each in the schema of the JSON report."""
-        from pytest_lora_ckpt.audit.checks import CHECKS
+        from pytest_lora_ckpt.auditing.checks import CHECKS
 
         order = {name: place for place, name in enumerate(CHECKS)}
         severities = ("error", "warning", "note")
@@ -247,7 +247,7 @@ class LoraAudit:
 
     def summarize(self, reporter: pytest.TerminalReporter) -> None:
         """Print one section per checkpoint."""
-        from pytest_lora_ckpt.audit.render.terminal import render_run
+        from pytest_lora_ckpt.auditing.render.terminal import render_run
 
         for run in self.results():
             reporter.write_sep("=", f"LoRA checkpoint: {_short(run['spec'])}")
@@ -264,7 +264,7 @@ class LoraAudit:
 
     def write_reports(self) -> None:
         """Write the files asked for; under xdist only the controller does."""
-        from pytest_lora_ckpt.audit.render.json import write_json
+        from pytest_lora_ckpt.auditing.render.json import write_json
 
         if not hasattr(self.config, "workerinput"):
             for path in self.options.reports:

@@ -18,7 +18,7 @@ from pytest_lora_ckpt.manifest import compare_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.audit.checks import CheckResult
+from pytest_lora_ckpt.auditing.checks import CheckResult
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.faults import FAULTS, Fault
 from pytest_lora_ckpt.scoring.score import LoaderScore, ScoringError
@@ -13,7 +13,7 @@ from pytest_lora_ckpt.scoring.scorer import score_loader
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import Run
 
 NAME = "faults"
 _NAMED = 8

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import Run
 
 # No seed that people choose: a model that was never loaded would be the one that they trained from.
 _SEED = 0x10AD_5EED

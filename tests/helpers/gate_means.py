@@ -6,9 +6,9 @@ import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.audit.checks import CHECKS, CheckResult, run_check
-from pytest_lora_ckpt.audit.evidence import Run
-from pytest_lora_ckpt.audit.project import ProjectError
+from pytest_lora_ckpt.auditing.checks import CHECKS, CheckResult, run_check
+from pytest_lora_ckpt.auditing.evidence import Run
+from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.scoring.comparing import fingerprint
 

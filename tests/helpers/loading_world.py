@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_lora_ckpt.audit.checks import CHECKS, CheckResult, run_check
-from pytest_lora_ckpt.audit.evidence import Run
+from pytest_lora_ckpt.auditing.checks import CHECKS, CheckResult, run_check
+from pytest_lora_ckpt.auditing.evidence import Run
 from pytest_lora_ckpt.comparison.stages import Demands
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import compare, open_checkpoint
-from pytest_lora_ckpt.audit.checks import run_check
-from pytest_lora_ckpt.audit.evidence import Run
+from pytest_lora_ckpt.auditing.checks import run_check
+from pytest_lora_ckpt.auditing.evidence import Run
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.proof import Merge, find_merge
 from pytest_lora_ckpt.replicas import PanoramaVLM, make_panorama_vlm, replica_inputs, save_stage_checkpoint

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.audit.evidence import Run
+from pytest_lora_ckpt.auditing.evidence import Run
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.faults import Fault
 from pytest_lora_ckpt.scoring import audit_faults, render_score

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 # Importing a module enters its checks, in the order of the report.
 # isort: off
-from pytest_lora_ckpt.audit.checks import file, names, loaded, manifest  # noqa: F401
+from pytest_lora_ckpt.auditing.checks import file, names, loaded, manifest  # noqa: F401
 
 # isort: on
-from pytest_lora_ckpt.audit.checks.check import CHECKS, CheckResult, NotChecked, Outcome, run_check
+from pytest_lora_ckpt.auditing.checks.check import CHECKS, CheckResult, NotChecked, Outcome, run_check
 
 __all__ = ["CHECKS", "CheckResult", "NotChecked", "Outcome", "run_check"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_lora_ckpt import compare
-from pytest_lora_ckpt.audit.render.terminal import render_run, size
+from pytest_lora_ckpt.auditing.render.terminal import render_run, size
 
 CHECKPOINT = {
     "path": "best.ckpt", "layout": "lightning", "format": "torch zip", "keys": 4, "bytes": 2048, "stage": "finetune",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pytest_lora_ckpt.audit.project import ProjectError, Subject, meta_keys
+from pytest_lora_ckpt.auditing.project import ProjectError, Subject, meta_keys
 
 
 def subject(model: Any = None, loader: Any = None, inputs: Any = None) -> Subject:

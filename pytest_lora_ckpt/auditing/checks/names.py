@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.audit.checks.check import NotChecked, Outcome, check
+from pytest_lora_ckpt.auditing.checks.check import NotChecked, Outcome, check
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.findings.from_config import is_lora
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import Run
     from pytest_lora_ckpt.results import LoadReport
 
 

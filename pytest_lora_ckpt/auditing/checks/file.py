@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.audit.checks.check import NotChecked, Outcome, check, outcome_of
+from pytest_lora_ckpt.auditing.checks.check import NotChecked, Outcome, check, outcome_of
 from pytest_lora_ckpt.findings import finding, lora_pair_findings
 from pytest_lora_ckpt.findings.from_config import config_findings, is_lora
 from pytest_lora_ckpt.findings.from_copies import beside_findings, differing_twins
@@ -17,7 +17,7 @@ from pytest_lora_ckpt.lora.pairs import lora_pairs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import Run
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.results import Finding
 

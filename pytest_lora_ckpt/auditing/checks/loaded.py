@@ -6,9 +6,9 @@ import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.audit.checks.check import NotChecked, Outcome, check
-from pytest_lora_ckpt.audit.checks.differences import to_findings
-from pytest_lora_ckpt.audit.checks.names import require_lora
+from pytest_lora_ckpt.auditing.checks.check import NotChecked, Outcome, check
+from pytest_lora_ckpt.auditing.checks.differences import to_findings
+from pytest_lora_ckpt.auditing.checks.names import require_lora
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.findings.from_intruders import intruder_findings
 from pytest_lora_ckpt.models import model_keys
@@ -16,7 +16,7 @@ from pytest_lora_ckpt.models import model_keys
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import Run
     from pytest_lora_ckpt.manifest import ManifestComparison
     from pytest_lora_ckpt.proof import AdapterEffect, AdapterLayer, Generation, Merge, ScalingDifference
     from pytest_lora_ckpt.results import Finding

@@ -6,7 +6,7 @@ import dataclasses
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.audit.project import ProjectError, Subject
+from pytest_lora_ckpt.auditing.project import ProjectError, Subject
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from pytest_lora_ckpt.checkpoint.layouts.transformers_model import find_base, open_base
 from pytest_lora_ckpt.comparison.companion import compare_with_beside
@@ -200,7 +200,7 @@ class Run:
     @cached_property
     def hinted_configs(self) -> tuple[Mapping[str, Any], ...]:
         """LoRA configs in the Lightning hyper-parameters, wherever they lie: what they do not name is not known."""
-        from pytest_lora_ckpt.audit.hyperparameters import lora_config_in
+        from pytest_lora_ckpt.auditing.hyperparameters import lora_config_in
 
         return tuple(lora_config_in(self.checkpoint.envelope.get("hyper_parameters")))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import open_checkpoint
-from pytest_lora_ckpt.audit.checks import CHECKS
-from pytest_lora_ckpt.audit.evidence import Run
+from pytest_lora_ckpt.auditing.checks import CHECKS
+from pytest_lora_ckpt.auditing.evidence import Run
 from pytest_lora_ckpt.comparison.stages import Demands
 from tests.helpers.adapter_samples import llama, wear
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.audit.checks.check import NotChecked, Outcome, check
-from pytest_lora_ckpt.audit.checks.differences import to_findings
+from pytest_lora_ckpt.auditing.checks.check import NotChecked, Outcome, check
+from pytest_lora_ckpt.auditing.checks.differences import to_findings
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.manifest import compare_checkpoint
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import Run
     from pytest_lora_ckpt.manifest import Difference
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt.audit.project import ProjectError
+from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.findings import finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from pytest_lora_ckpt.audit.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import Run
     from pytest_lora_ckpt.results import Finding
 
 

@@ -1,1 +1,0 @@
-"""One checkpoint under test, from its path to an `AuditResult`; imports no pytest."""
