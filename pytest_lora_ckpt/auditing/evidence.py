@@ -194,7 +194,7 @@ class Run:
     @cached_property
     def lora_config(self) -> Mapping[str, Any] | None:
         """The adapter's `adapter_config.json`, in the checkpoint or beside it."""
-        beside = self.checkpoint.beside
+        beside = self.checkpoint.adapter_companion
         return self.checkpoint.adapter_config or (beside.adapter_config if beside else None)
 
     @cached_property
@@ -240,7 +240,7 @@ class Run:
     @property
     def adapter_parts(self) -> tuple[Checkpoint, ...]:
         """The checkpoint, and the adapter directory beside it, as far as they are to hold adapters."""
-        here, beside = self.checkpoint, self.checkpoint.beside
+        here, beside = self.checkpoint, self.checkpoint.adapter_companion
         own = (here,) if self.has_lora or here.adapter_config is not None else ()
         return own if beside is None else (*own, beside)
 
@@ -321,6 +321,7 @@ class Run:
     @cached_property
     def _about(self) -> dict[str, Any]:
         checkpoint = self.checkpoint
+        beside = checkpoint.adapter_companion
         stage = self.detected_stage
         return {
             "path": str(self.path),
@@ -331,7 +332,7 @@ class Run:
             "stage": stage.name if stage else None,
             "adapters": {name: dataclasses.asdict(adapter) for name, adapter in checkpoint.adapters.items()},
             "envelope": sorted(checkpoint.envelope),
-            "beside": str(checkpoint.beside.path) if checkpoint.beside else None,
+            "beside": str(beside.path) if beside else None,
             "notes": list(checkpoint.notes),
         }
 

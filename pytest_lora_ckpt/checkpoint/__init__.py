@@ -1,6 +1,6 @@
 """From a path to a `Checkpoint`: what a file holds, read from its index alone, running nothing that is in it."""
 
-from pytest_lora_ckpt.checkpoint.checkpoint import AdapterInfo, Checkpoint, Reader
+from pytest_lora_ckpt.checkpoint.checkpoint import AdapterInfo, Checkpoint, Companion, Reader
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError, UnknownKeyError
 from pytest_lora_ckpt.checkpoint.index import Extent, TensorSource
 from pytest_lora_ckpt.checkpoint.open import open_checkpoint
@@ -10,6 +10,7 @@ __all__ = [
     "AdapterInfo",
     "Checkpoint",
     "CheckpointError",
+    "Companion",
     "Extent",
     "NotMineError",
     "Opaque",

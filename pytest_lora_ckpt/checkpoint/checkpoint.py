@@ -11,7 +11,7 @@ from pytest_lora_ckpt.checkpoint import index as sources
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import torch
@@ -36,6 +36,24 @@ class AdapterInfo:
     modules: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Companion:
+    """Another part of the same training run, in the same directory as a checkpoint.
+
+    Attributes:
+        kind: `"adapter"`, a PEFT adapter directory (`lora_weights/`) next to a torch file; or `"twin"`, the adapter's
+            weights file in the other format, of which PEFT reads the safetensors file.
+        path: Where it lies.
+        checkpoint: Its contents; None where it cannot be read.
+        error: Why it cannot be read.
+    """
+
+    kind: str
+    path: Path
+    checkpoint: Checkpoint | None = field(default=None, repr=False)
+    error: CheckpointError | None = None
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Checkpoint:
     """An opened checkpoint: everything that its index tells. No file stays open.
@@ -54,9 +72,7 @@ class Checkpoint:
             device, an `_extra_state`). They are not in `keys`.
         globals: Every `module.name` that the pickle names, sorted; none of them was imported.
         adapter_config: The contents of `adapter_config.json`, for a PEFT adapter.
-        beside: The PEFT adapter in `lora_weights/` beside a torch file.
-        beside_error: Why that directory, though it exists, is no readable adapter.
-        twin: The adapter's weights in the other format, in the same directory: PEFT reads the safetensors file.
+        companions: Other parts of the same run in the same directory, each with its kind.
         notes: Short remarks worth showing.
 
     Example:
@@ -79,9 +95,7 @@ class Checkpoint:
     opaque_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     globals: tuple[str, ...] = field(default=(), repr=False)
     adapter_config: dict[str, Any] | None = field(default=None, repr=False)
-    beside: Checkpoint | None = field(default=None, repr=False)
-    beside_error: CheckpointError | None = None
-    twin: Path | None = None
+    companions: tuple[Companion, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -100,6 +114,16 @@ class Checkpoint:
             rank = config.get("r")
             return {"default": AdapterInfo(rank if isinstance(rank, int) else None, alpha, 0)}
         return {name: AdapterInfo(_rank(ranks[name]), alpha, len(modules[name])) for name in modules}
+
+    def companion(self, kind: str) -> Companion | None:
+        """Return the companion of this kind, or None."""
+        return next((each for each in self.companions if each.kind == kind), None)
+
+    @property
+    def adapter_companion(self) -> Checkpoint | None:
+        """The adapter in the directory next to the file, where there is one that can be read."""
+        companion = self.companion("adapter")
+        return companion.checkpoint if companion else None
 
     def read(self, key: str) -> torch.Tensor:
         """Return the tensor called `key`, on the CPU, from a private memory map of just its bytes.
@@ -160,6 +184,14 @@ class Checkpoint:
             found=f"{len(self.keys)} keys, this one is not among them",
             remedy=f"Did you mean {' or '.join(map(repr, near))}?" if near else "See `.keys` for those there are.",
         )
+
+
+def open_companion(kind: str, path: Path, read: Callable[[Path], Checkpoint]) -> Companion:
+    """Open a companion: what cannot be read is part of the answer, not an error."""
+    try:
+        return Companion(kind, path, read(path))
+    except CheckpointError as error:
+        return Companion(kind, path, error=error)
 
 
 class Reader(Protocol):

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import registry
+from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.vocabulary.files import LORA_WEIGHTS
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
-
-BESIDE = "lora_weights"
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _SIBLINGS = 2000
@@ -56,7 +56,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if stat.S_ISDIR(_mode(path)):
         return registry.read_directory(path)
     checkpoint = registry.read_file(path)
-    return _with_adapter_beside(checkpoint) if checkpoint.layout in _FILE_LAYOUTS else checkpoint
+    return _with_adapter(checkpoint) if checkpoint.layout in _FILE_LAYOUTS else checkpoint
 
 
 def _mode(path: Path) -> int:
@@ -100,12 +100,10 @@ def _missing(path: Path) -> CheckpointError:
     )
 
 
-def _with_adapter_beside(checkpoint: Checkpoint) -> Checkpoint:
+def _with_adapter(checkpoint: Checkpoint) -> Checkpoint:
     """Add the PEFT adapter that some projects save in `lora_weights/` beside the file, or why it cannot be read."""
-    folder = checkpoint.path.parent / BESIDE
+    folder = checkpoint.path.parent / LORA_WEIGHTS
     if not folder.is_dir():
         return checkpoint
-    try:
-        return dataclasses.replace(checkpoint, beside=registry.read_directory(folder))
-    except CheckpointError as error:
-        return dataclasses.replace(checkpoint, beside_error=error)
+    companion = open_companion("adapter", folder, registry.read_directory)
+    return dataclasses.replace(checkpoint, companions=(*checkpoint.companions, companion))

@@ -29,7 +29,7 @@ def compare_with_beside(
     """Compare with a model; LoRA that lies in an adapter directory beside the checkpoint is not lost.
 
     Args:
-        checkpoint: The checkpoint, which knows of the directory (`.beside`).
+        checkpoint: The checkpoint, which knows of the directory (`.companions`).
         model: A model, or its keys and shapes.
         remapping: How the checkpoint's keys become the model's. Inferred where not given.
         stage: The training stage, whose untrained components are excused.
@@ -40,7 +40,7 @@ def compare_with_beside(
     """
     name = adapter_name or active_adapter(model) or "default"
     report = compare(checkpoint, model, remapping, stage=stage, adapter_name=name)
-    beside = checkpoint.beside
+    beside = checkpoint.adapter_companion
     if report.remapped is None or beside is None:
         return report, {}
     brought = compare(beside, model, scope="adapter", adapter_name=name).mapping

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.formats.peft_directory import CONFIG, WEIGHTS
-from pytest_lora_ckpt.checkpoint.open import BESIDE
 from pytest_lora_ckpt.faults.draft import Draft
 from pytest_lora_ckpt.faults.edits import redrawn
 from pytest_lora_ckpt.faults.fault import ADAPTERS, TORCH_FILES, NotApplicable, fault
 from pytest_lora_ckpt.lora.pairs import lora_pairs
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA_WEIGHTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,14 +28,16 @@ def stale_twin(draft: Draft) -> None:
     checkpoint = draft.checkpoint
     if not checkpoint.path.is_dir():
         raise NotApplicable("one weights file was named: what lies beside it does not count")
-    if draft.weights.name not in WEIGHTS or all((draft.weights.parent / name).exists() for name in WEIGHTS):
+    if draft.weights.name not in ADAPTER_WEIGHTS or all(
+        (draft.weights.parent / name).exists() for name in ADAPTER_WEIGHTS
+    ):
         raise NotApplicable("two weights files lie in the directory already")
 
     def lay_beside(path: Path) -> None:
         import torch
         from safetensors.torch import save_file
 
-        safetensors, pickled = (path.parent / name for name in WEIGHTS)
+        safetensors, pickled = (path.parent / name for name in ADAPTER_WEIGHTS)
         if path != pickled:
             torch.save({key: checkpoint.read(key) for key in checkpoint.keys}, pickled)
         older = {key: redrawn(key)(checkpoint.read(key)).contiguous() for key in checkpoint.keys}
@@ -80,7 +81,7 @@ def directory_missing(draft: Draft) -> None:
     """Leave the directory out, where the file holds no LoRA."""
     _require_no_lora(draft)
     _beside(draft)
-    draft.patches.append(lambda path: shutil.rmtree(path.parent / BESIDE))
+    draft.patches.append(lambda path: shutil.rmtree(path.parent / LORA_WEIGHTS))
 
 
 @fault(
@@ -94,8 +95,8 @@ def directory_without_weights(draft: Draft) -> None:
     _beside(draft)
 
     def delete(path: Path) -> None:
-        for name in WEIGHTS:
-            (path.parent / BESIDE / name).unlink(missing_ok=True)
+        for name in ADAPTER_WEIGHTS:
+            (path.parent / LORA_WEIGHTS / name).unlink(missing_ok=True)
 
     draft.patches.append(delete)
 
@@ -109,13 +110,13 @@ def directory_without_weights(draft: Draft) -> None:
 def directory_without_config(draft: Draft) -> None:
     """Delete the directory's config."""
     _beside(draft)
-    draft.patches.append(lambda path: (path.parent / BESIDE / CONFIG).unlink())
+    draft.patches.append(lambda path: (path.parent / LORA_WEIGHTS / ADAPTER_CONFIG).unlink())
 
 
 def _beside(draft: Draft) -> Checkpoint:
-    beside = draft.checkpoint.beside
+    beside = draft.checkpoint.adapter_companion
     if beside is None:
-        raise NotApplicable(f"no readable adapter lies in {BESIDE}/ beside {draft.checkpoint.path.name}")
+        raise NotApplicable(f"no readable adapter lies in {LORA_WEIGHTS}/ beside {draft.checkpoint.path.name}")
     return beside
 
 
@@ -130,4 +131,4 @@ def _make_stale(draft: Draft, beside: Checkpoint) -> None:
     stale = Draft(beside)
     for key in beside.keys:
         stale.change([key], redrawn(key), "tensor")
-    draft.patches.append(lambda path: write_tensors(stale, path.parent / BESIDE / stale.weights.name))
+    draft.patches.append(lambda path: write_tensors(stale, path.parent / LORA_WEIGHTS / stale.weights.name))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.checkpoint.formats.peft_directory import CONFIG
 from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.fault import ADAPTERS, NotApplicable, fault
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,7 +212,7 @@ def peft_type_changed(draft: Draft) -> None:
 )
 def config_missing(draft: Draft) -> None:
     """Delete the file."""
-    draft.patches.append(lambda weights: (weights.parent / CONFIG).unlink())
+    draft.patches.append(lambda weights: (weights.parent / ADAPTER_CONFIG).unlink())
 
 
 @fault(
@@ -227,7 +227,7 @@ def config_truncated(draft: Draft) -> None:
 
 
 def _halve_config(weights: Path) -> None:
-    path = weights.parent / CONFIG
+    path = weights.parent / ADAPTER_CONFIG
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 

@@ -8,9 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.checkpoint.formats.peft_directory import CONFIG
-from pytest_lora_ckpt.checkpoint.open import BESIDE
 from pytest_lora_ckpt.faults.fault import NotApplicable
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, LORA_WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +53,7 @@ def write(draft: Draft, out_dir: Path) -> Path:
             shutil.copyfile(weights, target)
         if draft.has_new_config:
             text = json.dumps(draft.config, indent=2, sort_keys=True)  # As `PeftConfigMixin.save_pretrained` does.
-            (folder / CONFIG).write_text(text, encoding="utf-8")
+            (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
         for patch in draft.patches:
             patch(target)
     except BaseException:
@@ -69,8 +68,8 @@ def _copy_what_is_beside(weights: Path, folder: Path, *, whole_folder: bool) -> 
         shutil.copytree(source, folder, ignore=lambda where, _: {weights.name} if Path(where) == source else set())
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if (source / BESIDE).is_dir():
-        shutil.copytree(source / BESIDE, folder / BESIDE)
+    if (source / LORA_WEIGHTS).is_dir():
+        shutil.copytree(source / LORA_WEIGHTS, folder / LORA_WEIGHTS)
     for name in (MANIFEST, f"{weights.stem}.{MANIFEST}"):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

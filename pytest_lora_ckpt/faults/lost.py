@@ -266,8 +266,9 @@ def _keeps_only_what_was_trained(draft: Draft) -> bool:
 
 
 def _require_no_directory(draft: Draft) -> None:
-    if draft.checkpoint.beside is not None:
-        raise NotApplicable(f"the adapter lies in {draft.checkpoint.beside.path.name}/ beside it as well")
+    companion = draft.checkpoint.adapter_companion
+    if companion is not None:
+        raise NotApplicable(f"the adapter lies in {companion.path.name}/ beside it as well")
 
 
 def _magnitudes(draft: Draft) -> list[str]:

@@ -153,7 +153,7 @@ def middle(numbers: Iterable[int]) -> int:
 
 def scaling(draft: Draft) -> float:
     """Return what the adapter's product is multiplied with, as far as a config tells, its own or the one beside it."""
-    beside = draft.checkpoint.beside
+    beside = draft.checkpoint.adapter_companion
     config = draft.checkpoint.adapter_config or (beside.adapter_config if beside else None) or {}
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or not isinstance(alpha, (int, float)) or rank < 1:

@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
+from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.findings.alike import template
 from pytest_lora_ckpt.findings.causes import finding
 from pytest_lora_ckpt.keys import infer_remapping, parse_keys
@@ -67,7 +67,7 @@ def copy_findings(
 
 def beside_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Tell where the adapter in a checkpoint and the one in the directory beside it have other values."""
-    beside = checkpoint.beside
+    beside = checkpoint.adapter_companion
     if beside is None:
         return
     here, there = (_adapter_keys(part.keys) for part in (checkpoint, beside))
@@ -82,10 +82,13 @@ def beside_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def differing_twins(adapter: Checkpoint) -> list[str] | None:
     """List the tensors that the file of the other format has otherwise, or not at all; None where it cannot be read."""
-    if adapter.twin is None:
+    companion = adapter.companion("twin")
+    if companion is None:
         return []
+    twin = companion.checkpoint
+    if twin is None:
+        return None
     try:
-        twin = open_checkpoint(adapter.twin)
         keys = {*adapter.keys, *twin.keys}
         held = adapter.keys.keys() & twin.keys.keys()
         return sorted(key for key in keys if key not in held or not _agree(adapter, key, twin, key))

@@ -39,7 +39,8 @@ def compare_checkpoint(manifest: Manifest, checkpoint: Checkpoint, *, base: bool
         base: Compare the values of base weights too: every byte of them is read, one tensor at a time. Otherwise only
             trained tensors are.
     """
-    parts = [checkpoint, *([checkpoint.beside] if checkpoint.beside else [])]
+    beside = checkpoint.adapter_companion
+    parts = [checkpoint, *([beside] if beside else [])]
     outcomes = Outcomes(manifest)
     reshaped: dict[str, str] = {}
     strangers: list[str] = []

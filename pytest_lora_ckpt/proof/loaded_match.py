@@ -66,7 +66,7 @@ def match_loaded(  # noqa: PLR0913  # All but the first three are keyword-only.
     """
     name = _adapter_name(model, checkpoint)
     report, beside = compare_with_beside(checkpoint, model, remapping, stage=stage, adapter_name=name)
-    source = checkpoint if report.lora_keys[0] else checkpoint.beside
+    source = checkpoint if report.lora_keys[0] else checkpoint.adapter_companion
     if report.lora_keys[1] or source is None or not compare(source, None).lora_keys[0]:
         return Match(report, beside, None)
     # Without LoRA layers the adapter can only be in the weights.

@@ -109,7 +109,7 @@ class _Prover:
             yield self._merged(key, module) if module and module.kind == "merged" else self._row(key, place)
         for module in self.match.merge.modules if self.match.merge else ():
             yield from (self._merged(key, module) for key in module.pair.keys)
-        beside = self.checkpoint.beside
+        beside = self.checkpoint.adapter_companion
         if beside is not None:
             taken = {*in_state.values()}
             for key, place in self.match.beside.items():
@@ -201,7 +201,7 @@ class _Prover:
         return "the norms of the rows of W, as initialised" if close else None
 
     def _beside(self, place: str) -> tuple[str, torch.Tensor] | None:
-        beside = self.checkpoint.beside
+        beside = self.checkpoint.adapter_companion
         keys = [key for key, there in self.match.beside.items() if there == place]
         return (beside.path.name, beside.read(keys[0])) if beside is not None and keys else None
 

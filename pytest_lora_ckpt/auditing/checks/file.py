@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 def readable(run: Run) -> Outcome:
     """The file opens, and holds tensors."""
     checkpoint = run.checkpoint
-    if checkpoint.beside_error is not None:
-        return Outcome(
-            passed=False, summary=f"The adapter directory beside it cannot be read: {checkpoint.beside_error}"
-        )
+    companion = checkpoint.companion("adapter")
+    if companion is not None and companion.error is not None:
+        return Outcome(passed=False, summary=f"The adapter directory beside it cannot be read: {companion.error}")
     # Where there is LoRA, the check `lora-complete` tells of it.
     if not run.adapter_parts and (empty := list(empty_findings(checkpoint.keys))):
         return outcome_of(empty, "")
@@ -69,9 +68,10 @@ def config(run: Run) -> Outcome:
 
 
 def _twins(part: Checkpoint) -> Iterator[Finding]:
-    if part.twin is None:
+    twin = part.companion("twin")
+    if twin is None:
         return
-    told = f"{part.twin.name} lies beside the weights file of the other format; PEFT reads the safetensors file"
+    told = f"{twin.path.name} lies beside the weights file of the other format; PEFT reads the safetensors file"
     differing = differing_twins(part)
     if differing is None:
         yield finding("stale-twin-file", f"{told}, and the other cannot be read.")

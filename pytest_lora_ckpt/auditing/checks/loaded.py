@@ -121,7 +121,7 @@ def _brought(run: Run, intruders: list[Finding]) -> set[str]:
 def adapter_active(run: Run) -> Outcome:
     """The adapter is active, scaled as in training, and switching it off changes the output."""
     model = _loaded(run)
-    if not run.has_lora and run.checkpoint.beside is None:
+    if not run.has_lora and run.checkpoint.adapter_companion is None:
         raise NotChecked("the checkpoint has no LoRA keys", applies=False)
     from pytest_lora_ckpt.proof import adapter_effect, zero_but_used  # torch, only with a loader.
 

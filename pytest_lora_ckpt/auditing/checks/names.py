@@ -51,7 +51,7 @@ def stage(run: Run) -> Outcome:
     wanted = run.demands.stage
     partial = wanted.lora and run.scope == "adapter"
     lacking = [] if partial else [name for name in wanted.holds if name not in run.components]
-    if wanted.lora and not run.has_lora and run.checkpoint.beside is None:
+    if wanted.lora and not run.has_lora and run.checkpoint.adapter_companion is None:
         lacking.append("LoRA")
     if not lacking:
         told = "holds the adapter (it keeps only what was trained)" if partial else f"holds {', '.join(wanted.holds)}"

@@ -10,7 +10,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint import registry
+from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG as CONFIG
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_WEIGHTS as WEIGHTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
 NAME = "PEFT adapter"
 EXPECTS = "a directory with `adapter_config.json`, or a weights file of that name beside one"
 
-CONFIG = "adapter_config.json"
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # As PEFT prefers them.
 MAX_CONFIG = 10_000_000  # Bytes; what is longer is cut off, and so no JSON.
 
 
@@ -52,8 +53,12 @@ def read(path: Path) -> Checkpoint:
         )
     checkpoint = registry.read_file(weights, but=(NAME,))
     notes = list(checkpoint.notes)
-    twin = next((path for path in present if path != weights), None)
-    if twin is not None:
+    companions = [
+        open_companion("twin", path, lambda path: registry.read_file(path, but=(NAME,)))
+        for path in present
+        if path != weights
+    ]
+    if companions:
         taken = "PEFT reads the safetensors file" + (", not this one" if weights != present[0] else "")
         notes.insert(0, f"{WEIGHTS[1]} lies beside {WEIGHTS[0]}: {taken}")
     return dataclasses.replace(
@@ -61,7 +66,7 @@ def read(path: Path) -> Checkpoint:
         path=path,
         layout="peft_adapter",
         adapter_config=config,
-        twin=twin,
+        companions=tuple(companions),
         file_bytes=checkpoint.file_bytes + (folder / CONFIG).stat().st_size,
         notes=tuple(notes),
     )

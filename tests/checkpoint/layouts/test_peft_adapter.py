@@ -57,7 +57,7 @@ def test_an_adapter_in_safetensors(adapters: Path) -> None:
     assert set(checkpoint.keys) == set(loaded)
     assert all(same_bits(checkpoint.read(key), tensor) for key, tensor in loaded.items())
     assert checkpoint.notes == ()
-    assert checkpoint.beside is None
+    assert checkpoint.companions == ()
 
 
 def test_an_adapter_in_a_bin_file_with_ranks_that_differ(adapters: Path) -> None:
@@ -91,9 +91,17 @@ def test_both_weights_files_are_noted_and_the_safe_one_is_read(adapters: Path, t
         "adapter_model.bin lies beside adapter_model.safetensors: PEFT reads the safetensors file",
     )
     assert "not this one" in open_checkpoint(folder / "adapter_model.bin").notes[0]
-    assert checkpoint.twin == folder / "adapter_model.bin"
-    assert open_checkpoint(folder / "adapter_model.bin").twin == folder / "adapter_model.safetensors"
-    assert open_checkpoint(adapters / "bin").twin is None
+    (twin,) = checkpoint.companions
+    assert (twin.kind, twin.path, twin.error) == ("twin", folder / "adapter_model.bin", None)
+    assert twin.checkpoint is not None
+    assert set(twin.checkpoint.keys) == set(open_checkpoint(adapters / "bin").keys)
+    (other,) = open_checkpoint(folder / "adapter_model.bin").companions
+    assert other.path == folder / "adapter_model.safetensors"
+    assert open_checkpoint(adapters / "bin").companions == ()
+    (folder / "adapter_model.bin").write_bytes(b"PK")
+    broken = open_checkpoint(folder).companion("twin")
+    assert broken is not None
+    assert (broken.checkpoint, getattr(broken.error, "problem", None)) == (None, "truncated")
     (folder / "adapter_model.safetensors").write_bytes(b"\1\0\0\0\0\0\0\0{")
     fails(folder, "damaged")
 
@@ -182,22 +190,28 @@ def test_an_adapter_that_trains_no_lora_module_has_the_config_alone(adapters: Pa
     assert open_checkpoint(folder).adapters == {"default": AdapterInfo(rank=2, alpha=5, modules=0)}
 
 
-def test_an_adapter_beside_a_checkpoint(adapters: Path, tmp_path: Path) -> None:
+def test_an_adapter_next_to_a_checkpoint_is_its_companion(adapters: Path, tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1)}, tmp_path / "last.ckpt")
-    assert open_checkpoint(tmp_path / "last.ckpt").beside is None
+    assert open_checkpoint(tmp_path / "last.ckpt").companions == ()
     shutil.copytree(adapters / "safe", tmp_path / "lora_weights")
     checkpoint = open_checkpoint(tmp_path / "last.ckpt")
-    assert checkpoint.beside is not None
-    assert checkpoint.beside.layout == "peft_adapter"
-    assert checkpoint.beside.path == tmp_path / "lora_weights"
-    assert checkpoint.beside_error is None
-    (tmp_path / "lora_weights" / "adapter_config.json").write_text("{")
-    checkpoint = open_checkpoint(tmp_path / "last.ckpt")
-    assert checkpoint.beside is None
-    assert checkpoint.beside_error is not None
-    assert checkpoint.beside_error.problem == "broken-config"
-    shutil.rmtree(tmp_path / "lora_weights")
+    companion = checkpoint.companion("adapter")
+    assert companion is not None
+    assert (companion.path, companion.error) == (tmp_path / "lora_weights", None)
+    assert checkpoint.adapter_companion is companion.checkpoint is not None
+    assert companion.checkpoint.layout == "peft_adapter"
+    assert checkpoint.companion("twin") is None
+
+
+@pytest.mark.parametrize(("config", "problem"), [("{", "broken-config"), (None, "not-a-checkpoint")])
+def test_a_companion_that_cannot_be_read_says_why(tmp_path: Path, config: str | None, problem: str) -> None:
+    torch.save({"w": torch.ones(1)}, tmp_path / "last.ckpt")
     (tmp_path / "lora_weights").mkdir()
-    beside_error = open_checkpoint(tmp_path / "last.ckpt").beside_error
-    assert beside_error is not None
-    assert beside_error.problem == "not-a-checkpoint"
+    if config:
+        (tmp_path / "lora_weights" / "adapter_config.json").write_text(config)
+    checkpoint = open_checkpoint(tmp_path / "last.ckpt")
+    assert checkpoint.adapter_companion is None
+    companion = checkpoint.companion("adapter")
+    assert companion is not None
+    assert companion.error is not None
+    assert companion.error.problem == problem
