@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.keys import parse_keys
+from pytest_lora_ckpt.tensors import KeySet
+from pytest_lora_ckpt.vocabulary.lora import FACTORS, LORA_SCALES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_lora_ckpt.tensors import TensorInfo
 
-# How each factor's name ends, by convention: `lora_A`, `lora_embedding_A`, `lora.A`, `lora_a`, `lora_down` …
-_DOWN, _UP = ("A", "a", "down"), ("B", "b", "up")
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class LoraPair:
     """The factors of one adapted module.
 
     Attributes:
         module: Path of the module, without wrappers and PEFT's structure.
         adapter: Name of the adapter, or None where the keys carry none.
-        down: Key and tensor of `lora_A` (rank x in), once seen.
-        up: Key and tensor of `lora_B` (out x rank), once seen.
+        down: Key and tensor of `lora_A` (rank x in), or None if missing.
+        up: Key and tensor of `lora_B` (out x rank), or None if missing.
         others: Further adapter parameters of the module (magnitude vector, alpha …).
         again: Pairs of keys that name one factor, such as one with `module.` before it; the first of each is kept.
     """
@@ -33,8 +32,8 @@ class LoraPair:
     adapter: str | None
     down: tuple[str, TensorInfo] | None = None
     up: tuple[str, TensorInfo] | None = None
-    others: list[str] = field(default_factory=list)
-    again: list[tuple[str, str]] = field(default_factory=list)
+    others: tuple[str, ...] = ()
+    again: tuple[tuple[str, str], ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -44,23 +43,26 @@ class LoraPair:
 
     @property
     def rank(self) -> int | None:
-        """First size of the down factor, which is the rank; None where it is not there or has no size."""
+        """First size of the down factor, which is the rank; None if it is missing or has no size."""
         return self.down[1].shape[0] if self.down and self.down[1].shape else None
 
 
-def lora_factor(kind: str | None) -> str | None:
-    """Tell which factor of a pair this is, by any convention: `"down"` (rank x in), `"up"` (out x rank), or None.
+def lora_factor(kind: str | None) -> Literal["down", "up"] | None:
+    """Return which factor of a pair this is, by any convention: `"down"` (rank x in), `"up"` (out x rank), or None.
+
+    Args:
+        kind: What `ParsedKey.lora` gives.
 
     Example:
         >>> lora_factor("lora_A"), lora_factor("lora.up"), lora_factor("lora_magnitude_vector")
         ('down', 'up', None)
     """
-    last = (kind or "").replace("_", ".").rpartition(".")[2]
-    return "down" if last in _DOWN else "up" if last in _UP else None
+    factor = FACTORS.get(kind or "")
+    return None if factor is None else "down" if factor == "A" else "up"
 
 
-def lora_pairs(keys: Mapping[str, TensorInfo]) -> list[LoraPair]:
-    """Gather the adapter parameters of a checkpoint by module and adapter.
+def lora_pairs(keys: KeySet | Mapping[str, TensorInfo]) -> tuple[LoraPair, ...]:
+    """Return the adapter parameters of a checkpoint, by module and adapter; a `KeySet` keeps the answer.
 
     Example:
         >>> from pytest_lora_ckpt import TensorInfo
@@ -68,25 +70,32 @@ def lora_pairs(keys: Mapping[str, TensorInfo]) -> list[LoraPair]:
         >>> pairs[0].module, pairs[0].rank
         ('q', 4)
     """
-    pairs: dict[tuple[str, str | None, bool, int], LoraPair] = {}
-    for key, info in keys.items():
-        parsed = parse_key(key)
-        if not parsed.is_lora:
-            continue
-        kind = parsed.lora or ""
-        # Two parameters of one module (PEFT's `target_parameters`) have their adapters one inside the other.
-        place = (parsed.module_path, parsed.adapter, "embedding" in kind, parsed.roles.count("base_layer"))
-        pair = pairs.setdefault(place, LoraPair(parsed.module_path, parsed.adapter))
-        if parsed.parameter == "bias" or (factor := lora_factor(kind)) is None:
-            pair.others.append(key)
-        elif (held := pair.down if factor == "down" else pair.up) is not None:
-            pair.again.append((held[0], key))
-        elif factor == "down":
-            pair.down = (key, info)
-        else:
-            pair.up = (key, info)
-    return [pair for pair in pairs.values() if pair.down or pair.up or not _is_only_scale(pair)]
+    return (keys if isinstance(keys, KeySet) else KeySet(keys)).derived(_pair_up)
+
+
+def _pair_up(keys: KeySet) -> tuple[LoraPair, ...]:
+    places: dict[tuple[str, str | None, bool, int], list[tuple[str, str | None]]] = {}
+    for key, parsed in parse_keys(keys).items():
+        if parsed.is_lora:
+            kind = parsed.lora or ""
+            # Two parameters of one module (PEFT's `target_parameters`) have their adapters one inside the other.
+            place = (parsed.module_path, parsed.adapter, "embedding" in kind, parsed.roles.count("base_layer"))
+            factor = None if parsed.parameter == "bias" else lora_factor(kind)
+            places.setdefault(place, []).append((key, factor))
+    pairs = (_pair(keys, module, adapter, own) for (module, adapter, *_), own in places.items())
+    return tuple(pair for pair in pairs if pair.down or pair.up or not _is_only_scale(pair))
 
 
 def _is_only_scale(pair: LoraPair) -> bool:
-    return all(key.endswith((".alpha", ".dora_scale")) for key in pair.others)
+    return all(key.rpartition(".")[2] in LORA_SCALES for key in pair.others)
+
+
+def _pair(keys: KeySet, module: str, adapter: str | None, parameters: list[tuple[str, str | None]]) -> LoraPair:
+    factors: dict[str, str] = {}
+    again: list[tuple[str, str]] = []
+    for key, factor in parameters:
+        if factor is not None and factors.setdefault(factor, key) != key:
+            again.append((factors[factor], key))
+    down, up = ((factors[word], keys[factors[word]]) if word in factors else None for word in ("down", "up"))
+    others = tuple(key for key, factor in parameters if factor is None)
+    return LoraPair(module, adapter, down, up, others, tuple(again))

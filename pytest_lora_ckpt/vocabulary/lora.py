@@ -7,31 +7,59 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FACTORS: Mapping[str, str] = {
-    # PEFT (https://huggingface.co/docs/peft/developer_guides/checkpoint).
+PEFT_FACTORS: Mapping[str, str] = {
     "lora_A": "A",
     "lora_B": "B",
     "lora_embedding_A": "A",
     "lora_embedding_B": "B",
-    # torchtune (torchtune/modules/peft/lora.py).
+}
+"""PEFT's names, after which it puts the adapter's name (https://huggingface.co/docs/peft/developer_guides/checkpoint):
+name -> which factor. A has the shape (rank, in), B (out, rank)."""
+
+OTHER_FACTORS: Mapping[str, str] = {
     "lora_a": "A",
     "lora_b": "B",
-    # kohya's sd-scripts (networks/lora.py).
     "lora_down": "A",
     "lora_up": "B",
-    # diffusers (loaders/lora_conversion_utils.py): `to_q.lora.down`, `to_q_lora.down`, `lora_linear_layer.down`.
-    "lora.down": "A",
-    "lora.up": "B",
-    "lora_linear_layer.down": "A",
-    "lora_linear_layer.up": "B",
-    "down": "A",
-    "up": "B",
-    "lora.A": "A",
-    "lora.B": "B",
-    "lora.a": "A",
-    "lora.b": "B",
 }
-"""Name -> which factor: A has the shape (rank, in), B (out, rank)."""
+"""torchtune (torchtune/modules/peft/lora.py) and kohya's sd-scripts (networks/lora.py)."""
+
+LORA_CONTAINERS = frozenset({"lora", "lora_linear_layer"})
+"""Modules of diffusers (loaders/lora_conversion_utils.py) that hold the factors: `to_q.lora.down`,
+`lora_linear_layer.down`; any module whose name ends in `_lora` holds them as well: `to_q_lora.down`."""
+
+CONTAINED_FACTORS: Mapping[str, str] = {"A": "A", "a": "A", "down": "A", "B": "B", "b": "B", "up": "B"}
+"""The factors in such a module."""
+
+FACTORS: Mapping[str, str] = {
+    **PEFT_FACTORS,
+    **OTHER_FACTORS,
+    **CONTAINED_FACTORS,
+    **{f"{outer}.{inner}": factor for outer in LORA_CONTAINERS for inner, factor in CONTAINED_FACTORS.items()},
+}
+"""All of them, as `ParsedKey.lora` gives them: name -> "A" or "B"."""
+
+MAGNITUDE = "lora_magnitude_vector"
+"""DoRA's magnitude vector in PEFT (peft/tuners/lora/layer.py)."""
+
+TOKENS_DELTA = "trainable_tokens_delta"
+"""PEFT's rows of an embedding that are trained (peft/tuners/trainable_tokens/layer.py)."""
+
+PEFT_PARAMETER_DICTS = frozenset({"lora_embedding_A", "lora_embedding_B", TOKENS_DELTA})
+"""Those of PEFT's that lie in a ParameterDict, so that the adapter's name ends the key."""
+
+LORA_SCALES = frozenset({"alpha", "dora_scale"})
+"""Scalars that kohya and diffusers write beside the factors."""
+
+LORA_MID = "lora_mid"
+"""The third factor of a LoRA for convolutions (LyCORIS, lycoris/modules/locon.py)."""
+
+LORA_METHODS = frozenset({"LORA", "ADALORA", "XLORA"})
+"""Values of `peft_type` whose parameters are called `lora_A` and `lora_B` (`adapter_layer_names` in
+peft/tuners/*/layer.py)."""
+
+HEAD_TASKS = frozenset({"SEQ_CLS", "TOKEN_CLS"})
+"""Values of `task_type` for which PEFT trains the head by itself (peft/peft_model.py)."""
 
 PEFT_PREFIX = "base_model.model."
 """What a `PeftModel` puts before the keys of the model that it wraps (peft/peft_model.py)."""
