@@ -6,15 +6,30 @@ import gc
 import importlib
 import os
 import pkgutil
+from typing import TYPE_CHECKING
 
 import pytest
 
 import pytest_lora_ckpt
+from tests.helpers.golden import Golden
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytest_plugins = ["pytester"]
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores. Read when torch starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="Write the golden files (tests/golden) anew.")
+
+
+@pytest.fixture
+def golden(tmp_path: Path, pytestconfig: pytest.Config) -> Golden:
+    """Compare rendered outputs with their golden files."""
+    return Golden(tmp_path / "actual", update=pytestconfig.getoption("update_golden"))
 
 
 @pytest.fixture(scope="session")
