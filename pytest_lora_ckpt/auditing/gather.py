@@ -1,0 +1,95 @@
+"""Put the reports of the checks together: the only place that merges, sorts, and leaves out what is said twice."""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.auditing.checks import CHECKS
+from pytest_lora_ckpt.auditing.result import AuditResult, CheckpointFacts, CheckReport, CheckResult, Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_lora_ckpt.results import Finding
+
+_ORDER = {name: place for place, name in enumerate(CHECKS)}
+_SEVERITIES = ("error", "warning", "note")
+_OUTCOMES = ("skipped", "passed", "failed")
+
+
+def merge(*groups: Iterable[CheckReport]) -> tuple[CheckReport, ...]:
+    """Merge reports of one checkpoint, whichever process made them: one for each check, in the order of the checks.
+
+    Associative, commutative and idempotent. Of a check that was made more than once the worst outcome counts.
+    """
+    merged: dict[str, CheckReport] = {}
+    for report in (report for group in groups for report in group):
+        known = merged.get(report.name, report)
+        merged[report.name] = known if known == report else max(known, report, key=_weight)
+    return tuple(sorted(merged.values(), key=lambda report: (_ORDER.get(report.name, len(_ORDER)), report.name)))
+
+
+def _weight(report: CheckReport) -> tuple[int, str]:
+    return _OUTCOMES.index(report.outcome), json.dumps(report.to_dict(), sort_keys=True)
+
+
+def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
+    """Make the result of the reports of one checkpoint. Their order, and how often each comes, do not matter.
+
+    Args:
+        spec: What was asked for.
+        reports: One for each check that was made, at least.
+    """
+    merged = merge(reports)
+    facts = functools.reduce(operator.or_, (report.facts for report in merged), Facts())
+    compared = facts.comparison
+    found = list(_findings(merged))
+    found.sort(key=lambda each: _SEVERITIES.index(each.severity))
+    return AuditResult(
+        spec=spec,
+        checkpoint=facts.checkpoint or CheckpointFacts(spec),
+        verdict=compared.verdict if compared else "not-compared",
+        as_is=compared.as_is if compared else None,
+        remapped=compared.remapped if compared else None,
+        rules=compared.rules if compared else (),
+        components=(compared.components if compared else None) or facts.components or (),
+        proof=facts.proof,
+        updates=facts.updates or (),
+        faults=facts.faults,
+        checks=tuple(
+            CheckResult(
+                report.name,
+                report.outcome,
+                report.summary,
+                report.applies,
+                tuple(dict.fromkeys(each.cause for each in report.findings)),
+            )
+            for report in merged
+        ),
+        findings=tuple(_distinct(found)),
+    )
+
+
+def _findings(reports: Iterable[CheckReport]) -> Iterator[Finding]:
+    for report in reports:
+        if report.facts.comparison is not None:
+            yield from report.facts.comparison.findings
+        yield from report.findings
+
+
+def _distinct(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Leave out what says the same as another finding of its cause: with the same keys, or without keys."""
+    first: dict[tuple[str, str], Finding] = {}
+    for each in findings:
+        first.setdefault((each.cause, each.message), each)
+    listed = list(first.values())
+    with_keys = {each.cause for each in listed if each.keys}
+    seen: set[tuple[str, frozenset[str]]] = set()
+    for each in listed:
+        said = (each.cause, frozenset(each.keys))
+        if (each.keys and said not in seen) or each.cause not in with_keys:
+            yield each
+        seen.add(said)

@@ -1,0 +1,250 @@
+"""The result of an audit: `AuditResult`, and the report of each check that it is put together from. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003  # `from_plain` reads the annotations.
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
+from pytest_lora_ckpt.results import Component, Finding  # noqa: TC001  # `from_plain` reads the annotations.
+
+SCHEMA = 1
+"""Version of `AuditResult.to_dict()` and of the JSON report; raised when a field changes its meaning.
+
+1: the first. Fields were added since: `spec`, `schema` and `faults` of a run, `applies` and `causes` of a check.
+"""
+
+Outcome = Literal["passed", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFacts:
+    """One adapter of the checkpoint: its rank (a tuple where modules differ), alpha, and number of modules."""
+
+    rank: int | tuple[int, ...] | None
+    alpha: float | None
+    modules: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFacts:
+    """What a checkpoint is.
+
+    Attributes:
+        path: Where it lies.
+        layout: How it lies on disk; None where it cannot be read, and then nothing else is known.
+        format: Encoding of its file.
+        keys: Number of keys.
+        bytes: Size of all tensors.
+        stage: The latest training stage all of whose components it holds.
+        adapters: Its adapters by name.
+        envelope: Names of what lies around the state dict, sorted.
+        beside: The adapter directory beside it.
+        notes: What reading it brought up, in sentences.
+    """
+
+    path: str
+    layout: str | None = None
+    format: str | None = None
+    keys: int | None = None
+    bytes: int | None = None
+    stage: str | None = None
+    adapters: Mapping[str, AdapterFacts] = field(default_factory=dict)
+    envelope: tuple[str, ...] = ()
+    beside: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StateFacts:
+    """What `load_state_dict` would do, counted: as is, or after the remapping. The classes are `KEY_CLASSES`."""
+
+    loaded: int
+    missing: Mapping[str, int]
+    unexpected: Mapping[str, int]
+    shape_mismatches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFacts:
+    """One rule of the remapping: its text, how many keys it renames, who applies it, as a regex, and an example."""
+
+    rule: str
+    keys: int
+    by: str
+    pattern: str
+    replacement: str
+    example: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonFacts:
+    """The checkpoint held against the model: `LoadReport.to_dict()` as data."""
+
+    verdict: str
+    as_is: StateFacts | None = None
+    remapped: StateFacts | None = None
+    rules: tuple[RuleFacts, ...] = ()
+    components: tuple[Component, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """A tensor that is not simply equal to the loaded model's."""
+
+    key: str
+    model_key: str
+    source: str
+    outcome: str
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProofFacts:
+    """The proof by value, counted: `Proof.to_dict()` as data."""
+
+    proved: bool
+    counts: Mapping[str, int]
+    sources: Mapping[str, int]
+    tensors: tuple[TensorFacts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateFacts:
+    """The size of one adapter's update in one module, and of the weight that it changes."""
+
+    module: str
+    adapter: str | None
+    update: float | None
+    weight: float | None = None
+    finite: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What one check established about the checkpoint, beside its own outcome. None where it did not look."""
+
+    checkpoint: CheckpointFacts | None = None
+    components: tuple[Component, ...] | None = None
+    comparison: ComparisonFacts | None = None
+    proof: ProofFacts | None = None
+    updates: tuple[UpdateFacts, ...] | None = None
+    faults: Mapping[str, Any] | None = None
+
+    def __or__(self, other: Facts) -> Facts:
+        """Return these facts, with those of the other where these have none."""
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.__slots__}
+        return Facts(**{name: second if first is None else first for name, (first, second) in pairs.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """How a check ended on one checkpoint, and what it established; goes through xdist as `to_dict()`.
+
+    Attributes:
+        name: The check's name.
+        outcome: `"passed"`, `"failed"` or `"skipped"`.
+        summary: The result in a sentence.
+        findings: Causes and remedies that this check adds to those of the comparison.
+        applies: False where the checkpoint has nothing of the kind, so that there was nothing to check.
+        facts: What it established.
+    """
+
+    name: str
+    outcome: Outcome
+    summary: str
+    findings: tuple[Finding, ...] = ()
+    applies: bool = True
+    facts: Facts = Facts()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report in JSON's types."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CheckReport:
+        """Read what `to_dict()` gave.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        return from_plain(cls, data)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """How a check ended: one row of `AuditResult.checks`; `causes` are those of its findings."""
+
+    name: str
+    outcome: Outcome
+    summary: str
+    applies: bool = True
+    causes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """The audit of one checkpoint, as data: what every renderer shows and computes nothing of.
+
+    Attributes:
+        spec: What was asked for: a path, an address, or `replica:STAGE`.
+        checkpoint: What the checkpoint is.
+        verdict: What loads; `"not-compared"` where there was nothing to compare with.
+        as_is: What loads under its own name, in numbers; None where nothing was compared.
+        remapped: What loads after the remapping; None where nothing was compared.
+        rules: The rules of the remapping, in order.
+        components: One row per component and kind (base weights, adapters).
+        checks: How each check ended, in the order of the checks.
+        findings: Causes and remedies, the gravest first, each once.
+        proof: The proof by value; None without a loaded model.
+        updates: The size of each update in the loaded model.
+        faults: The score of the loader (`LoaderScore.to_dict()`), where it was asked for.
+    """
+
+    spec: str
+    checkpoint: CheckpointFacts
+    verdict: str = "not-compared"
+    as_is: StateFacts | None = None
+    remapped: StateFacts | None = None
+    rules: tuple[RuleFacts, ...] = ()
+    components: tuple[Component, ...] = ()
+    proof: ProofFacts | None = None
+    updates: tuple[UpdateFacts, ...] = ()
+    faults: Mapping[str, Any] | None = None
+    checks: tuple[CheckResult, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    def check(self, name: str) -> CheckResult:
+        """Return the row of one check.
+
+        Raises:
+            KeyError: It was not made.
+        """
+        return {each.name: each for each in self.checks}[name]
+
+    def named(self, outcome: Outcome) -> tuple[str, ...]:
+        """Return the names of the checks that ended like this, in the order of the checks."""
+        return tuple(each.name for each in self.checks if each.outcome == outcome)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return not self.named("failed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one run of the JSON report, in JSON's types."""
+        return {"schema": SCHEMA, **to_plain(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> AuditResult:
+        """Read what `to_dict()` gave; fields that are not known are left out.
+
+        Raises:
+            ValueError: It is of a newer schema, or something else.
+        """
+        if data.get("schema", SCHEMA) != SCHEMA:
+            raise ValueError(f"The result has schema {data['schema']!r}, and this release reads schema {SCHEMA}.")
+        return from_plain(cls, {"spec": "", **data})
