@@ -9,35 +9,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from pytest_lora_ckpt.keys.grammar import ParsedKey, parse_key
+from pytest_lora_ckpt.vocabulary.lora import FACTORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from pytest_lora_ckpt.keys.grammar import Reading
 
 # Stands for a number in a path; no segment can be a dot.
 NUMBER = "."
 
 Path: TypeAlias = tuple[str, ...]
 
-# What each library calls the two factors: A has the shape (rank, in), B (out, rank).
-_FACTORS = {
-    "lora_A": "A",
-    "lora_a": "A",
-    "lora_down": "A",
-    "lora.down": "A",
-    "lora.A": "A",
-    "lora.a": "A",
-    "lora_linear_layer.down": "A",
-    "down": "A",
-    "lora_B": "B",
-    "lora_b": "B",
-    "lora_up": "B",
-    "lora.up": "B",
-    "lora.B": "B",
-    "lora.b": "B",
-    "lora_linear_layer.up": "B",
-    "up": "B",
-}
 # Parameters that modules of the same name share; any other parameter is as telling as a module's name.
 _COMMON_PARAMETERS = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
 
@@ -60,9 +43,6 @@ _DIGITS = re.compile(r"_?[0-9]+")
 _EMPTY_WORDS = frozenset(
     {"model", "module", "layer", "block", "encoder", "decoder", "tower", "backbone", "net", "network", "embedding"},
 )
-
-# Heads of language models and classifiers, which libraries put beside the model or inside of it.
-HEADS = frozenset({"lm_head", "score", "classifier", "v_head", "value_head", "embed_out"})
 
 # kohya's sd-scripts (networks/lora.py) puts these before the flattened path.
 FLAT_COMPONENTS = {
@@ -99,44 +79,45 @@ class Form(NamedTuple):
         return next((name for name in reversed(self.path) if name != NUMBER), "")
 
 
-def read_forms(marked: Sequence[str]) -> tuple[Form, ...]:
+def read_forms(marked: Path, reading: Reading) -> tuple[Form, ...]:
     """Read a key, given as segments with `NUMBER` for numbers, in every way that the conventions allow.
 
     Example:
-        >>> read_forms("unet.attn1.processor.to_out_lora.down.weight".split("."))[1].path
+        >>> from pytest_lora_ckpt.keys.grammar import read_segments
+        >>> marked = tuple("unet.attn1.processor.to_out_lora.down.weight".split("."))
+        >>> read_forms(marked, read_segments(marked))[1].path
         ('unet', 'attn1', 'to_out', '.')
     """
-    # A dot would split the segments anew; a digit is as good for the grammar as any number.
-    parsed = parse_key(".".join("0" if segment == NUMBER else segment for segment in marked))
-    path = tuple(m for m, role in zip(marked, parsed.roles, strict=True) if role == "module")
-    family, suffix = _family(parsed, marked[-1])
-    main = Form(path + suffix, family, _variant(parsed), parsed.adapter)
-    return (main, *(main._replace(path=other) for other in _other_paths(path, parsed)))
+    path = tuple(m for m, role in zip(marked, reading.roles, strict=True) if role == "module")
+    family, suffix = _family(reading, marked[-1])
+    main = Form(path + suffix, family, _variant(reading), reading.adapter)
+    return (main, *(main._replace(path=other) for other in _other_paths(path, reading)))
 
 
-def _family(parsed: ParsedKey, last: str) -> tuple[str, Path]:
+def _family(reading: Reading, last: str) -> tuple[str, Path]:
     """What of the module it is, and what of the parameter's name belongs to the path."""
-    lora = parsed.lora
-    if lora is not None:
-        bias = ".bias" if parsed.parameter == "bias" else ""
-        return _FACTORS.get(lora, lora) + bias, (NUMBER,) if last == NUMBER and parsed.parameter else ()
-    parameter = last if parsed.roles[-1] == "parameter" else ""
-    if parameter in _COMMON_PARAMETERS:
-        return parameter, ()
-    return "", (parameter,) if parameter else ()
+    is_named = reading.roles[-1] == "parameter"
+    if reading.lora is not None:
+        bias = ".bias" if is_named and last == "bias" else ""
+        # The factors of an embedding have other axes.
+        factor = reading.lora if "embedding" in reading.lora else FACTORS.get(reading.lora, reading.lora)
+        return factor + bias, (NUMBER,) if is_named and last == NUMBER else ()
+    if is_named and last in _COMMON_PARAMETERS:
+        return last, ()
+    return "", (last,) if is_named and last else ()
 
 
-def _variant(parsed: ParsedKey) -> str:
-    if parsed.in_modules_to_save:
+def _variant(reading: Reading) -> str:
+    if "modules_to_save" in reading.roles:
         return "copy"
-    if parsed.is_original_module:
+    if "original_module" in reading.roles:
         return "original"
-    return "token" if "token_adapter" in parsed.roles and not parsed.is_lora else "plain"
+    return "token" if "token_adapter" in reading.roles and not reading.is_lora else "plain"
 
 
-def _other_paths(path: Path, parsed: ParsedKey) -> list[Path]:
+def _other_paths(path: Path, reading: Reading) -> list[Path]:
     """Paths of diffusers' first attention processors: `attn1.processor.to_q_lora` adapts `attn1.to_q`."""
-    if not (parsed.is_lora and path and path[-1].endswith("_lora")):
+    if not (reading.is_lora and path and path[-1].endswith("_lora")):
         return []
     layer = path[-1].removesuffix("_lora")
     above = path[:-1][:-1] if path[:-1][-1:] == ("processor",) else path[:-1]

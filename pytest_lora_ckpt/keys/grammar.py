@@ -8,11 +8,12 @@ looks at literal names and at shapes before it believes a role.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from pytest_lora_ckpt.vocabulary.models import WRAPPERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 Role: TypeAlias = Literal[
     "wrapper",
@@ -26,13 +27,6 @@ Role: TypeAlias = Literal[
     "token_adapter",
     "parameter",
 ]
-
-# What each wrapper puts into the keys: DataParallel and DistributedDataParallel `module`, torch.compile `_orig_mod`,
-# FSDP `_fsdp_wrapped_module`, activation checkpointing `_checkpoint_wrapped_module`, Lightning Fabric
-# `_forward_module`.
-WRAPPERS = frozenset(
-    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"},
-)
 
 # `lora_A` and the like as PEFT names them, after which it puts the adapter's name
 # (https://huggingface.co/docs/peft/developer_guides/checkpoint). The second set lies in a ParameterDict, so that the
@@ -53,7 +47,7 @@ _PARAMETER_DICTS = frozenset({"lora_embedding_A", "lora_embedding_B", "trainable
 _OTHER_LORA = frozenset({"lora_a", "lora_b", "lora_down", "lora_up", "lora_mid"})
 _LORA_CONTAINERS = frozenset({"lora", "lora_linear_layer"})
 _FACTORS = frozenset({"A", "B", "a", "b", "down", "up"})
-_LORA_LEAVES = frozenset({"alpha", "dora_scale"})
+LORA_SCALES = frozenset({"alpha", "dora_scale"})
 _PARAMETERS = frozenset({"weight", "bias"})
 
 _WORDS = frozenset(
@@ -62,7 +56,7 @@ _WORDS = frozenset(
         *PEFT_LORA,
         *_OTHER_LORA,
         *_FACTORS,
-        *_LORA_LEAVES,
+        *LORA_SCALES,
         "base_model",
         "base_layer",
         "modules_to_save",
@@ -78,16 +72,58 @@ _OWN_ROLES: dict[str, Role] = {
     **dict.fromkeys(WRAPPERS, "wrapper"),
 }
 
-_NO_SEGMENTS: tuple[str, ...] = ()
-
 
 @dataclass(frozen=True, slots=True)
-class ParsedKey:
-    """A key taken apart; `format()` gives back exactly the string that was parsed.
+class Reading:
+    """What the grammar makes of a key; keys that differ only in numbers share one.
 
     Attributes:
-        segments: The key split at its dots.
         roles: One role per segment.
+        lora: What of an adapter it is: `lora_A`, `lora_magnitude_vector`, `lora_down`, `lora.A`, `alpha` …, or None.
+        adapter: The adapter's name, or None.
+    """
+
+    roles: tuple[Role, ...]
+    lora: str | None
+    adapter: str | None
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether it belongs to a low-rank adapter in any convention (`lora_A`, `lora_down`, `alpha` …)."""
+        return self.lora is not None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether an adapter brings it: `is_lora`, or a copy in `modules_to_save`."""
+        return self.lora is not None or "modules_to_save" in self.roles
+
+
+def read_segments(segments: Sequence[str]) -> Reading:
+    """Read the segments of a key by the grammar.
+
+    Example:
+        >>> read_segments(["fc", "lora_A", "default", "weight"]).adapter
+        'default'
+    """
+    if _WORDS.isdisjoint(segments):
+        return plain_reading(len(segments))
+    roles = tuple(_roles(segments))
+    lora = ".".join(segment for segment, role in zip(segments, roles, strict=True) if role == "lora")
+    return Reading(roles, lora or None, segments[roles.index("adapter")] if "adapter" in roles else None)
+
+
+def plain_reading(length: int) -> Reading:
+    """Return the reading of a key without wrapper or adapter: modules, then a parameter."""
+    modules: list[Role] = ["module"] * (length - 1)
+    return Reading((*modules, "parameter"), None, None)
+
+
+class ParsedKey(NamedTuple):
+    """A key taken apart.
+
+    Attributes:
+        key: The key as it was.
+        reading: What the grammar makes of it.
 
     Example:
         >>> key = parse_key("model.language_model.base_model.model.model.layers.0.q_proj.lora_A.default.weight")
@@ -97,20 +133,26 @@ class ParsedKey:
         'model.language_model.model.layers.0.q_proj.weight'
     """
 
-    segments: tuple[str, ...]
-    roles: tuple[Role, ...]
+    key: str
+    reading: Reading
 
-    def format(self) -> str:
-        """Return the key as it was."""
-        return ".".join(self.segments)
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The key split at its dots."""
+        return tuple(self.key.split("."))
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """One role per segment."""
+        return self.reading.roles
 
     def _with_role(self, role: Role) -> tuple[str, ...]:
-        return tuple([segment for segment, own in zip(self.segments, self.roles, strict=True) if own == role])
+        return tuple([part for part, own in zip(self.key.split("."), self.reading.roles, strict=True) if own == role])
 
     @property
     def wrappers(self) -> tuple[str, ...]:
         """The wrapper words in the key, in order (PEFT's `base_model.model` is not among them)."""
-        return self._with_role("wrapper") if "wrapper" in self.roles else _NO_SEGMENTS
+        return self._with_role("wrapper")
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -138,27 +180,27 @@ class ParsedKey:
     @property
     def parameter(self) -> str:
         """The parameter's own name (`weight`); empty where the key ends in the adapter's name or in `lora_A`."""
-        return self.segments[-1] if self.roles[-1] == "parameter" else ""
+        return self.key.rpartition(".")[2] if self.reading.roles[-1] == "parameter" else ""
 
     @property
     def lora(self) -> str | None:
         """What of an adapter it is: `lora_A`, `lora_magnitude_vector`, `lora_down`, `lora.A`, `alpha` …, or None."""
-        return ".".join(self._with_role("lora")) if "lora" in self.roles else None
+        return self.reading.lora
 
     @property
     def adapter(self) -> str | None:
         """The adapter's name where the key has one, after `lora_A` and the like or after `modules_to_save`."""
-        return self.segments[self.roles.index("adapter")] if "adapter" in self.roles else None
+        return self.reading.adapter
 
     @property
     def in_modules_to_save(self) -> bool:
         """Whether it is the trained copy of a whole module."""
-        return "modules_to_save" in self.roles
+        return "modules_to_save" in self.reading.roles
 
     @property
     def is_original_module(self) -> bool:
         """Whether it is the untrained original beside a copy in `modules_to_save`."""
-        return "original_module" in self.roles
+        return "original_module" in self.reading.roles
 
     @property
     def is_lora(self) -> bool:
@@ -166,17 +208,12 @@ class ParsedKey:
 
         A parameter called `alpha` counts, since only its neighbours could tell kohya's scale from a model's own.
         """
-        return "lora" in self.roles
+        return self.reading.lora is not None
 
     @property
     def is_adapter(self) -> bool:
         """Whether an adapter brings it: `is_lora`, or a copy in `modules_to_save`."""
-        return "lora" in self.roles or "modules_to_save" in self.roles
-
-    @property
-    def is_wrapped_by_peft(self) -> bool:
-        """Whether PEFT's structure stands in the key (`base_model.model`, `base_layer`, `original_module`)."""
-        return not {"peft_wrapper", "base_layer", "original_module"}.isdisjoint(self.roles)
+        return self.reading.is_adapter
 
     @property
     def plain(self) -> str:
@@ -189,44 +226,17 @@ class ParsedKey:
         return ".".join((*self.modules, self.parameter or "weight"))
 
 
-def parse_keys(keys: Iterable[str]) -> dict[str, ParsedKey]:
-    """Parse the keys of one state dict, whose neighbours tell a scale of LoRA from a model's own `alpha`.
-
-    Example:
-        >>> parsed = parse_keys(["fc.lora_down.weight", "fc.alpha", "snake.alpha"])
-        >>> parsed["fc.alpha"].is_lora, parsed["snake.alpha"].is_lora
-        (True, False)
-    """
-    parsed = {key: parse_key(key) for key in keys}
-    scales = [key for key, own in parsed.items() if own.lora in _LORA_LEAVES]
-    if scales:
-        adapted = {own.module_path for own in parsed.values() if own.is_lora and own.lora not in _LORA_LEAVES}
-        for key in scales:
-            if parsed[key].module_path not in adapted:
-                parsed[key] = _plain(parsed[key].segments)
-    return parsed
-
-
-def _plain(segments: tuple[str, ...]) -> ParsedKey:
-    modules: list[Role] = ["module"] * (len(segments) - 1)
-    return ParsedKey(segments, (*modules, "parameter"))
-
-
-@lru_cache(maxsize=1 << 14)
 def parse_key(key: str) -> ParsedKey:
-    """Take a key apart by the grammar; any string is a key.
+    """Take one key apart by the grammar; any string is a key. `parse_keys` parses many, and knows their neighbours.
 
     Example:
         >>> parse_key("module.base_model.model.fc.base_layer.weight").roles
         ('wrapper', 'peft_wrapper', 'peft_wrapper', 'module', 'base_layer', 'parameter')
     """
-    segments = tuple(key.split("."))
-    if _WORDS.isdisjoint(segments):
-        return _plain(segments)
-    return ParsedKey(segments, tuple(_roles(segments)))
+    return ParsedKey(key, read_segments(key.split(".")))
 
 
-def _roles(segments: tuple[str, ...]) -> list[Role]:
+def _roles(segments: Sequence[str]) -> list[Role]:
     """Give each segment its role, from left to right."""
     roles: list[Role] = []
     last = len(segments) - 1
@@ -247,12 +257,12 @@ def _roles(segments: tuple[str, ...]) -> list[Role]:
             roles.append(_OWN_ROLES.get(segment, "module"))
     if len(roles) == last:
         final = segments[last]
-        adapts = final in PEFT_LORA or final in _OTHER_LORA or (final in _LORA_LEAVES and last > 0)
+        adapts = final in PEFT_LORA or final in _OTHER_LORA or (final in LORA_SCALES and last > 0)
         roles.append("lora" if adapts else "parameter")
     return roles
 
 
-def _after_peft_lora(tail: tuple[str, ...]) -> list[Role]:
+def _after_peft_lora(tail: Sequence[str]) -> list[Role]:
     """Roles of `lora_A` and all that follows it: the adapter's name if present, wrappers, the parameter.
 
     An adapter may have any name, `weight` and `lora` among them: `lora_A.weight` has no adapter since a module must
@@ -273,7 +283,7 @@ def _after_peft_lora(tail: tuple[str, ...]) -> list[Role]:
     return roles
 
 
-def _tail(rest: tuple[str, ...]) -> list[Role]:
+def _tail(rest: Sequence[str]) -> list[Role]:
     """Roles of what follows `lora_down` and the like: modules, then the parameter."""
     roles: list[Role] = ["module"] * (len(rest) - 1)
     return [*roles, "parameter"] if rest else []

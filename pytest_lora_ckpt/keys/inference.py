@@ -22,7 +22,7 @@ from pytest_lora_ckpt.keys.matching.shapes import NO_FIT
 from pytest_lora_ckpt.keys.problems import find_problems
 from pytest_lora_ckpt.keys.remapping import Ambiguity, Remapping
 from pytest_lora_ckpt.keys.rules.emission import Link, Pairs, rules_for
-from pytest_lora_ckpt.keys.templates import Indices, Template, build_templates
+from pytest_lora_ckpt.keys.templates import Indices, Template, templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -82,8 +82,8 @@ class _Search:
         adapter_config: Mapping[str, Any] | None,
         aliases: Sequence[Iterable[str]],
     ) -> None:
-        self.sources = build_templates(checkpoint_keys)
-        self.targets = build_templates(model_keys)
+        self.sources = templates(checkpoint_keys)
+        self.targets = templates(model_keys)
         self.adapters: AdapterChoice = choose_adapters(self.sources, self.targets, adapter_name)
         trained = bool(adapter_config and adapter_config.get("modules_to_save")) or any(
             template.forms[0].is_lora or template.names[0].startswith(".base_model.model.") for template in self.sources

@@ -6,14 +6,15 @@ from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-from pytest_lora_ckpt.keys.conventions import HEADS, Form, Path
 from pytest_lora_ckpt.keys.matching.candidates import ModelIndex, Rewrite, images
 from pytest_lora_ckpt.keys.matching.fusion import find_fusions
 from pytest_lora_ckpt.keys.remapping import KeyProblem
+from pytest_lora_ckpt.vocabulary.models import HEADS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from pytest_lora_ckpt.keys.conventions import Form, Path
     from pytest_lora_ckpt.keys.rules.emission import Pairs
     from pytest_lora_ckpt.keys.templates import Indices, Shape, Template
 

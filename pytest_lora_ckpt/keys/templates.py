@@ -1,16 +1,21 @@
-"""Keys that differ only in numbers are one template: a million keys of a model are a few hundred templates."""
+"""Keys that differ only in numbers are one template: a million keys of a model are a few hundred templates.
+
+What is worked out once per template (`Reading`, `Form`) holds for all its keys; a `KeySet` keeps its templates.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from sys import intern
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pytest_lora_ckpt.keys.conventions import NUMBER, Form, read_forms
-from pytest_lora_ckpt.keys.grammar import parse_key
+from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path, read_forms
+from pytest_lora_ckpt.keys.grammar import LORA_SCALES, ParsedKey, Reading, plain_reading, read_segments
+from pytest_lora_ckpt.tensors import KeySet
 from pytest_lora_ckpt.wording.patterns import NUMBERS, segments_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Shape: TypeAlias = tuple[int, ...]
 Indices: TypeAlias = tuple[str, ...]
@@ -25,21 +30,39 @@ class Template:
         names: The text around the numbers.
         members: The numbers of each key -> the key.
         shape: The shape of all members, None where they differ.
+        marked: The segments, with `NUMBER` where a number stands.
+        reading: What the grammar makes of these keys.
         forms: How the key may be read in terms of the base model; the first one is the literal reading.
     """
 
-    __slots__ = ("_constants", "_format", "_shapes", "forms", "members", "names", "shape")
+    __slots__ = ("_constants", "_format", "_shapes", "forms", "marked", "members", "names", "reading", "shape")
 
     def __init__(self, names: tuple[str, ...], members: Mapping[Indices, str], shapes: Sequence[Any]) -> None:
         """Read the template by the grammar and the conventions; `shapes` are in the order of the members."""
         self.names = names
         self.members = members
         self._format = ".%s".join(name.replace("%", "%%") for name in names)[1:-1]
-        own = [shape_of(shape) for shape in shapes]
+        self.marked: Path = tuple(NUMBER if part is None else part for part in segments_of(names))
+        own = [shape_of(shapes[0])] if len({*map(id, shapes)}) == 1 else [shape_of(shape) for shape in shapes]
         self.shape: Shape | None = own[0] if len(set(own)) == 1 else None
         self._shapes = None if self.shape is not None else dict(zip(members, own, strict=True))
-        self.forms: tuple[Form, ...] = read_forms(self.marked)
+        # A digit is as good for the grammar as any number.
+        self.reading: Reading = read_segments(["0" if part == NUMBER else part for part in self.marked])
+        self.forms: tuple[Form, ...] = read_forms(self.marked, self.reading)
         self._constants: list[str | None] | None = None
+
+    @property
+    def module(self) -> Path:
+        """The segments of the module's plain path, with `NUMBER` where a number stands."""
+        return tuple(part for part, role in zip(self.marked, self.reading.roles, strict=True) if role == "module")
+
+    def module_numbers(self) -> set[Indices]:
+        """Return the numbers that stand in the modules' plain paths, of all members."""
+        numbers = [role for part, role in zip(self.marked, self.reading.roles, strict=True) if part == NUMBER]
+        if all(role == "module" for role in numbers):
+            return {*self.members}
+        picks = [at for at, role in enumerate(numbers) if role == "module"]
+        return {tuple(indices[at] for at in picks) for indices in self.members}
 
     def shape_at(self, indices: Indices) -> Shape:
         """Return the shape of the member with these numbers."""
@@ -51,11 +74,6 @@ class Template:
     def shapes(self) -> set[Shape]:
         """All shapes that occur."""
         return set(self._shapes.values()) if self._shapes is not None else {self.shape or ()}
-
-    @property
-    def marked(self) -> tuple[str, ...]:
-        """The segments, with `NUMBER` where a number stands."""
-        return tuple(NUMBER if part is None else part for part in segments_of(self.names))
 
     def key(self, indices: Indices) -> str:
         """Return the key with any numbers, of a member or not."""
@@ -76,19 +94,78 @@ def shape_of(value: Any) -> Shape:
     return tuple(getattr(value, "shape", value))
 
 
-def build_templates(keys: Mapping[str, Any]) -> list[Template]:
-    """Group keys into templates, in an order that does not depend on the order of the keys.
+def templates(keys: Mapping[str, Any]) -> Sequence[Template]:
+    """Group keys into templates, in an order that does not depend on the order of the keys; a `KeySet` keeps them.
+
+    Args:
+        keys: Key -> shape, `TensorInfo` or tensor.
 
     Example:
-        >>> [one] = build_templates({"h.0.w": (2,), "h.1.w": (2,)})
+        >>> [one] = templates({"h.0.w": (2,), "h.1.w": (2,)})
         >>> one.members
         {('0',): 'h.0.w', ('1',): 'h.1.w'}
     """
+    return keys.derived(_build) if isinstance(keys, KeySet) else _build(keys)
+
+
+def readings(keys: KeySet) -> Mapping[str, Reading]:
+    """Read every key of a set by the grammar; keys of one template share one reading.
+
+    Neighbours tell a scale of LoRA from a model's own `alpha`, which is a plain parameter.
+    """
+    return keys.derived(_read)
+
+
+def parse_keys(keys: Iterable[str]) -> Mapping[str, ParsedKey]:
+    """Parse the keys of one state dict, in their order; a `KeySet` keeps the result.
+
+    Neighbours tell a scale of LoRA from a model's own `alpha`.
+
+    Example:
+        >>> parsed = parse_keys(["fc.lora_down.weight", "fc.alpha", "snake.alpha"])
+        >>> parsed["fc.alpha"].is_lora, parsed["snake.alpha"].is_lora
+        (True, False)
+    """
+    if isinstance(keys, KeySet):
+        return keys.derived(_parse)
+    return {key: ParsedKey(key, reading) for key, reading in _read(dict.fromkeys(keys, ())).items()}
+
+
+def _parse(keys: KeySet) -> dict[str, ParsedKey]:
+    return {key: ParsedKey(key, reading) for key, reading in readings(keys).items()}
+
+
+def _read(keys: Mapping[str, Any]) -> dict[str, Reading]:
+    own = templates(keys)
+    found = dict.fromkeys(keys, plain_reading(1))
+    for template in own:
+        found.update(dict.fromkeys(template.members.values(), template.reading))
+    scales = [template for template in own if template.reading.lora in LORA_SCALES]
+    if scales:
+        factors = [template for template in own if template.reading.is_lora and template not in scales]
+        adapted = {path for template in factors for path in _module_paths(template)}
+        for template in scales:
+            plain = plain_reading(len(template.marked))
+            alone = [
+                key
+                for key, path in zip(template.members.values(), _module_paths(template), strict=True)
+                if path not in adapted
+            ]
+            found.update(dict.fromkeys(alone, plain))
+    return found
+
+
+def _module_paths(template: Template) -> list[str]:
+    return [ParsedKey(key, template.reading).module_path for key in template.members.values()]
+
+
+def _build(keys: Mapping[str, Any]) -> list[Template]:
     groups: defaultdict[tuple[str, ...], _Group] = defaultdict(lambda: ({}, []))
     for key, value in keys.items():
         parts = NUMBERS.split(f".{key}.")
         members, shapes = groups[tuple(parts[::2])]
-        members[tuple(parts[1::2])] = key
+        # There are few numbers and many keys.
+        members[tuple(map(intern, parts[1::2]))] = key
         shapes.append(value)
     return [
         Template(own_names, *own)
@@ -102,7 +179,7 @@ def _separate_adapters(names: tuple[str, ...], group: _Group) -> list[tuple[tupl
     if not any("lora" in name or "modules_to_save" in name or "trainable_tokens" in name for name in names):
         return [(names, group)]
     segments = segments_of(names)
-    roles = parse_key(".".join("0" if part is None else part for part in segments)).roles
+    roles = read_segments(["0" if part is None else part for part in segments]).roles
     numbers = [role for part, role in zip(segments, roles, strict=True) if part is None]
     if "adapter" not in numbers:
         return [(names, group)]

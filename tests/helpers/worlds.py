@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from pytest_lora_ckpt.keys import WRAPPERS
+from pytest_lora_ckpt.vocabulary.models import WRAPPERS
 
 Shapes = dict[str, tuple[int, ...]]
 

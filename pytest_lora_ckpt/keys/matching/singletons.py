@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.keys.conventions import HEADS, NUMBER, Path
+from pytest_lora_ckpt.keys.conventions import NUMBER, Path
 from pytest_lora_ckpt.keys.matching.evidence import UNRELATED
+from pytest_lora_ckpt.vocabulary.models import HEADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.keys.grammar import PEFT_LORA, WRAPPERS
+from pytest_lora_ckpt.keys.grammar import PEFT_LORA
 from pytest_lora_ckpt.keys.rules.edits import Candidate, without_symbols
+from pytest_lora_ckpt.vocabulary.models import WRAPPERS
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.keys.rules.rule import AppliedBy, Kind
