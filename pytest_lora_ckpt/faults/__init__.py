@@ -1,41 +1,60 @@
 """Ways in which a checkpoint goes wrong, to inject into a healthy one: what a loader, or an audit, must notice.
 
-A fault is one function, marked `@fault`, in the module that its kind has here; it edits a `Draft`. torch is imported
-when a fault is injected, and not before.
+A fault is one function, marked `@fault`, in the module for its kind; it edits a `Draft`. A new module is named once
+more, in `_KINDS` below. torch is imported when a fault is injected, and not before.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import open_checkpoint
-from pytest_lora_ckpt.faults.draft import Draft
-from pytest_lora_ckpt.faults.fault import REGISTRY, Fault, NotApplicable
+from pytest_lora_ckpt.faults import (
+    base,
+    companions,
+    components,
+    config,
+    copies,
+    files,
+    lost,
+    names,
+    shapes,
+    values,
+)
+from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.faults.fault import Fault
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["FAULTS", "Fault", "NotApplicable", "faults_for"]
 
-# Each enters its faults in the registry; in this order they are listed.
-for _kind in ("names", "lost", "components", "shapes", "values", "base", "copies", "config", "beside", "files"):
-    import_module(f"{__name__}.{_kind}")
+# The faults are listed in this order, and within a module in the order of its text.
+_KINDS = (names, lost, components, shapes, values, base, copies, config, companions, files)
 
-FAULTS: Mapping[str, Fault] = MappingProxyType(REGISTRY)
+
+def _gather(kinds: Iterable[ModuleType]) -> dict[str, Fault]:
+    gathered: dict[str, Fault] = {}
+    for fault in (value for kind in kinds for value in vars(kind).values() if isinstance(value, Fault)):
+        if gathered.setdefault(fault.name, fault) is not fault:
+            raise ValueError(f"two faults are called {fault.name!r}")
+    return gathered
+
+
+FAULTS: Mapping[str, Fault] = MappingProxyType(_gather(_KINDS))
 """Every fault by its name."""
 
 
 def faults_for(checkpoint_path: str | os.PathLike[str]) -> list[Fault]:
-    """List the faults that can befall a checkpoint. Nothing is written.
+    """List the faults that apply to a checkpoint. Nothing is written.
 
     Args:
         checkpoint_path: What `open_checkpoint` takes: a file, a PEFT adapter directory or the weights in one.
 
     Returns:
-        Those of `FAULTS` whose `inject` finds something, in their order.
+        Those of `FAULTS` that apply, in their order.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
@@ -48,11 +67,11 @@ def faults_for(checkpoint_path: str | os.PathLike[str]) -> list[Fault]:
         ['wrapper-prefix', 'compile-prefix']
     """
     checkpoint = open_checkpoint(checkpoint_path)
-    found = []
+    applicable = []
     for fault in FAULTS.values():
         try:
-            Draft.of(fault, checkpoint)
+            fault.apply(checkpoint)
         except NotApplicable:
             continue
-        found.append(fault)
-    return found
+        applicable.append(fault)
+    return applicable

@@ -1,12 +1,14 @@
-"""Base weights that are not those under which the adapter was trained; in files that hold both."""
+"""Base weights other than those under which the adapter was trained, in files that hold both."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
+from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.edits import codes, emptied, more_rows, plus_update, redrawn, transposed
-from pytest_lora_ckpt.faults.fault import LAYOUTS, STATE_DICTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import LAYOUTS, STATE_DICTS, fault
+from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.faults.draft import Draft
@@ -21,7 +23,7 @@ _NEW_TOKENS = 8
     seen="manifest",
 )
 def other_base(draft: Draft) -> None:
-    """Draw the adapted base weights anew."""
+    """Redraw the adapted base weights."""
     for key in selecting.adapted_weights(draft).values():
         draft.change([key], redrawn(key), "adapted weight")
 
@@ -34,11 +36,11 @@ def other_base(draft: Draft) -> None:
 )
 def merged_twice(draft: Draft) -> None:
     """Add s B A to the base weights, and keep the adapter."""
-    scaling = selecting.scaling(draft)
     checkpoint = draft.checkpoint
     for pair, key in selecting.adapted_weights(draft).items():
         if checkpoint.keys[key].shape == (checkpoint.keys[pair.up].shape[0], checkpoint.keys[pair.down].shape[1]):
-            draft.change([key], plus_update(checkpoint.read, pair.down, pair.up, scaling), "adapted weight")
+            merge = plus_update(checkpoint.read, pair.down, pair.up, selecting.scaling(draft, pair))
+            draft.change([key], merge, "adapted weight")
     if not draft.has_new_tensors:
         raise NotApplicable("no base weight has the shape of its adapter's update")
 
@@ -79,7 +81,7 @@ def base_transposed(draft: Draft) -> None:
         if rows != columns:
             draft.change([key], transposed, "adapted weight")
             return
-    raise NotApplicable("every adapted weight is square: no shape would tell")
+    raise NotApplicable("every adapted weight is square: its shape would not change")
 
 
 @fault(
@@ -94,7 +96,7 @@ def vocabulary_resized(draft: Draft) -> None:
     rows = [
         key
         for key, parsed in draft.parsed.items()
-        if selecting.VOCABULARY.intersection(parsed.modules[-1:])
+        if (LM_HEADS | EMBEDDINGS).intersection(parsed.modules[-1:])
         and parsed.parameter == "weight"
         and (parsed.lora == "lora_B" or not parsed.is_lora)
     ]

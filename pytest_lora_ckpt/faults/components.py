@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.fault import LAYOUTS, STATE_DICTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.faults.fault import LAYOUTS, STATE_DICTS, fault
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.faults.draft import Draft
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 def component_missing(draft: Draft) -> None:
     """Leave out the largest component that has no LoRA and no part between two others."""
     adapted = _adapted(draft)
-    found = {
+    candidates = {
         name: keys
         for name, keys in selecting.components(draft, least=2).items()
         if name not in adapted and not selecting.BRIDGES.search(name)
     }
-    if not found:
-        raise NotApplicable("it holds no component beside those with LoRA and those that are called like a projector")
-    largest = max(found.values(), key=len)
-    draft.drop(selecting.with_all_names(draft, largest), "two components")
+    if not candidates:
+        raise NotApplicable("all its components have LoRA, or are named like a projector")
+    largest = max(candidates.values(), key=len)
+    draft.drop(largest, "two components")
 
 
 @fault(
@@ -40,11 +41,10 @@ def component_missing(draft: Draft) -> None:
 def wrong_stage(draft: Draft) -> None:
     """Leave out the components that have LoRA."""
     adapted = _adapted(draft)
-    found = selecting.components(draft, least=2)
+    components = selecting.components(draft, least=2)
     if not adapted:
-        raise NotApplicable("it holds no LoRA: it is of an early stage itself")
-    gone = [key for name in adapted for key in found[name]]
-    draft.drop(selecting.with_all_names(draft, gone), "component without LoRA")
+        raise NotApplicable("it holds no LoRA: it comes from an early stage itself")
+    draft.drop([key for name in adapted for key in components[name]], "component without LoRA")
 
 
 @fault(
@@ -54,9 +54,9 @@ def wrong_stage(draft: Draft) -> None:
     seen="model",
 )
 def last_shard_missing(draft: Draft) -> None:
-    """Leave out the last half of the keys, under all their names."""
+    """Leave out the last half of the keys."""
     keys = list(draft.keys)
-    draft.drop(selecting.with_all_names(draft, keys[(len(keys) + 1) // 2 :]), "two keys")
+    draft.drop(keys[(len(keys) + 1) // 2 :], "two keys")
 
 
 def _adapted(draft: Draft) -> set[str]:

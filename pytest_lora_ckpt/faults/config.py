@@ -1,11 +1,13 @@
-"""adapter_config.json that is not the one of the training. The weights file stays byte for byte as it was."""
+"""adapter_config.json that is not the one of the training. The weights file stays as it was, byte for byte."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.fault import ADAPTERS, NotApplicable, fault
+from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.faults.fault import ADAPTERS, fault
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -118,9 +120,9 @@ def rank_pattern_lost(draft: Draft) -> None:
 def targets_narrowed(draft: Draft) -> None:
     """Take the last name out that the file has an adapter for."""
     targets = _targets(draft)
-    _require(len(targets) > 1, "its target_modules names one module only")
+    _require(len(targets) > 1, "its target_modules names only one module")
     used = [name for name in targets if any(pair.module.endswith(name) for pair in draft.pairs)]
-    _require(used, "no name in its target_modules is that of an adapted module")
+    _require(used, "its target_modules names no adapted module")
     draft.config["target_modules"] = [name for name in targets if name != used[-1]]
 
 
@@ -200,7 +202,7 @@ def bias_flag_lost(draft: Draft) -> None:
 )
 def peft_type_changed(draft: Draft) -> None:
     """Call it LoHa."""
-    _require(draft.config.get("peft_type") == "LORA", "its config is not of LoRA")
+    _require(draft.config.get("peft_type") == "LORA", "its config is not for LoRA")
     draft.config["peft_type"] = "LOHA"
 
 
@@ -223,13 +225,12 @@ def config_missing(draft: Draft) -> None:
 )
 def config_truncated(draft: Draft) -> None:
     """Keep the first half of it."""
-    draft.patches.append(_halve_config)
 
+    def halve(weights: Path) -> None:
+        path = weights.parent / ADAPTER_CONFIG
+        os.truncate(path, path.stat().st_size // 2)
 
-def _halve_config(weights: Path) -> None:
-    path = weights.parent / ADAPTER_CONFIG
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
+    draft.patches.append(halve)
 
 
 def _require(met: object, why_not: str) -> None:
@@ -247,5 +248,5 @@ def _number(draft: Draft, name: str) -> float:
 def _targets(draft: Draft) -> list[str]:
     targets = draft.config.get("target_modules")
     if not isinstance(targets, list) or not targets:
-        raise NotApplicable("its target_modules is no list of names")
+        raise NotApplicable("its target_modules is not a list of names")
     return targets

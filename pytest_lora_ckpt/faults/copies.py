@@ -7,9 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
+from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.edits import redrawn
-from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, TORCH_FILES, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, TORCH_FILES, fault
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.vocabulary.models import LM_HEADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +32,10 @@ _LENGTH = 8  # Bytes with the length of a safetensors header.
 )
 def tied_weights_differ(draft: Draft) -> None:
     """Give the head another value than the embedding."""
-    groups = [group for group in draft.keys.aliases if _touches_a_head(group)]
+    groups = [group for group in draft.keys.aliases if _holds_a_head(group)]
     if not groups:
         raise NotApplicable("no head shares its tensor with an embedding")
-    head = next(key for key in groups[0] if _touches_a_head([key]))
+    head = next(key for key in groups[0] if _holds_a_head([key]))
     draft.replace(head, head, redrawn(head))
 
 
@@ -45,7 +47,7 @@ def tied_weights_differ(draft: Draft) -> None:
 )
 def aliases_disagree(draft: Draft) -> None:
     """Give one of two names another value."""
-    groups = [group for group in draft.keys.aliases if not _touches_a_head(group)]
+    groups = [group for group in draft.keys.aliases if not _holds_a_head(group)]
     if not groups:
         raise NotApplicable("no module is registered under two names")
     key = groups[0][-1]
@@ -89,7 +91,7 @@ def second_adapter(draft: Draft) -> None:
     seen="file",
 )
 def base_weight_in_adapter(draft: Draft) -> None:
-    """Add the weight that the first linear pair adapts, with values of its own."""
+    """Add the weight that the first linear pair adapts, with other values."""
     for pair in draft.pairs:
         parsed = parse_key(pair.down)
         if parsed.lora != "lora_A" or len(draft.keys[pair.up].shape) != 2:  # noqa: PLR2004
@@ -109,7 +111,7 @@ def base_weight_in_adapter(draft: Draft) -> None:
 def duplicate_name(draft: Draft) -> None:
     """Add the first LoRA tensor a second time, under the very same name and with other values."""
     if draft.checkpoint.format != "safetensors":
-        raise NotApplicable("a torch file holds a dict, which has no name twice")
+        raise NotApplicable("a torch file holds a dict, in which no name occurs twice")
     key = draft.pairs[0].up
     # A dict cannot be saved with one name twice: a name of the same length is saved and then overwritten.
     stand_in = re.sub(r".$", "~", key)
@@ -133,9 +135,9 @@ def _quoted(name: str) -> bytes:
 
 
 def _weight_of(rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what makes, of a lora_A, a weight that it could adapt."""
+    """Return an edit that makes a weight of a lora_A, of the shape that it could adapt."""
     return lambda down: redrawn("base_layer")(down[:1].repeat(rows, 1))
 
 
-def _touches_a_head(keys: list[str] | tuple[str, ...]) -> bool:
-    return any(selecting.OUTPUTS.intersection(parse_key(key).modules) for key in keys)
+def _holds_a_head(keys: list[str] | tuple[str, ...]) -> bool:
+    return any(LM_HEADS.intersection(parse_key(key).modules[-1:]) for key in keys)

@@ -1,4 +1,4 @@
-"""What a fault makes of a tensor. None of these functions changes the tensor that it is given."""
+"""Edits of tensors. None of these functions changes the tensor that it is given."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def zeroed(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def redrawn(key: str) -> Edit:
-    """Return what draws other values as large as the tensor's, the same for the same key."""
+    """Return an edit that draws other values of the same size, the same for the same key."""
 
     def draw(tensor: torch.Tensor) -> torch.Tensor:
         import torch
@@ -45,7 +45,7 @@ def redrawn(key: str) -> Edit:
 
 
 def with_first_value(value: float) -> Edit:
-    """Return what puts a value in the first place."""
+    """Return an edit that sets the first value."""
 
     def spoil(tensor: torch.Tensor) -> torch.Tensor:
         spoiled = tensor.clone()
@@ -56,7 +56,7 @@ def with_first_value(value: float) -> Edit:
 
 
 def codes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return int8 codes; their scale is lost."""
+    """Return int8 codes, without their scale."""
     import torch
 
     plain = tensor.float()
@@ -64,7 +64,7 @@ def codes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def times(factor: float) -> Edit:
-    """Return what multiplies a tensor."""
+    """Return an edit that multiplies a tensor."""
     return lambda tensor: (tensor * factor).to(tensor.dtype)
 
 
@@ -74,7 +74,7 @@ def transposed(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def more_rows(count: int) -> Edit:
-    """Return what adds rows as large as the others."""
+    """Return an edit that repeats the first row at the end."""
 
     def grow(tensor: torch.Tensor) -> torch.Tensor:
         import torch
@@ -85,12 +85,12 @@ def more_rows(count: int) -> Edit:
 
 
 def first(count: int, *, dim: int) -> Edit:
-    """Return what keeps the first rows (dim 0) or columns (dim 1)."""
+    """Return an edit that keeps the first rows (dim 0) or columns (dim 1)."""
     return lambda tensor: tensor.narrow(dim, 0, count).clone()
 
 
 def plus_update(read: Callable[[str], torch.Tensor], down: str, up: str, scaling: float) -> Edit:
-    """Return what merges an adapter into a base weight: W + scaling x B A (`peft.tuners.lora.layer.Linear.merge`)."""
+    """Return an edit that merges an adapter: W + scaling x B A (`peft.tuners.lora.layer.Linear.merge`)."""
 
     def merge(tensor: torch.Tensor) -> torch.Tensor:
         update = read(up).float() @ read(down).float()

@@ -1,18 +1,20 @@
-"""`Fault`: one way in which a checkpoint goes wrong, and the list of all of them. No torch here."""
+"""`Fault`: one way in which a checkpoint goes wrong, and the decorator that makes one of a function."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from pytest_lora_ckpt.checkpoint import Checkpoint, open_checkpoint
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
+from pytest_lora_ckpt.faults.inject import write
+
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
 
-    from pytest_lora_ckpt.faults.draft import Draft
-
-Damage: TypeAlias = "Callable[[Draft], None]"
+Damage: TypeAlias = Callable[[Draft], None]
 Seen: TypeAlias = Literal["file", "model", "value", "manifest"]
 
 LAYOUTS = frozenset({"lightning", "torch", "safetensors", "peft_adapter"})
@@ -25,11 +27,7 @@ ADAPTERS = frozenset({"peft_adapter"})
 """PEFT adapters: the tensors and `adapter_config.json`."""
 
 TORCH_FILES = frozenset({"lightning", "torch"})
-"""Layouts that `torch.save` writes, beside which some projects put an adapter in `lora_weights/`."""
-
-
-class NotApplicable(Exception):  # noqa: N818  # Not an error: the reason why nothing was damaged.
-    """This checkpoint has nothing that the fault could befall; the text says why."""
+"""Layouts that `torch.save` writes, next to which some projects save the adapter in `lora_weights/`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +37,12 @@ class Fault:
     Attributes:
         name: Its stable slug.
         story: What happened in real life, in a sentence.
-        layouts: The layouts that it can befall, as in `Checkpoint.layout`.
-        seen: The least that shows it, in every one of its layouts. `"file"`: the file alone (names, shapes, values,
-            config, what lies beside it). `"model"`: its names and shapes against a model. `"value"`: its values
-            against a model's, which knows what is one tensor. `"manifest"`: nothing but a record of the training.
+        layouts: The layouts that it applies to, as in `Checkpoint.layout`.
+        seen: The least that shows it, in each of its layouts. `"file"`: the file alone (names, shapes, values, config,
+            companions). `"model"`: its names and shapes against a model. `"value"`: its values against a model's, which
+            knows which keys are aliases. `"manifest"`: nothing but a record of the training.
         reference: Address of a public report of it; empty where none is known.
+        erases: Whether nothing of the checkpoint is left: a loader that still gives the right model did not read it.
 
     Example:
         >>> from pytest_lora_ckpt.faults import FAULTS
@@ -56,24 +55,38 @@ class Fault:
     layouts: frozenset[str]
     seen: Seen
     reference: str = ""
+    erases: bool = False
     damage: Damage = field(kw_only=True, repr=False, compare=False)
+
+    def apply(self, checkpoint: Checkpoint) -> Draft:
+        """Note what this fault does to a checkpoint. Nothing is written.
+
+        Raises:
+            NotApplicable: The fault is for other layouts, or the checkpoint has nothing that it could damage.
+        """
+        if checkpoint.layout not in self.layouts:
+            applies = ", ".join(sorted(self.layouts))
+            raise NotApplicable(f"not applicable to {checkpoint.layout} checkpoints (applies to: {applies})")
+        draft = Draft(checkpoint)
+        self.damage(draft)
+        return draft
 
     def inject(self, checkpoint_path: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> Path:
         """Write a copy of a healthy checkpoint that has this fault, and no other difference.
 
-        The original is only read. What lies beside it and belongs to it (`lora_weights/`, `lora_manifest.json`) is
-        copied as well. Nothing that is in the file is executed. Tensors that the fault does not touch go from a memory
-        map to the new file, so a large checkpoint needs memory for the tensors that change and no more.
+        The original is only read. Its companions (`lora_weights/`, `lora_manifest.json`) are copied as well. Nothing in
+        the file is executed. Tensors that the fault leaves alone go from a memory map to the new file, so a large
+        checkpoint needs memory only for the tensors that change.
 
         Args:
             checkpoint_path: What `open_checkpoint` takes: a file, a PEFT adapter directory or the weights in one.
-            out_dir: Where to write; empty or absent. It stays as it was where the fault does not apply.
+            out_dir: Where to write; empty or absent. It is left as it was where the fault does not apply.
 
         Returns:
-            What to give to a loader in place of `checkpoint_path`: the same kind of thing, under the same name.
+            What to give to a loader in place of `checkpoint_path`: a file or a directory like it, of the same name.
 
         Raises:
-            NotApplicable: The checkpoint has nothing that this fault could befall, or cannot be written again without
+            NotApplicable: The fault does not apply to the checkpoint, or the checkpoint cannot be written again without
                 running code from it.
             FileExistsError: `out_dir` is not empty.
             ValueError: `out_dir` lies within the checkpoint.
@@ -90,27 +103,15 @@ class Fault:
             ...     damaged.name, list(open_checkpoint(damaged).keys)
             ('last.pt', ['module.fc.weight'])
         """
-        from pytest_lora_ckpt.checkpoint import open_checkpoint
-        from pytest_lora_ckpt.faults.draft import Draft  # Only who injects pays for what follows.
-        from pytest_lora_ckpt.faults.inject import require_empty, write
-
-        target = Path(out_dir)
-        require_empty(target)
-        return write(Draft.of(self, open_checkpoint(checkpoint_path)), target)
+        return write(self.apply(open_checkpoint(checkpoint_path)), Path(out_dir))
 
 
-REGISTRY: dict[str, Fault] = {}
+def fault(  # noqa: PLR0913  # The attributes of `Fault`.
+    name: str, story: str, *, layouts: frozenset[str], seen: Seen, reference: str = "", erases: bool = False
+) -> Callable[[Damage], Fault]:
+    """Make a `Fault` of a function that edits a `Draft`; the attributes are those of `Fault`."""
 
+    def make(damage: Damage) -> Fault:
+        return Fault(name, story, layouts, seen, reference, erases, damage=damage)
 
-def fault(
-    name: str, story: str, *, layouts: frozenset[str], seen: Seen, reference: str = ""
-) -> Callable[[Damage], Damage]:
-    """Enter a function, which edits a `Draft`, as the fault of this name."""
-
-    def enter(damage: Damage) -> Damage:
-        if name in REGISTRY:
-            raise ValueError(f"two faults are called {name!r}")
-        REGISTRY[name] = Fault(name, story, layouts, seen, reference, damage=damage)
-        return damage
-
-    return enter
+    return make

@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.fault import LAYOUTS, TORCH_FILES, NotApplicable, fault
+from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.faults.fault import LAYOUTS, TORCH_FILES, fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ def truncated(draft: Draft) -> None:
     "The disk was full: the file is there and has 0 bytes.",
     layouts=LAYOUTS,
     seen="file",
+    erases=True,
 )
 def empty_file(draft: Draft) -> None:
     """Keep no byte."""
@@ -93,6 +95,7 @@ def zero_tail(draft: Draft) -> None:
     "Cloned without Git LFS: a pointer of three lines lies where the weights should.",
     layouts=LAYOUTS,
     seen="file",
+    erases=True,
 )
 def lfs_pointer(draft: Draft) -> None:
     """Write a pointer."""
@@ -105,6 +108,7 @@ def lfs_pointer(draft: Draft) -> None:
     "Downloaded without logging in: the file is the page that says so.",
     layouts=LAYOUTS,
     seen="file",
+    erases=True,
 )
 def web_page(draft: Draft) -> None:
     """Write a page."""
@@ -120,7 +124,7 @@ def web_page(draft: Draft) -> None:
 def bit_flip(draft: Draft) -> None:
     """Turn the sign of one value of a lora_B, in a file without checksums."""
     if draft.checkpoint.format == "torch zip":
-        raise NotApplicable("a zip archive has checksums, which tell: see bit-flip-in-zip")
+        raise NotApplicable("a zip archive has checksums: see bit-flip-in-zip")
     _flip(draft)
 
 
@@ -133,7 +137,7 @@ def bit_flip(draft: Draft) -> None:
 def bit_flip_in_zip(draft: Draft) -> None:
     """Turn the sign of one value of a lora_B, in torch's zip format."""
     if draft.checkpoint.format != "torch zip":
-        raise NotApplicable("it is no zip archive, and has no checksums: see bit-flip")
+        raise NotApplicable("it is not a zip archive and has no checksums: see bit-flip")
     _flip(draft)
 
 
@@ -142,14 +146,14 @@ def _flip(draft: Draft) -> None:
         info = draft.keys[pair.up]
         extent = draft.checkpoint.source.locate(pair.up)
         data = draft.checkpoint.read_bytes(pair.up)
-        # The sign lies in the last byte of a little-endian float; the sign of a zero is none.
+        # The sign lies in the last byte of a little-endian float; for a zero it makes no difference.
         size = info.nbytes // max(info.numel, 1)
         values = range(0, len(data) - size + 1, max(size, 1)) if "float" in info.dtype and not extent.packed else ()
         for at in values:
             if any(data[at : at + size]):
                 draft.patches.append(_xor(extent.offset + at + size - 1))
                 return
-    raise NotApplicable("no lora_B holds a float other than zero")
+    raise NotApplicable("every lora_B is zero, or not of floats")
 
 
 def _xor(offset: int) -> Callable[[Path], None]:

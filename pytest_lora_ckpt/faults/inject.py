@@ -1,4 +1,4 @@
-"""Write a `Draft`: the weights file by the library that wrote the original, all else copied as it is."""
+"""Write a `Draft`: the weights file by the library that wrote the original, everything else copied as it is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.faults.fault import NotApplicable
-from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, LORA_WEIGHTS
+from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, LORA_WEIGHTS, MANIFEST
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,26 +19,18 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.faults.draft import Draft, Edit
 
-# What was written down at training time: under this name for a directory, also `NAME.lora_manifest.json` for one file.
-MANIFEST = "lora_manifest.json"
-
-
-def require_empty(out_dir: Path) -> None:
-    """Raise FileExistsError unless this is an empty directory, or nothing."""
-    if out_dir.is_dir() and not any(out_dir.iterdir()):
-        return
-    if out_dir.exists() or out_dir.is_symlink():
-        raise FileExistsError(f"out_dir={str(out_dir)!r} must be empty or absent")
-
 
 def write(draft: Draft, out_dir: Path) -> Path:
-    """Write the copy below `out_dir` and return its path; what was half written is removed.
+    """Write the copy below `out_dir` and return its path; a copy that fails half-way is removed.
 
     Raises:
         NotApplicable: The original cannot be written again without running code from it.
+        FileExistsError: `out_dir` is not empty.
         ValueError: `out_dir` lies within the checkpoint.
     """
     was_there = out_dir.is_dir()
+    if any(out_dir.iterdir()) if was_there else out_dir.exists() or out_dir.is_symlink():
+        raise FileExistsError(f"out_dir={str(out_dir)!r} must be empty or absent")
     original = draft.checkpoint.path
     weights = draft.weights
     is_adapter = draft.checkpoint.layout == "peft_adapter"
@@ -45,7 +38,7 @@ def write(draft: Draft, out_dir: Path) -> Path:
         raise ValueError(f"out_dir={str(out_dir)!r} must not lie within the checkpoint {original}")
     try:
         folder = out_dir / weights.parent.resolve().name if is_adapter else out_dir
-        _copy_what_is_beside(weights, folder, whole_folder=is_adapter)
+        _copy_companions(weights, folder, whole_folder=is_adapter)
         target = folder / weights.name
         if draft.has_new_tensors:
             write_tensors(draft, target)
@@ -62,7 +55,7 @@ def write(draft: Draft, out_dir: Path) -> Path:
     return folder if original.is_dir() else folder / original.name
 
 
-def _copy_what_is_beside(weights: Path, folder: Path, *, whole_folder: bool) -> None:
+def _copy_companions(weights: Path, folder: Path, *, whole_folder: bool) -> None:
     source = weights.parent
     if whole_folder:
         shutil.copytree(source, folder, ignore=lambda where, _: {weights.name} if Path(where) == source else set())
@@ -70,6 +63,7 @@ def _copy_what_is_beside(weights: Path, folder: Path, *, whole_folder: bool) -> 
     folder.mkdir(parents=True, exist_ok=True)
     if (source / LORA_WEIGHTS).is_dir():
         shutil.copytree(source / LORA_WEIGHTS, folder / LORA_WEIGHTS)
+    # A manifest for all files of the directory, and one for this file alone.
     for name in (MANIFEST, f"{weights.stem}.{MANIFEST}"):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
@@ -95,7 +89,7 @@ def _write_safetensors(draft: Draft, target: Path) -> None:
 
     with safe_open(draft.weights, framework="pt") as original:
         tensors = dict(_made(draft, original.get_tensor))
-        # They lie in a map of the original, which goes when the last of them goes.
+        # The tensors lie in a map of the original, which is closed with the last of them.
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target, metadata=original.metadata())
 
 
@@ -107,34 +101,34 @@ def _write_torch(draft: Draft, target: Path) -> None:
         contents: Any = torch.load(draft.weights, map_location="cpu", weights_only=True, mmap=is_zip)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise NotApplicable(
-            f"{draft.weights.name} holds objects that torch loads only by running code from the file, and that is "
-            f"not done: {str(error).splitlines()[0]}"
+            f"{draft.weights.name} holds objects that torch loads only by running code from the file, which is not "
+            f"done: {printable(str(error).splitlines()[0])}"
         ) from error
     state = _state_dict(contents, draft)
     made = dict(_made(draft, state.__getitem__))
-    # The mapping itself stays: a class of its own, and the `_metadata` that `nn.Module.state_dict` adds.
+    # The mapping object stays: it may have a class of its own, and the `_metadata` that `nn.Module.state_dict` adds.
     state.clear()
     state.update(made)
     torch.save(contents, target, _use_new_zipfile_serialization=is_zip)
 
 
 def _state_dict(contents: Any, draft: Draft) -> Any:
-    """Find in a torch file the mapping whose keys are the checkpoint's; `envelope` is what lies beside it."""
-    beside = draft.checkpoint.envelope
-    for mapping in (contents, *(value for name, value in contents.items() if name not in beside)):
+    """Find the mapping in a torch file whose keys are the checkpoint's."""
+    envelope = draft.checkpoint.envelope
+    for mapping in (contents, *(value for name, value in contents.items() if name not in envelope)):
         if isinstance(mapping, dict) and draft.keys.keys() <= mapping.keys():
             return mapping
-    raise NotApplicable(f"{draft.weights.name} holds its state dict in a way that is not known here")
+    raise NotApplicable(f"{draft.weights.name} holds its state dict in an unknown place")
 
 
 def _made(draft: Draft, read: Callable[[str], torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Make the tensors; what was one tensor under several names, and is changed in one way, stays one."""
+    """Make the tensors; aliases that are edited in the same way stay aliases."""
     made: dict[tuple[str, str, Edit], torch.Tensor] = {}
     for key, (origin, edit) in draft.entries.items():
         if edit is None:
             yield key, read(origin)
             continue
-        once = (draft.names_of(key)[0], draft.names_of(origin)[0], edit)
+        once = (draft.first_name(key), draft.first_name(origin), edit)
         if once not in made:
             made[once] = edit(read(origin))
         yield key, made[once]

@@ -1,12 +1,13 @@
-"""Tensors that are not in the file: factors, magnitudes, trained copies, layers, components."""
+"""Tensors missing from the file: factors, magnitudes, trained copies, layers, components."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
+from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.edits import emptied
-from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, fault
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ def one_lora_a_missing(draft: Draft) -> None:
     seen="model",
 )
 def one_module_missing(draft: Draft) -> None:
-    """Leave out one pair of the layer in the middle, whose like is in every layer."""
+    """Leave out one pair of the middle layer, of a module that is adapted in every layer."""
     layers = selecting.lora_layers(draft, least=3)
     everywhere = set.intersection(*({pair.leaf for pair in pairs} for pairs in layers.values()))
     pairs = [pair for pair in layers[selecting.middle(layers)] if pair.leaf in everywhere]
-    if len(everywhere) < 2:  # noqa: PLR2004  # Else the whole layer would be gone.
+    if len(everywhere) < 2:  # noqa: PLR2004  # Otherwise the whole layer would be missing.
         raise NotApplicable("fewer than two modules have LoRA in every layer")
     draft.drop(pairs[0].keys, "LoRA in every layer")
 
@@ -69,7 +70,7 @@ def one_module_missing(draft: Draft) -> None:
     seen="model",
 )
 def one_layer_missing(draft: Draft) -> None:
-    """Leave out the adapter of the layer in the middle."""
+    """Leave out the adapter of the middle layer."""
     layers = selecting.lora_layers(draft, least=3)
     draft.drop([key for pair in layers[selecting.middle(layers)] for key in pair.keys], "LoRA in three layers")
 
@@ -138,7 +139,7 @@ def one_magnitude_missing(draft: Draft) -> None:
     """Leave out the last magnitude vector, of two or more."""
     magnitudes = _magnitudes(draft)
     if len(magnitudes) == 1:
-        raise NotApplicable("it holds one magnitude vector only, beside which none could be missed")
+        raise NotApplicable("it holds only one magnitude vector: see dora-lost")
     draft.drop(magnitudes[-1:], "DoRA magnitude vector")
 
 
@@ -164,9 +165,9 @@ def modules_to_save_missing(draft: Draft) -> None:
     """Leave out the tensors of one module of modules_to_save."""
     for name in draft.config.get("modules_to_save") or []:
         if keys := [key for key, parsed in draft.parsed.items() if parsed.modules[-1:] == (name,)]:
-            draft.drop(keys, "adapter beside modules_to_save")
+            draft.drop(keys, "module of modules_to_save")
             return
-    raise NotApplicable("its config names no module in modules_to_save that the file holds")
+    raise NotApplicable("the file holds no module that modules_to_save names")
 
 
 @fault(
@@ -179,7 +180,7 @@ def modules_to_save_missing(draft: Draft) -> None:
 def trained_copy_missing(draft: Draft) -> None:
     """Leave out what lies in modules_to_save."""
     copies = [key for key, parsed in draft.parsed.items() if parsed.in_modules_to_save]
-    draft.drop(selecting.with_all_names(draft, copies), "trained copy in modules_to_save")
+    draft.drop(copies, "trained copy in modules_to_save")
 
 
 @fault(
@@ -252,9 +253,9 @@ def trained_copy_size_0(draft: Draft) -> None:
 def _drop_bridge(draft: Draft) -> None:
     for name, keys in selecting.components(draft, least=2).items():
         if selecting.BRIDGES.search(name):
-            draft.drop(selecting.with_all_names(draft, keys), "projector beside other components")
+            draft.drop(keys, "projector")
             return
-    raise NotApplicable("none of its components is called like a projector or a resampler")
+    raise NotApplicable("none of its components is named like a projector or a resampler")
 
 
 def _keeps_only_what_was_trained(draft: Draft) -> bool:
@@ -266,13 +267,12 @@ def _keeps_only_what_was_trained(draft: Draft) -> bool:
 
 
 def _require_no_directory(draft: Draft) -> None:
-    companion = draft.checkpoint.adapter_companion
-    if companion is not None:
-        raise NotApplicable(f"the adapter lies in {companion.path.name}/ beside it as well")
+    if draft.checkpoint.adapter_companion is not None:
+        raise NotApplicable(f"the adapter is also in {draft.checkpoint.adapter_companion.path.name}/ next to it")
 
 
 def _magnitudes(draft: Draft) -> list[str]:
     keys = [key for key, parsed in draft.parsed.items() if parsed.lora == "lora_magnitude_vector"]
     if not keys:
-        raise NotApplicable(f"{draft.checkpoint.path.name} holds no DoRA magnitude vector")
+        raise NotApplicable(f"{draft.name} holds no DoRA magnitude vector")
     return keys

@@ -1,19 +1,19 @@
-"""Keys that are called otherwise than the model calls them: prefixes, levels, adapter names, conventions."""
+"""Keys with other names than in the model: prefixes, levels, adapter names, conventions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, fault
 from pytest_lora_ckpt.faults.selecting import lora_layers
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_lora_ckpt.faults.draft import Draft
-
-_PEFT = "base_model.model."
 
 
 @fault(
@@ -82,9 +82,9 @@ def outer_prefix_added(draft: Draft) -> None:
 def outer_prefix_lost(draft: Draft) -> None:
     """Take off what every key begins with."""
     first = next(iter(draft.entries))
-    prefix = _PEFT if first.startswith(_PEFT) else first[: first.find(".") + 1]
+    prefix = PEFT_PREFIX if first.startswith(PEFT_PREFIX) else first[: first.find(".") + 1]
     if not prefix or not all(key.startswith(prefix) and key != prefix for key in draft.entries):
-        raise NotApplicable("its keys have no prefix in common")
+        raise NotApplicable("its keys have no common prefix")
     draft.rename(lambda key: key.removeprefix(prefix))
 
 
@@ -98,8 +98,8 @@ def outer_prefix_lost(draft: Draft) -> None:
 def inner_level_lost(draft: Draft) -> None:
     """Take off the `model.` above the layers that have LoRA."""
     head = _head_of_layers(draft)
-    if not f".{head}".endswith(".model.") or head.endswith(_PEFT):
-        raise NotApplicable("the layers that have LoRA do not lie in a module called `model`")
+    if not f".{head}".endswith(".model.") or head.endswith(PEFT_PREFIX):
+        raise NotApplicable("the layers that have LoRA are not in a module called `model`")
     draft.rename(lambda key: head.removesuffix("model.") + key[len(head) :] if key.startswith(head) else key)
 
 
@@ -137,7 +137,7 @@ def base_layer_lost(draft: Draft) -> None:
 )
 def peft_level_lost(draft: Draft) -> None:
     """Take the two segments out."""
-    draft.rename(lambda key: key.replace(_PEFT, "", 1))
+    draft.rename(lambda key: key.replace(PEFT_PREFIX, "", 1))
 
 
 @fault(
@@ -206,7 +206,7 @@ def other_convention(draft: Draft) -> None:
 
 
 def _head_of_layers(draft: Draft) -> str:
-    """Return all that stands before `layers.0.` in the keys that have LoRA."""
+    """Return everything before `layers.0.` in the keys that have LoRA."""
     key = next(iter(lora_layers(draft, least=1).values()))[0].down
     parsed = parse_key(key)
     number = next(at for at, role in enumerate(parsed.roles) if role == "module" and parsed.segments[at].isdigit())
@@ -214,7 +214,7 @@ def _head_of_layers(draft: Draft) -> str:
 
 
 def _inside_layers(segment: str) -> Callable[[str], str]:
-    """Return what puts a segment behind the number of a layer."""
+    """Return a renaming that adds a segment after the number of a layer."""
 
     def wrapped(key: str) -> str:
         parsed = parse_key(key)
@@ -228,7 +228,7 @@ def _inside_layers(segment: str) -> Callable[[str], str]:
 
 
 def _adapter(new_name: Callable[[str], str | None]) -> Callable[[str], str]:
-    """Return what gives the adapter of a key another name, or none."""
+    """Return a renaming that gives the adapter in a key another name, or removes it."""
 
     def renamed(key: str) -> str:
         parsed = parse_key(key)

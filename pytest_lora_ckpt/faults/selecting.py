@@ -1,4 +1,4 @@
-"""What of a checkpoint a fault befalls: which layers there are, which keys belong to a component."""
+"""Select what a fault damages: layers, components, adapted weights."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_lora_ckpt.faults.fault import NotApplicable
+from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.scaling import expected_scaling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_lora_ckpt.faults.draft import Draft, Pair
 
-# What projects call the part between the vision tower and the language model.
+# Names of the part between the vision tower and the language model.
 BRIDGES = re.compile(r"projector|projection|connector|resampler|merger|aligner|qformer", re.IGNORECASE)
 
-# Modules with a row for each token of the vocabulary, as transformers' models call them.
-OUTPUTS = frozenset({"lm_head", "embed_out", "output_layer"})
-VOCABULARY = OUTPUTS | {"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings"}
-
-# What most people choose for lora_alpha / r, where the checkpoint does not tell.
+# The most common lora_alpha / r, where no config is there.
 _USUAL_SCALING = 2.0
 
 
@@ -79,7 +76,7 @@ def layers(draft: Draft, least: int) -> dict[int, list[str]]:
             if place.stack == stack:
                 found.setdefault(place.number, []).append(key)
     if len(found) < least:
-        raise NotApplicable(f"{draft.checkpoint.path.name} holds {len(found)} layers, and {least} are needed")
+        raise NotApplicable(f"{draft.name} holds {len(found)} layers, and {least} are needed")
     return dict(sorted(found.items()))
 
 
@@ -96,7 +93,7 @@ def lora_layers(draft: Draft, least: int) -> dict[int, list[Pair]]:
         if place.stack == stack[0][0]:
             found.setdefault(place.number, []).append(pair)
     if len(found) < least:
-        raise NotApplicable(f"{draft.checkpoint.path.name} has LoRA in {len(found)} layers, and {least} are needed")
+        raise NotApplicable(f"{draft.name} has LoRA in {len(found)} layers, and {least} are needed")
     return dict(sorted(found.items()))
 
 
@@ -122,7 +119,7 @@ def adapted_weights(draft: Draft) -> dict[Pair, str]:
     }
     found = {pair: bases[pair.module] for pair in draft.pairs if pair.module in bases}
     if not found:
-        raise NotApplicable(f"{draft.checkpoint.path.name} holds none of the weights that its LoRA adapts")
+        raise NotApplicable(f"{draft.name} holds none of the weights that its LoRA adapts")
     return found
 
 
@@ -136,13 +133,8 @@ def components(draft: Draft, least: int) -> dict[str, list[str]]:
     for key, parsed in draft.parsed.items():
         found.setdefault(parsed.component, []).append(key)
     if len(found) < least:
-        raise NotApplicable(f"{draft.checkpoint.path.name} holds {len(found)} components, and {least} are needed")
+        raise NotApplicable(f"{draft.name} holds {len(found)} components, and {least} are needed")
     return found
-
-
-def with_all_names(draft: Draft, keys: Iterable[str]) -> list[str]:
-    """Return the keys and every other name of their tensors."""
-    return list(dict.fromkeys(name for key in keys for name in draft.names_of(key)))
 
 
 def middle(numbers: Iterable[int]) -> int:
@@ -151,11 +143,9 @@ def middle(numbers: Iterable[int]) -> int:
     return ordered[len(ordered) // 2]
 
 
-def scaling(draft: Draft) -> float:
-    """Return what the adapter's product is multiplied with, as far as a config tells, its own or the one beside it."""
-    beside = draft.checkpoint.adapter_companion
-    config = draft.checkpoint.adapter_config or (beside.adapter_config if beside else None) or {}
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, (int, float)) or rank < 1:
-        return _USUAL_SCALING
-    return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
+def scaling(draft: Draft, pair: Pair) -> float:
+    """Return the factor of an adapter's product, by the checkpoint's config or that of the adapter next to it."""
+    adapter = draft.checkpoint.adapter_companion
+    config = draft.checkpoint.adapter_config or (adapter.adapter_config if adapter else None) or {}
+    factor = expected_scaling(config, pair.module, draft.keys[pair.down].shape[0])
+    return _USUAL_SCALING if factor is None else factor

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
+from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.edits import first, redrawn, same, transposed
-from pytest_lora_ckpt.faults.fault import LAYOUTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import LAYOUTS, fault
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.faults.draft import Draft, Pair
@@ -28,7 +29,7 @@ def layers_exchanged(draft: Draft) -> None:
         if counterpart in draft.entries and draft.keys[key].shape == draft.keys[counterpart].shape:
             draft.exchange(key, counterpart)
     if not draft.has_new_tensors:
-        raise NotApplicable("no two layers have adapters of one shape")
+        raise NotApplicable("no two layers have adapters of the same shape")
 
 
 @fault(
@@ -48,7 +49,7 @@ def layers_repeated(draft: Draft) -> None:
             if source in sources and draft.keys[key].shape == draft.keys[source].shape:
                 draft.replace(key, source, same)
     if not draft.has_new_tensors:
-        raise NotApplicable("no two layers have adapters of one shape")
+        raise NotApplicable("no two layers have adapters of the same shape")
 
 
 @fault(
@@ -67,7 +68,7 @@ def modules_exchanged(draft: Draft) -> None:
             for key, counterpart in zip(twins[0].keys, twins[1].keys, strict=True):
                 draft.exchange(key, counterpart)
     if not draft.has_new_tensors:
-        raise NotApplicable("no two modules that lie side by side have adapters of one shape")
+        raise NotApplicable("no two modules of one parent have adapters of the same shape")
 
 
 @fault(
@@ -119,14 +120,14 @@ def rank_halved(draft: Draft) -> None:
     seen="file",
 )
 def one_rank_odd(draft: Draft) -> None:
-    """Halve the rank of one pair of the layer in the middle, whose like in all other layers have one rank."""
+    """Halve the rank of one pair of the middle layer, of a module that has the same rank in every layer."""
     layers = selecting.lora_layers(draft, least=3)
     for pair in layers[selecting.middle(layers)]:
-        like = [each for each in draft.pairs if each.leaf == pair.leaf]
-        ranks = {draft.keys[each.down].shape[:1] for each in like}
-        if len(like) >= len(layers) and len(ranks) == 1 and _cut_rank(draft, pair):
+        peers = [each for each in draft.pairs if each.leaf == pair.leaf]
+        ranks = {draft.keys[each.down].shape[:1] for each in peers}
+        if len(peers) >= len(layers) and len(ranks) == 1 and _cut_rank(draft, pair):
             return
-    raise NotApplicable("no module has one rank above 1 in every layer")
+    raise NotApplicable("no module has the same rank above 1 in every layer")
 
 
 @fault(
@@ -154,7 +155,7 @@ def pair_of_two_ranks(draft: Draft) -> None:
 def fewer_layers(draft: Draft) -> None:
     """Leave the last layer out, whole."""
     layers = selecting.layers(draft, least=2)
-    draft.drop(selecting.with_all_names(draft, layers[max(layers)]), "two layers")
+    draft.drop(layers[max(layers)], "two layers")
 
 
 @fault(

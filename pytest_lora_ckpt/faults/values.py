@@ -1,12 +1,13 @@
-"""Values of the adapter that are not those of the training: zero, not finite, codes, another run's, cast."""
+"""Adapter values other than the trained ones: zero, not finite, integer codes, another run's, cast."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
+from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.edits import codes, redrawn, times, with_first_value, zeroed
-from pytest_lora_ckpt.faults.fault import LAYOUTS, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import LAYOUTS, fault
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +120,7 @@ def dtype_mixed(draft: Draft) -> None:
     seen="manifest",
 )
 def adapter_of_another_run(draft: Draft) -> None:
-    """Draw every LoRA tensor anew."""
+    """Redraw every LoRA tensor."""
     for key in selecting.lora_keys(draft):
         draft.change([key], redrawn(key), "LoRA")
 
@@ -132,4 +133,8 @@ def adapter_of_another_run(draft: Draft) -> None:
 )
 def scale_folded(draft: Draft) -> None:
     """Multiply every lora_B with the scaling."""
-    draft.change([pair.up for pair in draft.pairs], times(selecting.scaling(draft)), "lora_B")
+    factors = {pair: selecting.scaling(draft, pair) for pair in draft.pairs}
+    if all(factor == 1 for factor in factors.values()):
+        raise NotApplicable("its scaling is 1 everywhere: multiplying by it changes nothing")
+    for pair, factor in factors.items():
+        draft.change([pair.up], times(factor), "lora_B")

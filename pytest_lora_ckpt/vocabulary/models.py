@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-HEADS = frozenset(
-    {"lm_head", "score", "classifier", "v_head", "value_head", "qa_outputs", "output", "output_layer", "embed_out"}
-)
-"""Heads of language models and classifiers, which libraries put beside the model or inside of it (transformers,
-trl's value heads, torchtune's `output`, Megatron's `output_layer`, GPT-NeoX's `embed_out`)."""
+LM_HEADS = frozenset({"lm_head", "output", "output_layer", "embed_out"})
+"""Heads with a row for each token (transformers, torchtune's `output`, Megatron's `output_layer`, GPT-NeoX's
+`embed_out`)."""
+
+HEADS = LM_HEADS | {"score", "classifier", "v_head", "value_head", "qa_outputs"}
+"""Heads of language models and classifiers, which libraries put next to the model or inside of it (transformers,
+trl's value heads)."""
 
 SEQUENCE_HEADS = frozenset({"classifier", "score"})
 """Heads that PEFT trains by itself for SEQ_CLS and TOKEN_CLS (peft/peft_model.py)."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +17,7 @@ import torch
 
 from pytest_lora_ckpt import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.faults import FAULTS, Fault, NotApplicable, faults_for
-from pytest_lora_ckpt.faults.fault import fault as enter
+from pytest_lora_ckpt.faults import _gather as gather
 from tests.helpers.fault_samples import snapshot
 
 if TYPE_CHECKING:
@@ -92,8 +96,8 @@ def test_where_there_is_no_lora_a_lora_fault_says_so(name: str, tmp_path: Path) 
 
 REFUSALS = [
     ("nan", "torch-apart", "holds no LoRA"),
-    ("alpha-changed", "torch", "is torch, and alpha-changed befalls peft_adapter"),
-    ("no-lora", "torch-beside", r"lora_weights/ beside it as well"),
+    ("alpha-changed", "torch", r"not applicable to torch checkpoints \(applies to: peft_adapter\)"),
+    ("no-lora", "torch-beside", r"lora_weights/ next to it"),
     ("dora-lost", "torch", "no DoRA"),
     ("dora-flag-lost", "peft_adapter", "no use_dora"),
     ("dora-flag-added", "peft_adapter-rich", "use_dora already"),
@@ -104,12 +108,12 @@ REFUSALS = [
     ("projector-missing", "torch-language", "projector"),
     ("trained-projector-missing", "lightning", "base weights too"),
     ("merged-twice", "lightning-trained", "none of the weights that its LoRA adapts"),
-    ("outer-prefix-lost", "torch", "no prefix in common"),
+    ("outer-prefix-lost", "torch", "no common prefix"),
     ("tied-weights-differ", "torch-language", "no head"),
     ("aliases-disagree", "torch-language", "two names"),
     ("bit-flip", "torch", "checksums"),
-    ("bit-flip-in-zip", "torch-legacy", "no zip archive"),
-    ("duplicate-name", "peft_adapter-bin", "name twice"),
+    ("bit-flip-in-zip", "torch-legacy", "not a zip archive"),
+    ("duplicate-name", "peft_adapter-bin", "no name occurs twice"),
     ("zero-tail", "peft_adapter-bin", "index at the end"),
     ("stale-directory", "torch", "lora_weights/"),
     ("stale-directory", "torch-apart", "no LoRA"),
@@ -125,6 +129,14 @@ def test_a_fault_that_finds_nothing_says_why(
     with pytest.raises(NotApplicable, match=reason):
         FAULTS[name].inject(samples[sample], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scaling_of_one_cannot_be_folded_in(samples: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(samples["peft_adapter"], tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 4, "r": 4}))
+    with pytest.raises(NotApplicable, match="changes nothing"):
+        FAULTS["scale-folded"].inject(tmp_path / "adapter", tmp_path / "out")
 
 
 def test_out_dir_must_be_empty_or_absent(samples: dict[str, Path], tmp_path: Path) -> None:
@@ -193,8 +205,10 @@ def test_what_was_half_written_is_removed(
 
 
 def test_no_two_faults_have_one_name() -> None:
+    again, other = SimpleNamespace(nan=FAULTS["nan"]), SimpleNamespace(nan=replace(FAULTS["nan"], story="Another."))
+    assert gather([again, again]) == {"nan": FAULTS["nan"]}
     with pytest.raises(ValueError, match="two faults are called 'nan'"):
-        enter("nan", "again", layouts=frozenset({"torch"}), seen="file")(lambda draft: None)
+        gather([again, other])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")

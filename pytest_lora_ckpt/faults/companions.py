@@ -1,13 +1,14 @@
-"""What lies beside the tensors: a stale twin of the weights file, an adapter directory of another run, or none."""
+"""Companions of a checkpoint: a stale second weights file, an adapter directory from another run, or none."""
 
 from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.faults.draft import Draft
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
 from pytest_lora_ckpt.faults.edits import redrawn
-from pytest_lora_ckpt.faults.fault import ADAPTERS, TORCH_FILES, NotApplicable, fault
+from pytest_lora_ckpt.faults.fault import ADAPTERS, TORCH_FILES, fault
+from pytest_lora_ckpt.faults.inject import write_tensors
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA_WEIGHTS
 
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
     seen="file",
 )
 def stale_twin(draft: Draft) -> None:
-    """Keep the tensors in the .bin, and lay a safetensors file with other values beside it."""
+    """Keep the tensors in the .bin, and add a safetensors file with other values."""
     checkpoint = draft.checkpoint
     if not checkpoint.path.is_dir():
-        raise NotApplicable("one weights file was named: what lies beside it does not count")
+        raise NotApplicable("a weights file was named, not its directory: other files in it do not count")
     if draft.weights.name not in ADAPTER_WEIGHTS or all(
         (draft.weights.parent / name).exists() for name in ADAPTER_WEIGHTS
     ):
-        raise NotApplicable("two weights files lie in the directory already")
+        raise NotApplicable("the directory holds two weights files already")
 
-    def lay_beside(path: Path) -> None:
+    def add_older(path: Path) -> None:
         import torch
         from safetensors.torch import save_file
 
@@ -43,7 +44,7 @@ def stale_twin(draft: Draft) -> None:
         older = {key: redrawn(key)(checkpoint.read(key)).contiguous() for key in checkpoint.keys}
         save_file(older, safetensors, metadata={"format": "pt"})
 
-    draft.patches.append(lay_beside)
+    draft.patches.append(add_older)
 
 
 @fault(
@@ -53,10 +54,9 @@ def stale_twin(draft: Draft) -> None:
     seen="file",
 )
 def stale_directory(draft: Draft) -> None:
-    """Draw the tensors of the directory anew, where the file holds LoRA as well."""
-    if not draft.pairs:
-        raise NotApplicable("the file holds no LoRA")
-    _make_stale(draft, _beside(draft))
+    """Redraw the tensors of the directory, where the file holds LoRA as well."""
+    if draft.pairs:
+        _make_stale(draft, _adapter(draft))
 
 
 @fault(
@@ -66,9 +66,9 @@ def stale_directory(draft: Draft) -> None:
     seen="manifest",
 )
 def directory_of_another_run(draft: Draft) -> None:
-    """Draw the tensors of the directory anew, where the file holds no LoRA."""
+    """Redraw the tensors of the directory, where the file holds no LoRA."""
     _require_no_lora(draft)
-    _make_stale(draft, _beside(draft))
+    _make_stale(draft, _adapter(draft))
 
 
 @fault(
@@ -80,7 +80,7 @@ def directory_of_another_run(draft: Draft) -> None:
 def directory_missing(draft: Draft) -> None:
     """Leave the directory out, where the file holds no LoRA."""
     _require_no_lora(draft)
-    _beside(draft)
+    _adapter(draft)
     draft.patches.append(lambda path: shutil.rmtree(path.parent / LORA_WEIGHTS))
 
 
@@ -92,7 +92,7 @@ def directory_missing(draft: Draft) -> None:
 )
 def directory_without_weights(draft: Draft) -> None:
     """Delete the directory's weights."""
-    _beside(draft)
+    _adapter(draft)
 
     def delete(path: Path) -> None:
         for name in ADAPTER_WEIGHTS:
@@ -109,26 +109,24 @@ def directory_without_weights(draft: Draft) -> None:
 )
 def directory_without_config(draft: Draft) -> None:
     """Delete the directory's config."""
-    _beside(draft)
+    _adapter(draft)
     draft.patches.append(lambda path: (path.parent / LORA_WEIGHTS / ADAPTER_CONFIG).unlink())
 
 
-def _beside(draft: Draft) -> Checkpoint:
-    beside = draft.checkpoint.adapter_companion
-    if beside is None:
-        raise NotApplicable(f"no readable adapter lies in {LORA_WEIGHTS}/ beside {draft.checkpoint.path.name}")
-    return beside
+def _adapter(draft: Draft) -> Checkpoint:
+    adapter = draft.checkpoint.adapter_companion
+    if adapter is None:
+        raise NotApplicable(f"there is no readable adapter in {LORA_WEIGHTS}/ next to {draft.name}")
+    return adapter
 
 
 def _require_no_lora(draft: Draft) -> None:
     if lora_pairs(draft.keys):
-        raise NotApplicable(f"{draft.checkpoint.path.name} holds LoRA itself")
+        raise NotApplicable(f"{draft.name} holds LoRA itself")
 
 
-def _make_stale(draft: Draft, beside: Checkpoint) -> None:
-    from pytest_lora_ckpt.faults.inject import write_tensors
-
-    stale = Draft(beside)
-    for key in beside.keys:
+def _make_stale(draft: Draft, adapter: Checkpoint) -> None:
+    stale = Draft(adapter)
+    for key in adapter.keys:
         stale.change([key], redrawn(key), "tensor")
     draft.patches.append(lambda path: write_tensors(stale, path.parent / LORA_WEIGHTS / stale.weights.name))
