@@ -120,7 +120,7 @@ class Draft:
     @property
     def parsed(self) -> Mapping[str, ParsedKey]:
         """The original's keys, parsed."""
-        return self.keys.derived(parse_keys)
+        return parse_keys(self.keys)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:

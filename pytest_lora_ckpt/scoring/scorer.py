@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.faults import Fault
     from pytest_lora_ckpt.scoring.choosing import Accepted, Faults
 
-# From these nothing can be loaded: who gives the healthy model all the same has not read the path.
-_NOTHING_IN_IT = ("empty-file", "lfs-pointer", "web-page")
-
 
 def score_loader(  # noqa: PLR0913  # One argument for each thing that a project may have to say.
     loader: Callable[[Path], torch.nn.Module] | str,
@@ -182,7 +179,7 @@ class _Place:
 
 
 def _oddities(rows: list[Row], loader: Any) -> Iterator[str]:
-    blind = [row.fault.name for row in rows if row.unharmed and row.fault.name in _NOTHING_IN_IT]
+    blind = [row.fault.name for row in rows if row.unharmed and row.fault.erases]
     if blind:
         yield (
             f"{name_of(loader)} gives the healthy model where nothing can be loaded ({', '.join(blind)}): it does not "
