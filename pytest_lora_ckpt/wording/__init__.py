@@ -3,11 +3,13 @@
 from pytest_lora_ckpt.wording.patterns import collapse_keys, expand_keys, group_keys
 from pytest_lora_ckpt.wording.text import (
     WIDTH,
+    block,
     count,
     dtype_name,
     key_groups,
     listed,
     printable,
+    sentence,
     size,
     table,
     type_name,
@@ -16,6 +18,7 @@ from pytest_lora_ckpt.wording.text import (
 
 __all__ = [
     "WIDTH",
+    "block",
     "collapse_keys",
     "count",
     "dtype_name",
@@ -24,6 +27,7 @@ __all__ = [
     "key_groups",
     "listed",
     "printable",
+    "sentence",
     "size",
     "table",
     "type_name",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
-import unicodedata
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.wording.patterns import group_keys
@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 WIDTH = 100
 """Columns of a line in a report."""
 
-# Characters of these categories do not show, or change how their neighbours show: controls, formats (the bidirectional
-# overrides among them), surrogates, private use, unassigned, line and paragraph separators
-# (https://www.unicode.org/reports/tr44/#General_Category_Values).
-_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Lines in which a CI server takes a command: `::error::` at the beginning (GitHub), `##[error]` (GitHub, Azure),
+# `##vso[…]` (Azure) and `##teamcity[…]` anywhere.
+_COMMAND = re.compile(r"^:(?=:)|#(?=#\w*\[)")
+
+_WORDS = 400
+"""Words of a text that are printed at most."""
 
 
 def printable(text: object, limit: int | None = None) -> str:
     r"""Make text that comes from a file safe to print: one line, no control characters, at most `limit` characters.
 
-    Everything that a checkpoint, a config or a manifest says passes through here before it is printed.
+    Everything that a checkpoint, a config or a manifest says passes through here before it is printed. No CI server
+    takes it for a command. Printable text stays as it is, so that it may pass through here twice.
 
     Example:
         >>> printable("layers.0\n\x1b[31mFAILED"), printable("layers.0.weight", 8)
@@ -32,8 +35,10 @@ def printable(text: object, limit: int | None = None) -> str:
     shown = str(text)
     if limit is not None:
         shown = shown[: limit + 1]  # What is cut off needs no escaping.
-    if not (shown.isascii() and shown.isprintable()):
-        shown = "".join(_escaped(each) if unicodedata.category(each) in _UNPRINTABLE else each for each in shown)
+    if not shown.isprintable():  # Controls, surrogates, and what changes how its neighbours show (bidi overrides).
+        shown = "".join(each if each.isprintable() else _escaped(each) for each in shown)
+    if "::" in shown or "##" in shown:
+        shown = _COMMAND.sub(lambda found: rf"\x{ord(found[0]):02x}", shown)
     return shown if limit is None or len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
@@ -92,17 +97,44 @@ def table(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> list[str]:
     ]
 
 
+def sentence(text: str, width: int = 2 * WIDTH) -> str:
+    r"""Make a text safe to print in one line: of hundreds of words at most, none of which is longer than `width`.
+
+    Example:
+        >>> sentence("1 key: layers.0\n::error::", 10)
+        '1 key: layers.0 \\x3a:erro…'
+    """
+    words = [printable(word, width) for word in text.split(maxsplit=_WORDS)[:_WORDS]]
+    return " ".join(words) if len(words) < _WORDS else " ".join([*words, "…"])
+
+
 def wrap(text: str, indent: str = "  ", *, first: str = "", width: int = WIDTH) -> list[str]:
     """Break text into lines, with whole words; a word that is longer than a line is shortened.
 
     Example:
-        >>> wrap("two words", width=5)
+        >>> wrap("two words", width=7)
         ['two', '  words']
     """
-    shown = " ".join(printable(word, width) for word in text.split())
+    shown = sentence(text, width - max(len(indent), len(first)))
     return textwrap.wrap(
         shown, width, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
+
+
+def block(text: str, *, most: int = 60) -> str:
+    r"""Make a text of several lines safe to print: long lines are wrapped, and lines beyond `most` are counted.
+
+    Example:
+        >>> print(block("a fact\n  -> what to do", most=1))
+        a fact
+        … and 1 more line
+    """
+    lines = []
+    for line in text.expandtabs(4).split("\n"):
+        shown, indent = printable(line, WIDTH + 1), " " * min(len(line) - len(line.lstrip(" ")), WIDTH // 4)
+        lines += [shown] if len(shown) <= WIDTH else wrap(line, f"{indent}  ", first=indent)
+    left = len(lines) - most
+    return "\n".join(lines if left <= 0 else [*lines[:most], f"… and {count(left, 'more line')}"])
 
 
 def size(nbytes: int) -> str:

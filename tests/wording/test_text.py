@@ -1,0 +1,115 @@
+"""Whatever a file says, what is printed of it is printable, bounded, and no command of a CI."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_lora_ckpt.wording import (
+    WIDTH,
+    block,
+    count,
+    dtype_name,
+    key_groups,
+    listed,
+    printable,
+    sentence,
+    size,
+    table,
+    type_name,
+    wrap,
+)
+
+# All of Unicode, lone surrogates among it, and what terminals and CI servers listen to.
+HOSTILE = st.lists(
+    st.one_of(
+        st.text(st.characters(), max_size=20),
+        st.sampled_from(["\x1b[31m", "\x9b", "\n::error::", "::", "##[x]", "##vso[x]", "\u202e", "\udc80", "\t", " "]),
+        st.integers(1, 300).map("x".__mul__),
+    ),
+    max_size=12,
+).map("".join)
+
+
+def is_safe(line: str) -> bool:
+    return line.isprintable() and not line.lstrip().startswith("::") and not re.search(r"##\w*\[", line)
+
+
+@given(HOSTILE)
+def test_printable_text_is_one_safe_line_and_stays_as_it_is(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert not shown.startswith("::")
+    assert not re.search(r"##\w*\[", shown)
+    assert printable(shown) == shown
+
+
+@given(st.text(st.characters(categories=["L", "N"])) | st.sampled_from(["a::b", "##", "# [", "C:\\x"]))
+def test_plain_text_is_left_alone(text: str) -> None:
+    assert printable(text) == text
+
+
+@given(HOSTILE, st.integers(1, 50))
+def test_printable_text_is_bounded(text: str, limit: int) -> None:
+    assert len(printable(text, limit)) <= limit
+
+
+@given(HOSTILE, st.sampled_from(["", "  ", "     "]))
+def test_wrapped_lines_are_safe_and_not_wider_than_the_width(text: str, indent: str) -> None:
+    lines = wrap(text, indent, first="  ")
+    assert all(is_safe(line) and len(line) <= WIDTH for line in lines)
+
+
+@given(HOSTILE, st.integers(1, 5))
+def test_a_block_is_safe_and_bounded(text: str, most: int) -> None:
+    lines = block(text, most=most).split("\n")
+    assert len(lines) <= most + 1
+    assert all(is_safe(line) and len(line) <= WIDTH for line in lines)
+
+
+@given(st.lists(HOSTILE), st.integers(1, 5))
+def test_key_groups_are_safe_and_bounded(keys: list[str], most: int) -> None:
+    lines = key_groups(keys, most)
+    assert len(lines) <= most
+    assert all(is_safe(line) and len(line) <= WIDTH + 6 for line in lines)
+    assert is_safe(f"names: {listed(keys)}")
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 5_000_000, "x " * 1_000_000, "\n" * 1_000_000, " " * 1_000_000 + "x", "\t" * 99]
+)
+def test_megabytes_become_lines(text: str) -> None:
+    assert len(sentence(text)) < 2_000
+    assert len(printable(text, 50)) <= 50
+    for lines in (wrap(text), block(text).split("\n")):
+        assert len(lines) < 100
+        assert all(len(line) <= WIDTH for line in lines)
+
+
+def test_a_block_keeps_its_lines_and_their_indentation() -> None:
+    text = "fact\n    12 layers.*\n  -> " + "do this " * 20
+    first, keys, *advice = block(text).split("\n")
+    assert (first, keys) == ("fact", "    12 layers.*")
+    assert advice[0].startswith("  -> do this")
+    assert all(line.startswith("    ") for line in advice[1:])
+    assert block("a\nb\nc", most=1) == "a\n… and 2 more lines"
+
+
+def test_tables() -> None:
+    assert table([]) == []
+    assert table([["name", "keys"], ["a", "10"], ["long name", ""]]) == [
+        "  name       keys",
+        "  a            10",
+        "  long name",
+    ]
+
+
+def test_counts_sizes_and_names() -> None:
+    assert (count(1, "key"), count(0, "key"), count(2, "entry", "entries")) == ("1 key", "0 keys", "2 entries")
+    assert listed("abcd", 2) == "a, b and 2 more"
+    assert [size(n) for n in (0, 1023, 1024, 3 << 20, 5 << 40)] == ["0 B", "1023 B", "1.0 KiB", "3.0 MiB", "5.0 TiB"]
+    assert dtype_name("torch.float32") == "float32"
+    assert [type_name(value) for value in (None, 1, [1], pytest)] == ["None", "an int", "a list of 1", "a module"]
