@@ -215,7 +215,7 @@ def _fail_unproved(proof: Proof, tensors: Iterable[ProvedTensor], kind: str) -> 
         told += [f"{found.message} [{found.cause}]", _grouped(found.keys), f"  -> {found.remedy}"]
     blind = [each for each in odd if each.outcome == "not provable"]
     if blind:
-        told += [f"{len(blind)} cannot be proved here: {blind[0].place}: {blind[0].how}."]
+        told += [f"{len(blind)} cannot be proved here: {blind[0].model_key}: {blind[0].how}."]
         told += [_grouped(each.key for each in blind)]
     raise AssertionError("\n".join(line for line in told if line))
 

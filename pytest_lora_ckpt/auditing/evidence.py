@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import torch
-
+    from pytest_lora_ckpt.lora.layers import AdapterLayer
     from pytest_lora_ckpt.manifest import Manifest, ManifestComparison
-    from pytest_lora_ckpt.proof import AdapterLayer, BaseWeights, Match, Proof, UpdateSize
+    from pytest_lora_ckpt.proof import BaseWeights, LoadedMatch, LoadedModel, Proof, Reference, UpdateSize
     from pytest_lora_ckpt.results import LoadReport
 
 
@@ -89,7 +88,14 @@ class Run:
         return merge is not None and merge.proved
 
     @cached_property
-    def match(self) -> Match:
+    def loaded(self) -> LoadedModel:
+        """The model that the loader returns, read once; needs one."""
+        from pytest_lora_ckpt.proof import LoadedModel  # torch, only with a loader.
+
+        return LoadedModel(self.subject.loaded)
+
+    @cached_property
+    def match(self) -> LoadedMatch:
         """Which tensor of the checkpoint belongs where in the loaded model; needs one.
 
         Raises:
@@ -98,13 +104,7 @@ class Run:
         """
         from pytest_lora_ckpt.proof import match_loaded  # torch, only with a loader.
 
-        return match_loaded(
-            self.subject.loaded,
-            self.checkpoint,
-            stage=self.demands.stage,
-            reference=self.reference,
-            expected=self.expected_scaling,
-        )
+        return match_loaded(self.loaded, self.checkpoint, stage=self.demands.stage, reference=self.reference)
 
     @cached_property
     def proof(self) -> Proof:
@@ -116,7 +116,7 @@ class Run:
         """
         from pytest_lora_ckpt.proof import prove_match  # torch, only with a loader.
 
-        return prove_match(self.subject.loaded, self.checkpoint, self.match, reference=self.reference)
+        return prove_match(self.loaded, self.checkpoint, self.match, reference=self.reference)
 
     def compared_with(self, model: Any) -> LoadReport:
         """Compare with a model; LoRA that lies in an adapter directory beside the checkpoint is not lost."""
@@ -140,25 +140,25 @@ class Run:
             except CheckpointError as error:
                 # Not the checkpoint under test: what the project gives beside it.
                 raise ProjectError("model-failed", f"The base model of lora_base_model: {error}") from error
-            return BaseWeights(base, self.subject.loaded)
+            return BaseWeights(base, self.loaded)
         named = (self.checkpoint.adapter_config or {}).get("base_model_name_or_path")
         found = find_base(named)
-        return None if found is None else BaseWeights(found, self.subject.loaded)
-
-    def reference(self, place: str) -> torch.Tensor | None:
-        """Give the base model's tensor for a key of the loaded model: of the base model, or of `lora_model`."""
-        for witness in self._witnesses:
-            if (tensor := witness(place)) is not None:
-                return tensor
-        return None
+        return None if found is None else BaseWeights(found, self.loaded)
 
     @cached_property
-    def _witnesses(self) -> tuple[BaseWeights, ...]:
+    def reference(self) -> Reference:
+        """What the loaded model is compared with besides the checkpoint: base model, or `lora_model`, and config."""
+        from pytest_lora_ckpt.proof import Reference  # torch, only with a loader.
+
+        return Reference(lambda: self._bases, self.lora_config)
+
+    @cached_property
+    def _bases(self) -> tuple[BaseWeights, ...]:
         from pytest_lora_ckpt.proof import BaseWeights  # torch, only with a loader.
 
         found = [self.base] if self.base else []
         if is_module(self.subject.model):
-            model = BaseWeights(self.subject.model, self.subject.loaded)
+            model = BaseWeights(self.subject.model, self.loaded)
             # A loader may load into the very model that the project gives.
             found += [] if model.shares_memory_with(self.subject.loaded) else [model]
         return tuple(found)
@@ -189,7 +189,7 @@ class Run:
             return None
         from pytest_lora_ckpt.manifest import compare_model  # torch, only with a loader.
 
-        return compare_model(self.manifest, self.subject.loaded)
+        return compare_model(self.manifest, self.loaded)
 
     @cached_property
     def lora_config(self) -> Mapping[str, Any] | None:
@@ -203,12 +203,6 @@ class Run:
         from pytest_lora_ckpt.auditing.hyperparameters import lora_config_in
 
         return tuple(lora_config_in(self.checkpoint.envelope.get("hyper_parameters")))
-
-    def expected_scaling(self, module: str, rank: int | None) -> float | None:
-        """Give the scaling of a module by `adapter_config.json`, where there is one."""
-        from pytest_lora_ckpt.proof import expected_scaling
-
-        return None if self.lora_config is None else expected_scaling(self.lora_config, module, rank)
 
     @cached_property
     def file_alone(self) -> LoadReport:
@@ -270,14 +264,12 @@ class Run:
     @cached_property
     def all_layers(self) -> tuple[AdapterLayer, ...]:
         """The adapted modules of the loaded model, for each of its adapters."""
-        from pytest_lora_ckpt.proof import adapter_layers  # torch, only with a loader.
-
-        return tuple(adapter_layers(self.subject.loaded))
+        return self.loaded.layers
 
     @cached_property
     def _own_adapters(self) -> set[str]:
         """Names that the loaded model has for this checkpoint's adapters."""
-        places = (*self.match.report.mapping.values(), *self.match.beside.values())
+        places = (*self.match.report.mapping.values(), *self.match.companion.values())
         return {name for name in (parse_key(place).adapter for place in places) if name}
 
     @cached_property
@@ -289,7 +281,7 @@ class Run:
     @cached_property
     def idle_copies(self) -> tuple[str, ...]:
         """Modules whose trained copy (`modules_to_save`) is there for this checkpoint's adapter, and switched off."""
-        from pytest_lora_ckpt.proof import idle_copies  # torch, only with a loader.
+        from pytest_lora_ckpt.lora.layers import idle_copies  # torch, only with a loader.
 
         return idle_copies(self.subject.loaded, self._own_adapters)
 

@@ -10,7 +10,8 @@ from pytest_lora_ckpt.manifest.compare_file import value_differences
 from pytest_lora_ckpt.manifest.digests import LiveTensor
 from pytest_lora_ckpt.manifest.facts import merged_modules, module_scalings
 from pytest_lora_ckpt.manifest.outcomes import Difference, Outcomes, sorted_keys
-from pytest_lora_ckpt.models import active_adapter, describe, is_module, model_keys
+from pytest_lora_ckpt.models import describe, is_module
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-3
 
 
-def compare_model(manifest: Manifest, model: torch.nn.Module) -> ManifestComparison:
+def compare_model(manifest: Manifest, model: torch.nn.Module | LoadedModel) -> ManifestComparison:
     """Hold a loaded model against a manifest: is the base the one of training, are the adapter's values and scaling?
 
     Where the adapter is merged into the weights, those weights cannot be the recorded ones: they are left out, and a
@@ -38,29 +39,29 @@ def compare_model(manifest: Manifest, model: torch.nn.Module) -> ManifestCompari
     Raises:
         TypeError: `model` is no `nn.Module`.
     """
-    if not is_module(model):
+    if not isinstance(model, LoadedModel) and not is_module(model):
         raise TypeError(f"compare_model() takes a torch.nn.Module, and was given {describe(model)}.")
-    keys = model_keys(model)
-    places = infer_remapping(manifest, keys, adapter_name=active_adapter(model) or "default").mapping
-    state = model.state_dict(keep_vars=True)
-    parsed, here = parse_keys(manifest.tensors), parse_keys(keys)
+    loaded = LoadedModel.of(model)
+    keys, here = loaded.keys, loaded.parsed
+    places = infer_remapping(manifest, keys, adapter_name=loaded.active_adapter or "default").mapping
+    parsed = manifest.keys.derived(parse_keys)
     if not places:
         told = f"None of the {len(keys)} tensors of the model is in the manifest ({manifest!r})."
         return Outcomes(manifest).comparison([Difference("other-manifest", told)])
     adapted = {key.module_path for key in parsed.values() if key.is_lora}
     has_lora = any(key.is_lora for key in here.values())
-    merged = merged_modules(model) if has_lora else adapted
+    merged = merged_modules(loaded.module) if has_lora else adapted
     outcomes, updated = Outcomes(manifest), Outcomes(manifest)
-    aliases = keys.alias_of() if has_lora else manifest.keys.alias_of()
+    aliases = loaded.aliases if has_lora else manifest.keys.alias_of()
     for key, place in sorted(places.items()):
         name, names = (place, here) if has_lora else (key, parsed)
         # The update of an embedding is also that of the head that is tied to it.
         paths = {names[one].module_path for one in aliases.get(name, (name,))}
         folded = not paths.isdisjoint(merged) and not parsed[key].is_adapter
-        (updated if folded else outcomes).judge(key, LiveTensor(state[place]))
+        (updated if folded else outcomes).judge(key, LiveTensor(loaded.state[place]))
     differences = value_differences(manifest, outcomes, "the model")
     if has_lora:
-        differences += _scalings(manifest, model, {key: places[key] for key in places if parsed[key].is_lora}, parsed)
+        differences += _scalings(manifest, loaded, {key: places[key] for key in places if parsed[key].is_lora}, parsed)
     still = [key for key in (*updated.same, *updated.cast) if parsed[key].parameter == "weight"]
     notes: list[str] = []
     if updated.differing:
@@ -74,11 +75,10 @@ def compare_model(manifest: Manifest, model: torch.nn.Module) -> ManifestCompari
 
 
 def _scalings(
-    manifest: Manifest, model: torch.nn.Module, places: Mapping[str, str], parsed: Mapping[str, ParsedKey]
+    manifest: Manifest, loaded: LoadedModel, places: Mapping[str, str], parsed: Mapping[str, ParsedKey]
 ) -> list[Difference]:
     """Compare the factor of every adapted module with the recorded one."""
-    now = module_scalings(model)
-    here = parse_keys(places.values())
+    now, here = module_scalings(loaded.module), loaded.parsed
     seen: dict[tuple[str, str], tuple[float, float]] = {}
     keys: list[str] = []
     for key, place in places.items():

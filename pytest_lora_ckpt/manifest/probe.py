@@ -12,7 +12,9 @@ import torch
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.manifest.probe_inputs import follow_recipes, make_recipe
 from pytest_lora_ckpt.manifest.schema import ManifestError
-from pytest_lora_ckpt.proof.switching import adapter_state, adapters_off, at_rest, tensors_in, up_factors
+from pytest_lora_ckpt.proof.effect import adapters_off, up_factors
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel
+from pytest_lora_ckpt.proof.running import at_rest, tensors_in
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.manifest.schema import Manifest
@@ -96,23 +98,23 @@ def record_probe(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str,
     }
 
 
-def replay_probe(manifest: Manifest, model: torch.nn.Module) -> ProbeResult:
+def replay_probe(manifest: Manifest, model: torch.nn.Module | LoadedModel) -> ProbeResult:
     """Run the recorded probe on a model, and compare its answers with the recorded ones.
 
     Model, random state and modes are as before afterwards. Nothing is raised: what goes wrong is the result's `error`.
     """
     if manifest.probe is None:
         return ProbeResult(error="the manifest was written without probe=.")
-    then = manifest.probe["output"]
+    then, loaded = manifest.probe["output"], LoadedModel.of(model)
     try:
-        on, off = _answers(model, manifest.probe["inputs"], manifest.probe["seed"])
+        on, off = _answers(loaded.module, manifest.probe["inputs"], manifest.probe["seed"])
     except ManifestError as error:
         return ProbeResult(error=f"{error.found}.")
     if list(on.shape) != then["shape"]:
         return ProbeResult(error=f"the output was of shape {then['shape']} and is of shape {list(on.shape)}.")
     largest = max((abs(value) for value in (*then["on"], *then["off"]) if value is not None), default=0.0) or 1.0
     had_lora = any(key.is_lora for key in parse_keys(manifest.tensors).values())
-    can_switch = bool(up_factors(model)) and adapter_state(model) != "merged"
+    can_switch = bool(up_factors(loaded.module)) and not any(layer.merged for layer in loaded.layers)
     loosest = max(_TOLERANCE.get(dtype, _TOLERANCE["bfloat16"]) for dtype in (then["dtype"], _dtype(on)))
     return ProbeResult(
         on=_distance(_sample(on), then["on"]) / largest,

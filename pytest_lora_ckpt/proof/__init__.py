@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers, idle_copies
-from pytest_lora_ckpt.lora.scaling import ScalingDifference, expected_scaling, scaling_differences
-from pytest_lora_ckpt.proof.base_comparison import BaseComparison, compare_base
-from pytest_lora_ckpt.proof.base_weights import BaseWeights
-from pytest_lora_ckpt.proof.effect import AdapterEffect, adapter_effect
-from pytest_lora_ckpt.proof.generation import Generation, can_generate, generate
-from pytest_lora_ckpt.proof.inputs import default_inputs
-from pytest_lora_ckpt.proof.loaded_match import Match, match_loaded
-from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
-from pytest_lora_ckpt.proof.prove import prove_load, prove_match
-from pytest_lora_ckpt.proof.proved import Proof, ProvedTensor
-from pytest_lora_ckpt.proof.updates import UpdateSize, update_sizes
-from pytest_lora_ckpt.proof.zero_updates import zero_but_used
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AdapterEffect",
-    "AdapterLayer",
-    "BaseComparison",
-    "BaseWeights",
-    "Generation",
-    "Match",
-    "Merge",
-    "MergedModule",
-    "Proof",
-    "ProvedTensor",
-    "ScalingDifference",
-    "UpdateSize",
-    "adapter_effect",
-    "adapter_layers",
-    "can_generate",
-    "compare_base",
-    "default_inputs",
-    "expected_scaling",
-    "find_merge",
-    "generate",
-    "idle_copies",
-    "match_loaded",
-    "prove_load",
-    "prove_match",
-    "scaling_differences",
-    "update_sizes",
-    "zero_but_used",
-]
+from pytest_lora_ckpt._lazy import attach
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.proof.base_weights import BaseComparison as BaseComparison
+    from pytest_lora_ckpt.proof.base_weights import BaseWeights as BaseWeights
+    from pytest_lora_ckpt.proof.base_weights import Reference as Reference
+    from pytest_lora_ckpt.proof.base_weights import compare_base as compare_base
+    from pytest_lora_ckpt.proof.effect import AdapterEffect as AdapterEffect
+    from pytest_lora_ckpt.proof.effect import adapter_effect as adapter_effect
+    from pytest_lora_ckpt.proof.effect import zero_but_used as zero_but_used
+    from pytest_lora_ckpt.proof.generation import Generation as Generation
+    from pytest_lora_ckpt.proof.generation import can_generate as can_generate
+    from pytest_lora_ckpt.proof.generation import generate as generate
+    from pytest_lora_ckpt.proof.inputs import default_inputs as default_inputs
+    from pytest_lora_ckpt.proof.loaded_match import LoadedMatch as LoadedMatch
+    from pytest_lora_ckpt.proof.loaded_match import match_loaded as match_loaded
+    from pytest_lora_ckpt.proof.loaded_model import LoadedModel as LoadedModel
+    from pytest_lora_ckpt.proof.merging import Merge as Merge
+    from pytest_lora_ckpt.proof.merging import MergedModule as MergedModule
+    from pytest_lora_ckpt.proof.merging import find_merge as find_merge
+    from pytest_lora_ckpt.proof.prove import prove_load as prove_load
+    from pytest_lora_ckpt.proof.prove import prove_match as prove_match
+    from pytest_lora_ckpt.proof.proved import Proof as Proof
+    from pytest_lora_ckpt.proof.proved import ProvedTensor as ProvedTensor
+    from pytest_lora_ckpt.proof.updates import UpdateSize as UpdateSize
+    from pytest_lora_ckpt.proof.updates import update_sizes as update_sizes
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "base_weights": ("BaseComparison", "BaseWeights", "Reference", "compare_base"),
+        "effect": ("AdapterEffect", "adapter_effect", "zero_but_used"),
+        "generation": ("Generation", "can_generate", "generate"),
+        "inputs": ("default_inputs",),
+        "loaded_match": ("LoadedMatch", "match_loaded"),
+        "loaded_model": ("LoadedModel",),
+        "merging": ("Merge", "MergedModule", "find_merge"),
+        "prove": ("prove_load", "prove_match"),
+        "proved": ("Proof", "ProvedTensor"),
+        "updates": ("UpdateSize", "update_sizes"),
+    },
+)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.lora.layers import adapter_layers
-from pytest_lora_ckpt.proof.switching import adapter_state, adapters_off, at_rest, describe_adapters, tensors_in
-from pytest_lora_ckpt.wording import group_keys
+import torch
+
+from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
+from pytest_lora_ckpt.lora.pairs import lora_factor
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel
+from pytest_lora_ckpt.proof.running import at_rest, floats_in
+from pytest_lora_ckpt.wording import count, group_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    import torch
+_GROUPS = 3  # Patterns of module names in one sentence.
 
-_GROUPS = 3  # Lines of module names in one sentence.
+# Each module that `zero_but_used` asks about costs a forward pass.
+_MOST_PASSES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +32,10 @@ class AdapterEffect:
         modules: Number of adapted modules in the model, each counted once for every adapter that it has.
         zero: How many of them have an update of zero: `lora_B` as initialised (for embeddings `lora_A`), or a scaling
             of 0.
-        state: `"merged"`, `"merged twice"`, `"disabled"`, `"not active"`, or None where the adapters are at work.
+        state: `"merged"`, `"merged twice"`, `"disabled"`, `"not active"`, or None where the adapters are applied.
         difference: Largest absolute difference of the outputs with and without adapters, 0.0 where there is none.
         finite: Whether all outputs are finite.
-        error: What the forward pass raised, or None.
+        error: Why the outputs could not be compared, as a sentence, or None.
         adapters: A line for each adapter: in how many modules it is, active, disabled, merged.
         broken: Modules whose adapter holds NaN or Inf. The output may hide it: `scaled_dot_product_attention` of torch
             on the CPU gives zeros for a query of NaN.
@@ -49,38 +56,33 @@ class AdapterEffect:
         return self.difference > 0.0 and self.finite and self.error is None and not self.broken
 
     @property
-    def why(self) -> str:
-        """Say in a sentence what was found."""
-        if problem := self._problem:
-            return problem
-        if self.active:
-            return f"Switching the adapter off changes the output by up to {self.difference:.3g}."
-        reasons = {
-            "disabled": "it is disabled",
-            "not active": "it is not the active adapter",
-            None: "every lora_B is zero, as initialised" if self.zero == self.modules else "its layers take no part",
-        }
-        return f"Switching the adapter off changes nothing: {reasons[self.state]}."
-
-    @property
-    def _problem(self) -> str | None:
-        """Say what leaves no question of an effect."""
+    def why(self) -> str:  # noqa: PLR0911  # One answer each.
+        """The result in a sentence."""
         if self.error:
-            return f"The forward pass raised {self.error}"
+            return self.error
         if not self.modules:
             return "The model has no LoRA layers."
         if self.broken:
-            count = "1 module" if len(self.broken) == 1 else f"{len(self.broken)} modules"
             groups = [f"{pattern} ({number}x)" for pattern, number in group_keys(self.broken, limit=_GROUPS)]
-            return f"The adapter holds NaN or Inf in {count}: {', '.join(groups)}."
+            return f"The adapter holds NaN or Inf in {count(len(self.broken), 'module')}: {', '.join(groups)}."
         if self.state == "merged twice":
             return f"The adapter is merged twice into the base weights ({'; '.join(self.adapters)})."
         if self.state == "merged":
             return "The adapter is merged into the base weights and cannot be switched off."
-        return None if self.finite else "The output is not finite."
+        if not self.finite:
+            return "The output is not finite."
+        if self.active:
+            return f"Switching the adapter off changes the output by up to {self.difference:.3g}."
+        untrained = "every lora_B is zero, as initialised"
+        reason = {
+            "disabled": "it is disabled",
+            "not active": "it is not the active adapter",
+            None: untrained if self.zero == self.modules else "the forward pass does not use its layers",
+        }[self.state]
+        return f"Switching the adapter off changes nothing: {reason}."
 
 
-def adapter_effect(model: torch.nn.Module, inputs: Mapping[str, Any]) -> AdapterEffect:
+def adapter_effect(model: torch.nn.Module | LoadedModel, inputs: Mapping[str, Any]) -> AdapterEffect:
     """Run the model with its adapters and without them, and compare every floating tensor of the outputs.
 
     Model, random state and modes are as before afterwards.
@@ -89,33 +91,157 @@ def adapter_effect(model: torch.nn.Module, inputs: Mapping[str, Any]) -> Adapter
         model: Any module with LoRA, by PEFT or another library.
         inputs: Keyword arguments of its `forward`.
     """
-    with at_rest(model):  # Some libraries merge in eval mode.
-        layers = adapter_layers(model)
-        adapters = describe_adapters(layers)
+    module = LoadedModel.of(model).module
+    with at_rest(module):
+        layers = adapter_layers(module)  # As they are in eval mode, in which some libraries merge.
+        effect = AdapterEffect(len(layers), state=adapter_state(layers), adapters=describe_adapters(layers))
         if not all(layer.has_data for layer in layers):
-            told = "no data: the LoRA weights are on the meta device."
-            return AdapterEffect(len(layers), error=told, adapters=adapters)
-        zero = sum(layer.changes_nothing for layer in layers)
-        state = "merged twice" if any(layer.merged > 1 for layer in layers) else adapter_state(model)
-        broken = tuple(dict.fromkeys(layer.module for layer in layers if not layer.finite))
-        effect = AdapterEffect(len(layers), zero, state, adapters=adapters, broken=broken)
-        if not layers or state in {"merged", "merged twice"}:
+            return replace(effect, error="The LoRA weights have no data: they are on the meta device.")
+        effect = replace(
+            effect,
+            zero=sum(layer.changes_nothing for layer in layers),
+            broken=tuple(dict.fromkeys(layer.module for layer in layers if not layer.finite)),
+        )
+        if not layers or effect.state in {"merged", "merged twice"}:
             return effect
         try:
-            on = _floats(model(**inputs))
-            with adapters_off(model):
-                off = _floats(model(**inputs))
+            on = floats_in(module(**inputs))
+            with adapters_off(module):
+                off = floats_in(module(**inputs))
         except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
-            return replace(effect, error=f"{type(error).__name__}: {error}")
+            return replace(effect, error=f"The forward pass raised {type(error).__name__}: {error}")
     if not on:
-        return replace(effect, error="nothing, but returned no floating tensor.")
-    finite = all(bool(tensor.isfinite().all()) for tensor in on)
-    difference = max(
-        (float((a.double() - b.double()).abs().max()) for a, b in zip(on, off, strict=True) if a.shape == b.shape),
-        default=0.0,
+        return replace(effect, error="The forward pass returned no floating tensor.")
+    pairs = [(a.double(), b.double()) for a, b in zip(on, off, strict=True) if a.shape == b.shape]
+    return replace(
+        effect,
+        difference=max((float((a - b).abs().max()) for a, b in pairs), default=0.0),
+        finite=all(bool(tensor.isfinite().all()) for tensor in on),
     )
-    return replace(effect, difference=difference, finite=finite)
 
 
-def _floats(output: Any) -> list[torch.Tensor]:
-    return [tensor for tensor in tensors_in(output) if tensor.is_floating_point() and tensor.numel()]
+def zero_but_used(
+    model: torch.nn.Module | LoadedModel, inputs: Mapping[str, Any], layers: Iterable[AdapterLayer]
+) -> tuple[str, ...]:
+    """List modules whose update is zero although another update there would change the output.
+
+    An update of zero is right in a module that has no part in the output (the last layer of a tower whose features are
+    taken one layer earlier, an expert that is not chosen): no gradient reaches it. So each such `lora_B` is filled for
+    one forward pass, and then restored.
+
+    Args:
+        model: Any module with LoRA.
+        inputs: Keyword arguments of its `forward`.
+        layers: The layers to ask about; of more than sixteen zero updates the first sixteen are tried.
+
+    Returns:
+        Paths of the modules. Empty where every update is zero: then the adapter as a whole does nothing.
+    """
+    applied = [layer for layer in layers if layer.applied and layer.has_data]
+    zero = [layer for layer in applied if layer.changes_nothing]
+    if not zero or len(zero) == len(applied):
+        return ()
+    module = LoadedModel.of(model).module
+    used = []
+    with at_rest(module):
+        before = [each.clone() for each in floats_in(module(**inputs))]
+        for layer in zero[:_MOST_PASSES]:
+            with _filled(layer):
+                after = floats_in(module(**inputs))
+            if len(before) != len(after) or not all(map(torch.equal, before, after)):
+                used.append(layer.module)
+    return tuple(used)
+
+
+def up_factors(model: torch.nn.Module) -> list[torch.Tensor]:
+    """List every `lora_B` of the model (out x rank), in PEFT's or another convention.
+
+    It is the factor that an initialisation leaves at zero: with it at zero the adapter changes nothing.
+    """
+    named = model.named_parameters()
+    return [parameter.data for name, parameter in named if lora_factor(parse_key(name).lora) == "up"]
+
+
+@contextlib.contextmanager
+def adapters_off(model: torch.nn.Module) -> Iterator[None]:
+    """Switch every adapter off by zeros in `lora_B`, and restore the values at the end.
+
+    No library's own switch is used, so that LoRA of any library is switched off, and nothing else (`requires_grad`,
+    the active adapter, a merge) is touched.
+    """
+    with _restored(up_factors(model)) as factors:
+        for factor in factors:
+            factor.zero_()
+        yield
+
+
+@contextlib.contextmanager
+def _filled(layer: AdapterLayer) -> Iterator[None]:
+    """Give the factors that are zero some values."""
+    with _restored([factor for factor in (layer.up, layer.down) if not factor.any()]) as factors:
+        for factor in factors:
+            values = torch.linspace(-1.0, 1.0, factor.numel(), device=factor.device)
+            factor.copy_(values.view_as(factor).to(factor.dtype))
+        yield
+
+
+@contextlib.contextmanager
+def _restored(tensors: Sequence[torch.Tensor]) -> Iterator[Sequence[torch.Tensor]]:
+    kept = [tensor.clone() for tensor in tensors]
+    try:
+        yield tensors
+    finally:
+        for tensor, values in zip(tensors, kept, strict=True):
+            tensor.copy_(values)
+
+
+def adapter_state(layers: Iterable[AdapterLayer]) -> str | None:
+    """Say why the adapters of a model are not applied as they are, or None.
+
+    `"merged"`, or `"merged twice"`: the product is in the base weights already, in some layers at least. `"disabled"`
+    and `"not active"`: they are switched off everywhere.
+    """
+    layers = list(layers)
+    if not layers:
+        return None
+    if merged := max(layer.merged for layer in layers):
+        return "merged twice" if merged > 1 else "merged"
+    if not any(layer.enabled for layer in layers):
+        return "disabled"
+    active = {layer.adapter for layer in layers if layer.active}
+    trained = {layer.adapter for layer in layers if not layer.changes_nothing}
+    # With a trained adapter next to an active one as initialised, the wrong one is switched on.
+    return "not active" if not active or (trained and not trained & active) else None
+
+
+def describe_adapters(layers: Iterable[AdapterLayer]) -> tuple[str, ...]:
+    """Describe each adapter in a line: in how many modules it is, and what PEFT does with it there.
+
+    Example:
+        >>> from torch import ones
+        >>> q = AdapterLayer("q", "default", "linear", ones(2, 8), ones(8, 2))
+        >>> k = AdapterLayer("k", "default", "linear", ones(2, 8), ones(8, 2), merged=2)
+        >>> describe_adapters([q, k])
+        ('default: 2 modules, active, merged twice in 1 of 2',)
+    """
+    by_adapter: dict[str | None, list[AdapterLayer]] = {}
+    for layer in layers:
+        by_adapter.setdefault(layer.adapter, []).append(layer)
+    lines = []
+    for adapter, own in by_adapter.items():
+        left_out = [layer.active and layer.enabled and not layer.applied for layer in own]
+        states = {
+            "active": [layer.active for layer in own],
+            "disabled": [not layer.enabled for layer in own],
+            "merged": [layer.merged == 1 for layer in own],
+            "merged twice": [layer.merged > 1 for layer in own],
+            "left out because another adapter is merged": left_out,
+        }
+        parts = [
+            word if all(flags) else f"{word} in {sum(flags)} of {len(own)}"
+            for word, flags in states.items()
+            if any(flags)
+        ]
+        parts = parts if any(states["active"]) else ["not active", *parts]
+        lines.append(f"{adapter or 'the adapter'}: {', '.join([count(len(own), 'module'), *parts])}")
+    return tuple(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,12 +36,14 @@ class Fit:
         error: What is left unexplained, relative to the weight's norm.
         doubt: How far the scaling may be off (one standard error), relative to itself: what is left unexplained is
             rounding, and has no direction of its own.
+        times: How many times the update is in the weight, by the scaling of the layer that holds it; 0 where unknown.
     """
 
     kind: str
     scaling: float | None = None
     error: float = 0.0
     doubt: float = 0.0
+    times: int = 0
 
 
 def fit_update(
@@ -77,16 +79,13 @@ def fit_update(
     return min(merged or fits, key=lambda fit: fit.error, default=Fit("other"))
 
 
-def fit_merged(now: torch.Tensor, base: torch.Tensor, layer: AdapterLayer) -> Fit:
-    """Do this for a layer of a live model, which holds its factors itself."""
-    magnitude = next((value for name, value in layer.others.items() if "magnitude" in name), None)
-    return fit_update(
-        now,
-        base,
-        layer.down.detach().cpu(),
-        layer.up.detach().cpu(),
-        None if magnitude is None else magnitude.detach().cpu(),
-    )
+def fit_in_place(now: torch.Tensor, base: torch.Tensor, layer: AdapterLayer) -> Fit:
+    """Find the same for a layer of a live model, which holds its factors itself and knows its scaling."""
+    magnitude = next((value.detach().cpu() for name, value in layer.others.items() if "magnitude" in name), None)
+    fit = fit_update(now, base, layer.down.detach().cpu(), layer.up.detach().cpu(), magnitude)
+    if fit.kind != "merged" or fit.scaling is None:
+        return fit
+    return replace(fit, times=round(fit.scaling / layer.scaling) if layer.scaling else 1)
 
 
 def _factors(down: torch.Tensor, up: torch.Tensor, shape: torch.Size) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -107,7 +106,7 @@ def _ungrouped(up: torch.Tensor, rank: int) -> torch.Tensor:
 
 
 def fits_rounded(now: torch.Tensor, base: torch.Tensor) -> bool:
-    """Tell whether a weight is W but for rounding, as an adapter leaves it that was merged and taken out again."""
+    """Whether a weight is W up to rounding, as an adapter leaves it that was merged and unmerged again."""
     if now.shape != base.shape or not now.is_floating_point():
         return False
     off = sum(float((one.double() - other.double()).pow(2).sum()) for one, other in pieces(now, base))

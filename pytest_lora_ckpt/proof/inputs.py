@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from pytest_lora_ckpt.proof.switching import at_rest, tensors_in
+from pytest_lora_ckpt.proof.running import at_rest, tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.comparison.companion import compare_with_beside
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.findings import finding
-from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.pairs import lora_factor
-from pytest_lora_ckpt.models import active_adapter, model_keys
 from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
-from pytest_lora_ckpt.proof.live_state import LiveState
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.merging import Merge, find_merge
 
 if TYPE_CHECKING:
@@ -24,81 +23,81 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.keys import Remapping
-    from pytest_lora_ckpt.proof.merging import Expected, Reference
+    from pytest_lora_ckpt.proof.base_weights import Reference
     from pytest_lora_ckpt.results import LoadReport
 
+# Tensors that are read to recognise an adapter by its values.
 _PROBES = 3
 
 
 @dataclass(frozen=True)
-class Match:
-    """A checkpoint held against a loaded model.
+class LoadedMatch:
+    """A checkpoint matched with a loaded model.
 
     Attributes:
-        report: What belongs where, and what has no place.
-        beside: Keys of the adapter directory beside the checkpoint -> keys of the model.
+        report: What belongs where, and what has no counterpart.
+        companion: Keys of the adapter directory next to the checkpoint -> keys of the model.
         merge: What the adapted weights are, where the model has no LoRA layers; None where that is not the question.
     """
 
     report: LoadReport
-    beside: Mapping[str, str]
+    companion: Mapping[str, str]
     merge: Merge | None
 
 
-def match_loaded(  # noqa: PLR0913  # All but the first three are keyword-only.
-    model: torch.nn.Module,
+def match_loaded(
+    model: torch.nn.Module | LoadedModel,
     checkpoint: Checkpoint,
     remapping: Remapping | None = None,
     *,
     stage: Stage | None = None,
     reference: Reference | None = None,
-    expected: Expected | None = None,
-) -> Match:
-    """Hold a checkpoint against a loaded model; an adapter merged into the weights is not lost.
+) -> LoadedMatch:
+    """Match a checkpoint with a loaded model; an adapter merged into the weights is not lost.
 
     Args:
         model: What a loader returned.
         checkpoint: What it was given.
-        remapping: How the checkpoint's keys become the model's. Inferred where not given.
+        remapping: How the checkpoint's keys become the model's. Inferred by default.
         stage: The training stage, whose untrained components are excused.
-        reference: Gives the base model's tensor for a key of the model.
-        expected: Gives the scaling by the config for a module and its rank.
+        reference: The base model and the adapter's config.
     """
-    name = _adapter_name(model, checkpoint)
-    report, beside = compare_with_beside(checkpoint, model, remapping, stage=stage, adapter_name=name)
+    loaded = LoadedModel.of(model)
+    name = _adapter_by_values(loaded, checkpoint) or loaded.active_adapter
+    report, companion = compare_with_beside(
+        checkpoint, loaded.keys, remapping, stage=stage, adapter_name=name or "default"
+    )
     source = checkpoint if report.lora_keys[0] else checkpoint.adapter_companion
     if report.lora_keys[1] or source is None or not compare(source, None).lora_keys[0]:
-        return Match(report, beside, None)
+        return LoadedMatch(report, companion, None)
     # Without LoRA layers the adapter can only be in the weights.
-    merge = find_merge(model, source, report.mapping if source is checkpoint else {}, reference, expected)
-    if not merge.modules or merge.merged < len(merge.modules):
-        return Match(report, beside, merge)
-    # Merged by another scaling than expected, it is not lost either: the values tell.
-    report = compare(checkpoint, model, remapping, stage=stage, merged=True)
+    merge = find_merge(loaded, source, report.mapping if source is checkpoint else {}, reference)
+    if not merge.complete:
+        return LoadedMatch(report, companion, merge)
+    # Merged by another scaling than expected, it is not lost either: the values decide.
+    report = compare(checkpoint, loaded.keys, remapping, stage=stage, merged=True)
     scaling = "different scalings" if merge.scaling is None else f"the scaling {merge.scaling:.4g}"
-    told = f"The adapter is merged into the weights of the loaded model, with {scaling}."
-    report = dataclasses.replace(report, findings=(*report.findings, finding("adapter-merged", told)))
-    return Match(report, {}, merge)
+    message = f"The adapter is merged into the weights of the loaded model, with {scaling}."
+    report = dataclasses.replace(report, findings=(*report.findings, finding("adapter-merged", message)))
+    return LoadedMatch(report, {}, merge)
 
 
-def _adapter_name(model: torch.nn.Module, checkpoint: Checkpoint) -> str | None:
-    """Choose the adapter of the model that a checkpoint without adapter names was loaded as: by its values."""
-    parsed = [parse_key(key) for key in model_keys(model)]
-    names = list(dict.fromkeys(each.adapter for each in parsed if each.is_lora and each.adapter))
-    if len(names) < 2 or any(parse_key(key).adapter for key in checkpoint.keys):  # noqa: PLR2004  # No choice.
+def _adapter_by_values(loaded: LoadedModel, checkpoint: Checkpoint) -> str | None:
+    """Return the adapter of the model that a checkpoint without adapter names was loaded as, if there is a choice."""
+    names = list(dict.fromkeys(each.adapter for each in loaded.parsed.values() if each.is_lora and each.adapter))
+    if len(names) < 2 or any(each.adapter for each in checkpoint.keys.derived(parse_keys).values()):  # noqa: PLR2004
         return None
-    active = active_adapter(model)
-    names.sort(key=lambda name: name != active)
-    state = LiveState(model)
-    return next((name for name in names if _holds(state, model, checkpoint, name)), None)
+    names.sort(key=lambda name: name != loaded.active_adapter)
+    return next((name for name in names if _holds(loaded, checkpoint, name)), None)
 
 
-def _holds(state: LiveState, model: torch.nn.Module, checkpoint: Checkpoint, name: str) -> bool:
-    mapping = compare(checkpoint, model, scope="adapter", adapter_name=name).mapping
-    pairs = [(key, place) for key, place in mapping.items() if lora_factor(parse_key(key).lora) == "up"]
+def _holds(loaded: LoadedModel, checkpoint: Checkpoint, name: str) -> bool:
+    """Whether some factors of the checkpoint are those of this adapter, by value."""
+    mapping = compare(checkpoint, loaded.keys, scope="adapter", adapter_name=name).mapping
+    pairs = [(key, place) for key, place in mapping.items() if lora_factor(loaded.parsed[place].lora) == "up"]
     picked = pairs[:: max(1, len(pairs) // _PROBES)][:_PROBES]
-    for key, place in picked:
-        live, file = state.fetch(place), checkpoint.read(key)
+    for key, model_key in picked:
+        live, file = loaded.read(model_key), checkpoint.read(key)
         if live.tensor is None:
             return False
         part = live.part_of(file)

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_lora_ckpt.wording import count
+
 if TYPE_CHECKING:
     from pytest_lora_ckpt.proof.merging import Merge
     from pytest_lora_ckpt.results import Finding, LoadReport
@@ -21,8 +23,8 @@ class ProvedTensor:
 
     Attributes:
         key: The checkpoint's key.
-        place: The model's key.
-        source: Where the checkpoint's tensor lies: `"state dict"`, or the name of the adapter directory beside it.
+        model_key: The model's key.
+        source: Where the checkpoint's tensor is: `"state dict"`, or the name of the adapter directory next to it.
         outcome: `"equal"` (bit for bit), `"cast"` (bit for bit after a cast), `"merged"` (W + scaling x B A),
             `"differs"`, or `"not provable"`.
         how: The cast, the merge, what the model holds instead, or why it cannot be proved.
@@ -30,7 +32,7 @@ class ProvedTensor:
     """
 
     key: str
-    place: str
+    model_key: str
     source: str
     outcome: Outcome
     how: str = ""
@@ -43,7 +45,7 @@ class Proof:
 
     Attributes:
         tensors: One entry for each pair of the remapping.
-        report: The names and shapes: what had no place in the model is there, not here.
+        report: The names and shapes: what has no counterpart in the model is there, not here.
         merge: The adapter merged into the weights, where that was the question.
         findings: What differs, by cause.
     """
@@ -70,13 +72,13 @@ class Proof:
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """Keys that no value can prove: without a place in the model, or without a source in the checkpoint."""
+        """Keys that no value can prove: without a counterpart in the model, or in the checkpoint."""
         state = self.report.state("remapped")
         classes = ("lora", "lora_wrapped", "prefix", "non_lora")
-        # Of a merge that cannot be told it is not known whether anything was lost.
-        open_questions = {each.key for each in self.of("not provable")}
+        # If a merge cannot be verified, these keys are not counted as lost.
+        unverified = {each.key for each in self.of("not provable")}
         lost = (*state.unexpected.of(*classes), *state.missing.of(*classes), *state.shape_mismatches)
-        return tuple(key for key in lost if key not in open_questions)
+        return tuple(key for key in lost if key not in unverified)
 
     @property
     def proved(self) -> bool:
@@ -85,23 +87,24 @@ class Proof:
 
     @property
     def refuted(self) -> bool:
-        """Whether some tensor differs or is lost; neither proved nor refuted means that something cannot be told."""
+        """Whether some tensor differs or is lost; neither proved nor refuted means that something is not provable."""
         return not self.tensors or bool(self.of("differs")) or bool(self.lost)
 
     @property
     def why(self) -> str:
-        """Say in a sentence what was found."""
+        """The result in a sentence."""
         counts = self.counts
         parts = [
             f"{counts['equal']} equal bit for bit",
-            *(f"{count} {word}" for word, count in self._casts().items()),
+            *(f"{number} {word}" for word, number in self._casts().items()),
             *([f"{counts['merged']} merged"] if counts["merged"] else []),
-            *([f"{counts['differs']} hold other values"] if counts["differs"] else []),
+            *([f"{counts['differs']} differ"] if counts["differs"] else []),
             *([f"{counts['not provable']} not provable here"] if counts["not provable"] else []),
-            *([f"{len(self.lost)} keys lost"] if self.lost else []),
+            *([f"{count(len(self.lost), 'key')} lost"] if self.lost else []),
         ]
-        beside = [f"{count} of them from {name}" for name, count in self.sources.items() if name != STATE_DICT]
-        return f"{len(self.tensors)} tensors compared with the loaded model: {', '.join([*parts, *beside])}"
+        companion = [f"{number} of them from {name}" for name, number in self.sources.items() if name != STATE_DICT]
+        compared = f"{count(len(self.tensors), 'tensor')} compared with the loaded model"
+        return f"{compared}: {', '.join([*parts, *companion])}"
 
     def _casts(self) -> dict[str, int]:
         return dict(Counter(f"cast from {each.how}" for each in self.of("cast")))
@@ -113,7 +116,7 @@ class Proof:
             "counts": self.counts,
             "sources": self.sources,
             "tensors": [
-                {"key": t.key, "model_key": t.place, "source": t.source, "outcome": t.outcome, "how": t.how}
+                {"key": t.key, "model_key": t.model_key, "source": t.source, "outcome": t.outcome, "how": t.how}
                 for t in self.tensors
                 if t.outcome not in {"equal", "cast"}
             ],
@@ -121,4 +124,4 @@ class Proof:
 
 
 STATE_DICT = "state dict"
-"""The source of a tensor that lies in the checkpoint itself."""
+"""The source of a tensor that is in the checkpoint itself."""

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_lora_ckpt.proof import adapter_layers
-from pytest_lora_ckpt.proof.live_state import LiveState
-from pytest_lora_ckpt.proof.switching import at_rest, tensors_in
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel
+from pytest_lora_ckpt.proof.running import at_rest, tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,15 +29,15 @@ def fingerprint(model: torch.nn.Module) -> str | None:
         >>> fingerprint(one) == fingerprint(other)
         True
     """
-    state = LiveState(model)
+    loaded = LoadedModel(model)
     digest = hashlib.blake2b(type(model).__qualname__.encode())
-    for key in sorted(model.state_dict(keep_vars=True)):
-        tensor = state.fetch(key).tensor
+    for key in sorted(loaded.state):
+        tensor = loaded.read(key).tensor
         if tensor is None:
             return None
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    for layer in adapter_layers(model):
+    for layer in loaded.layers:
         applied = (layer.scaling, layer.rank, layer.dora, layer.active, layer.enabled, layer.merged, layer.applied)
         digest.update(f"{layer.module} {layer.adapter} {applied}\n".encode())
     return digest.hexdigest()

@@ -118,7 +118,7 @@ def test_no_inputs(loading: Callable[..., AuditRun]) -> None:
         ("None", "Served has no generate method"),
         ("lambda self, **_: None", "generate returned None without running any module"),
         ("lambda self, input_ids, **_: input_ids", "without running any module"),
-        ("lambda self, input_ids, **_: (self(input_ids), input_ids)[1]", "no token after the 3 of the prompt"),
+        ("lambda self, input_ids, **_: (self(input_ids), input_ids)[1]", "no new token after the 3-token prompt"),
         ("lambda self, input_ids, **_: (self(input_ids), 'text')[1]", "no token ids (an integer tensor)"),
         ("lambda self, input_ids: input_ids", "unexpected keyword argument 'max_new_tokens'"),
     ],

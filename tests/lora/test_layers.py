@@ -9,7 +9,7 @@ from torch import nn
 from pytest_lora_ckpt import assert_adapter_active
 from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
 from pytest_lora_ckpt.proof import adapter_effect
-from pytest_lora_ckpt.proof.switching import describe_adapters
+from pytest_lora_ckpt.proof.effect import describe_adapters
 from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs
 from tests.helpers.tiny_adapters import INPUTS, KINDS, LINEAR, Tiny, adapted, lora_config, train
 
@@ -316,7 +316,7 @@ def test_peft_leaves_out_an_active_adapter_beside_a_merged_one() -> None:
     model.merge_adapter(["default"])
     layers = adapter_layers(model)
     assert {(each.adapter, each.merged, each.applied) for each in layers} == {("default", 1, True), ("b", 0, False)}
-    assert describe_adapters(layers)[1] == "b: 4 modules, active, kept out by another adapter that is merged"
+    assert describe_adapters(layers)[1] == "b: 4 modules, active, left out because another adapter is merged"
     torch.testing.assert_close(model(**INPUTS)["x"], only_default)
     assert not torch.allclose(model(**INPUTS)["x"], both)
 

@@ -168,7 +168,7 @@ def test_a_model_runs_on_them(name: str) -> None:
     with torch.no_grad():
         model(**inputs)
     if model.can_generate():
-        assert generate(model, inputs).why.startswith("generate gave")
+        assert generate(model, inputs).why.startswith("Generated")
 
 
 @pytest.mark.parametrize("name", MODELS)

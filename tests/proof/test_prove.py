@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import assert_load_proved, assert_lora_loaded, open_checkpoint, prove_load
+from pytest_lora_ckpt.proof import BaseWeights, Reference
 from pytest_lora_ckpt.replicas import (
     PanoramaVLM,
     load_like_the_guide,
@@ -179,7 +180,7 @@ def test_a_stale_directory_beside(tmp_path: Path) -> None:
 def test_a_merged_adapter_and_one_merged_twice(model: Any, path: Path) -> None:
     twice = PanoramaVLM.from_checkpoint(path)
     model.language_model = model.language_model.merge_and_unload()
-    proof = prove_load(model, path, expected=lambda module, rank: 2.0)
+    proof = prove_load(model, path, reference=Reference(config={"r": 4, "lora_alpha": 8}))
     assert proof.proved
     assert proof.counts["merged"] == 14 + 28
     assert proof.of("merged")[0].how == "W + 2 x B A"
@@ -188,7 +189,7 @@ def test_a_merged_adapter_and_one_merged_twice(model: Any, path: Path) -> None:
     twice.language_model = twice.language_model.merge_and_unload()
     for once, before in zip(twice.language_model.parameters(), base.language_model.parameters(), strict=True):
         once.data.add_(once.data - before.data)
-    proof = prove_load(twice, path, expected=lambda module, rank: 2.0)
+    proof = prove_load(twice, path, reference=Reference(config={"r": 4, "lora_alpha": 8}))
     assert causes(proof) == {"merged-twice": 14 + 28}
     assert proof.of("differs")[0].how == "W + 4 x B A: merged 2 times"
 
@@ -209,11 +210,12 @@ def test_a_merged_adapter_alone_needs_the_base_model(tmp_path: Path) -> None:
     blind = prove_load(merged, adapter)
     assert not blind.proved
     assert blind.counts["not provable"] == 28
-    assert "W is not at hand" in blind.of("not provable")[0].how
-    proof = prove_load(merged, adapter, reference=base.state_dict().get)
+    assert "cannot be decided without W" in blind.of("not provable")[0].how
+    reference = Reference(lambda: [BaseWeights(base, merged)])
+    proof = prove_load(merged, adapter, reference=reference)
     assert proof.proved
     assert proof.counts["merged"] == 28
-    assert not prove_load(base, adapter, reference=base.state_dict().get).proved
+    assert not prove_load(base, adapter, reference=Reference(lambda: [BaseWeights(base, base)])).proved
 
 
 def test_tensors_without_values(path: Path) -> None:
@@ -280,7 +282,7 @@ def test_a_second_adapter_is_found_by_its_values(tmp_path: Path) -> None:
     serving.load_adapter(str(adapter), adapter_name="second")
     proof = prove_load(serving, adapter)
     assert proof.proved
-    assert all(".second." in each.place for each in proof.tensors)
+    assert all(".second." in each.model_key for each in proof.tensors)
 
 
 def test_things_that_are_no_model(path: Path) -> None:

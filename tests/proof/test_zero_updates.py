@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_lora_ckpt.proof import adapter_layers, zero_but_used
+from pytest_lora_ckpt.lora.layers import adapter_layers
+from pytest_lora_ckpt.proof import zero_but_used
 from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs
 
 Q = "language_model.base_model.model.model.layers.0.self_attn.q_proj"

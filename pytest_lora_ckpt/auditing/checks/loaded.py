@@ -11,14 +11,15 @@ from pytest_lora_ckpt.auditing.checks.differences import to_findings
 from pytest_lora_ckpt.auditing.checks.names import require_lora
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.findings.from_intruders import intruder_findings
-from pytest_lora_ckpt.models import model_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_lora_ckpt.auditing.evidence import Run
+    from pytest_lora_ckpt.lora.layers import AdapterLayer
+    from pytest_lora_ckpt.lora.scaling import ScalingDifference
     from pytest_lora_ckpt.manifest import ManifestComparison
-    from pytest_lora_ckpt.proof import AdapterEffect, AdapterLayer, Generation, Merge, ScalingDifference
+    from pytest_lora_ckpt.proof import AdapterEffect, Generation, Merge
     from pytest_lora_ckpt.results import Finding
 
 _REASONS = 3
@@ -49,7 +50,7 @@ def base_untouched(run: Run) -> Outcome:
     found = intruder_findings(config, run.checkpoint.keys) if config is not None else []
     if any(each.severity == "error" for each in found):
         return Outcome(passed=False, summary=found[0].message, findings=tuple(found))
-    model = _loaded(run)
+    _loaded(run)
     if run.base is None and run.manifest is not None and run.against_manifest is not None:
         return _base_by_manifest(run.against_manifest, {*run.manifest.trained}, found)
     if run.base is None:
@@ -59,7 +60,7 @@ def base_untouched(run: Run) -> Outcome:
         )
     from pytest_lora_ckpt.proof import compare_base  # torch, only with a loader.
 
-    compared = compare_base(model, run.base, _brought(run, found))
+    compared = compare_base(run.loaded, run.base, _brought(run, found))
     left = f"; {compared.left_out} that the checkpoint brings were left out" if compared.left_out else ""
     if compared.changed:
         told = f"{len(compared.changed)} base weights of the loaded model are not the base model's, such as "
@@ -102,10 +103,10 @@ def _base_by_manifest(compared: ManifestComparison, trained: set[str], found: li
 def _brought(run: Run, intruders: list[Finding]) -> set[str]:
     """Keys of the loaded model that the checkpoint is meant to bring, or to change by a merge."""
     merge, mapping = run.match.merge, run.match.report.mapping
-    aliases = model_keys(run.subject.loaded).alias_of()
+    aliases = run.loaded.aliases
     if merge is not None:
-        as_in_base = {each.place for each in merge.modules if each.kind == "base"}
-        return {*mapping.values(), *(each.place for each in merge.modules if each.place)} - as_in_base
+        as_in_base = {each.model_key for each in merge.modules if each.kind == "base"}
+        return {*mapping.values(), *(each.model_key for each in merge.modules if each.model_key)} - as_in_base
     # What LoRA adapts is frozen, whoever brings it; and what an adapter file brings unannounced is not meant.
     frozen = {layer.module for layer in run.layers}
     unannounced = {key for each in intruders for key in each.keys}
@@ -147,11 +148,11 @@ def _without_running(run: Run) -> Outcome | None:
     merge = run.match.merge
     if merge is not None and merge.proved:
         scaling = "its own scaling each" if merge.scaling is None else f"{merge.scaling:.4g}"
-        told = f"The adapter is merged into the weights: W + {scaling} x B A in {merge.merged} modules."
+        told = f"The adapter is merged into the weights: W + {scaling} x B A in {len(merge.modules)} modules."
         if off := _merged_off_scale(run, merge):
             return Outcome(passed=False, summary=off.message, findings=(off,))
         return Outcome(passed=True, summary=told)
-    if merge is not None and merge.modules and merge.merged == len(merge.modules):
+    if merge is not None and merge.complete:
         told = run.proof.findings[0].message if run.proof.findings else run.proof.why
         return Outcome(passed=False, summary=told, findings=run.proof.findings)
     if idle := _idle(run):
@@ -166,7 +167,7 @@ def _without_effect(run: Run, effect: AdapterEffect) -> Outcome:
     cause, told = "adapter-inactive", effect.why
     if not effect.modules:
         cause = "adapter-not-loaded"
-        if merge is not None and merge.unknown:
+        if merge is not None and merge.count("unknown"):
             told += " Whether the adapter was merged into its weights could be told with the base model: override the "
             told += "fixture lora_base_model."
     elif effect.state == "merged twice":
@@ -200,7 +201,7 @@ def _idle(run: Run) -> Finding | None:
 
 def _off_scale(run: Run) -> Iterator[Finding]:
     """Find modules whose scaling in force is not the one that is written down."""
-    from pytest_lora_ckpt.proof import scaling_differences
+    from pytest_lora_ckpt.lora.scaling import scaling_differences  # torch, only with a loader.
 
     layers = run.layers
     if run.lora_config is not None:

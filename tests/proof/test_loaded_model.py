@@ -10,7 +10,7 @@ import torch
 from torch import multiprocessing
 
 from pytest_lora_ckpt import prove_load
-from pytest_lora_ckpt.proof.live_state import LiveState
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,10 +31,10 @@ def prove_on_rank(rank: int, world: int, folder: str, damaged: bool) -> None:  #
         model.weight.data[4, 0] += 1.0  # In the part of the last rank.
     for name, parameter in list(model.named_parameters()):
         setattr(model, name, torch.nn.Parameter(distribute_tensor(parameter.data, mesh, [Shard(0)])))
-    place = LiveState(model).fetch("weight").place
+    part = LoadedModel(model).read("weight").local_slices
     proof = prove_load(model, f"{folder}/linear.pt")
     with open(f"{folder}/rank{rank}", "w", encoding="ascii") as out:  # noqa: PTH123  # A child process of few imports.
-        out.write(f"{proof.proved} {proof.counts['equal']} {place[0].start if place else None}")
+        out.write(f"{proof.proved} {proof.counts['equal']} {part[0].start if part else None}")
     distributed.destroy_process_group()
 
 
@@ -54,9 +54,9 @@ def test_no_tensor_and_none_at_all() -> None:
 
         def set_extra_state(self, state: Any) -> None: ...
 
-    state = LiveState(WithState())
-    assert "_extra_state" in state
-    assert "is dict, no tensor" in state.fetch("_extra_state").why
-    empty = LiveState(torch.nn.Linear(2, 2, device="meta")).fetch("weight")
+    loaded = LoadedModel(WithState())
+    assert not loaded.keys
+    assert "is a dict of 1, not a tensor" in loaded.read("_extra_state").why
+    empty = LoadedModel(torch.nn.Linear(2, 2, device="meta")).read("weight")
     assert empty.absent
     assert empty.tensor is None
