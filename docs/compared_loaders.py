@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader
 from pytest_lora_ckpt.manifest import write_manifest
 from pytest_lora_ckpt.replicas import (
     LORA_WEIGHTS,
+    PanoramaConfig,
     PanoramaVLM,
-    load_like_the_guide,
     make_panorama_vlm,
     replica_inputs,
     save_adapter,
@@ -316,7 +316,14 @@ def _save_beside(folder: Path, config: dict[str, Any]) -> Made:
 
 
 def _by_hand(_: dict[str, Any], path: Path) -> Any:
-    return load_like_the_guide(path)
+    contents = torch.load(path, map_location="cpu", weights_only=True)
+    model = PanoramaVLM(PanoramaConfig.from_dict(contents["hyper_parameters"]["model"]))
+    state = {key.removeprefix("model."): tensor for key, tensor in contents["state_dict"].items()}
+    model.load_state_dict(state, strict=False)
+    adapter = Path(path).parent / LORA_WEIGHTS
+    if adapter.is_dir():
+        model.language_model = PeftModel.from_pretrained(model.language_model, adapter)
+    return model.eval()
 
 
 _HEAD: dict[str, Any] = {"modules_to_save": ["norm"]}

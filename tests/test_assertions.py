@@ -15,6 +15,7 @@ from pytest_lora_ckpt import (
     compare,
     open_checkpoint,
 )
+from pytest_lora_ckpt.faults import FAULTS
 from pytest_lora_ckpt.replicas import make_panorama_vlm, save_replica
 
 if TYPE_CHECKING:
@@ -119,11 +120,12 @@ def test_a_message_is_bounded_and_loses_nothing() -> None:
 
 @pytest.mark.parametrize("layout", ["lightning", "torch", "safetensors", "peft_adapter"])
 def test_lora_complete_on_real_checkpoints(layout: str, tmp_path: Path) -> None:
-    assert_lora_complete(open_checkpoint(save_replica(tmp_path / "good", layout=layout)))
+    good = save_replica(tmp_path / "good", layout=layout)
+    assert_lora_complete(open_checkpoint(good))
     for fault, cause in (("one-lora-b-missing", "lora-pair-incomplete"), ("lora-b-zero", "adapter-all-zero"),
                          ("nan", "nan-or-inf")):  # fmt: skip
         with pytest.raises(AssertionError, match=cause):
-            assert_lora_complete(open_checkpoint(save_replica(tmp_path / fault, layout=layout, fault=fault)))
+            assert_lora_complete(open_checkpoint(FAULTS[fault].inject(good, tmp_path / fault)))
 
 
 def test_lora_complete_on_live_models_and_state_dicts() -> None:

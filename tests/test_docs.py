@@ -41,7 +41,7 @@ def test_the_readme_shows_what_the_replica_prints(pytester: pytest.Pytester) -> 
 @pytest.mark.usefixtures("heavy_libraries")
 def test_the_readme_shows_what_the_guides_loader_gets(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
-        "import pytest\nfrom pytest_lora_ckpt.replicas import load_like_the_guide\n\n"
+        "import pytest\nfrom tests.helpers.guide_loader import load_like_the_guide\n\n"
         "@pytest.fixture\ndef lora_loader():\n    return load_like_the_guide\n"
     )
     result = pytester.runpytest_inprocess("--lora-ckpt=replica:finetune", "-p", "no:cacheprovider")

@@ -86,9 +86,9 @@ COMMANDS: dict[str, dict[str, Expected]] = {
     },
     "loader_mutation": {
         "python make_checkpoint.py": Expected(lines=("wrote runs/panorama-finetune.ckpt and runs/lora_weights/",)),
-        "python score.py pytest_lora_ckpt.replicas:load_like_the_guide": Expected(
+        "python score.py guide:load_like_the_guide": Expected(
             lines=(
-                "pytest_lora_ckpt.replicas:load_like_the_guide notices 6 of 14 faults (42%).",
+                "guide:load_like_the_guide notices 6 of 14 faults (42%).",
                 "8 load in silence. What would notice them:",
             )
         ),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from guide import load_like_the_guide
+
 from pytest_lora_ckpt import assert_adapter_active, assert_load_proved, open_checkpoint, prove_load
 from pytest_lora_ckpt.manifest import compare_checkpoint, find_manifest, read_manifest
-from pytest_lora_ckpt.replicas import PanoramaVLM, load_like_the_guide, replica_inputs
+from pytest_lora_ckpt.replicas import replica_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytest_lora_ckpt.replicas import PanoramaVLM
 
 
 def load_and_look(path: Path) -> PanoramaVLM:

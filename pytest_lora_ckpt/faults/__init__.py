@@ -6,6 +6,7 @@ more, in `_KINDS` below. torch is imported when a fault is injected, and not bef
 
 from __future__ import annotations
 
+import difflib
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
 
-__all__ = ["FAULTS", "Fault", "NotApplicable", "faults_for"]
+__all__ = ["FAULTS", "Fault", "NotApplicable", "faults_for", "find_fault"]
 
 # The faults are listed in this order, and within a module in the order of its text.
 _KINDS = (names, lost, components, shapes, values, base, copies, config, companions, files)
@@ -45,6 +46,30 @@ def _gather(kinds: Iterable[ModuleType]) -> dict[str, Fault]:
 
 FAULTS: Mapping[str, Fault] = MappingProxyType(_gather(_KINDS))
 """Every fault by its name."""
+
+# Names from before the replicas' own faults gave way to these.
+_FORMER_NAMES = {"int8": "integer-codes", "vision-missing": "component-missing"}
+
+
+def find_fault(name: str) -> Fault:
+    """Return the fault of this name.
+
+    Raises:
+        ValueError: There is no such fault; the message lists similar names, then all.
+
+    Example:
+        >>> find_fault("nan").seen
+        'file'
+    """
+    try:
+        return FAULTS[_FORMER_NAMES.get(name, name)]
+    except KeyError:
+        similar = difflib.get_close_matches(name, FAULTS, n=3, cutoff=0.5)
+        similar = similar or [each for each in FAULTS if name and name in each][:3]
+        hint = f" (near to it: {', '.join(similar)})" if similar else ""
+        raise ValueError(
+            f"there is no fault {name!r}{hint}. The faults are pytest_lora_ckpt.faults.FAULTS: {', '.join(FAULTS)}."
+        ) from None
 
 
 def faults_for(checkpoint_path: str | os.PathLike[str]) -> list[Fault]:

@@ -184,12 +184,17 @@ def panorama_vlm(make_panorama_vlm: Callable[..., PanoramaVLM]) -> PanoramaVLM:
 def make_lora_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Factory of checkpoints, `make(layout="lightning", fault=None, **kwargs)`: a replica saved by the real libraries.
 
-    Layouts and faults are those of `pytest_lora_ckpt.replicas.LAYOUTS` and `.FAULTS`; further arguments go to
-    `save_replica`, and from there to `make_panorama_vlm`. A wrong name raises a `ValueError` that lists the valid ones.
+    Layouts are those of `pytest_lora_ckpt.replicas.LAYOUTS`, faults those of `pytest_lora_ckpt.faults.FAULTS`; further
+    arguments go to `save_replica`, and from there to `make_panorama_vlm`. A wrong name raises a `ValueError` that lists
+    the valid ones, and a fault that does not apply to the replica raises `NotApplicable`.
     """
     from pytest_lora_ckpt import replicas
+    from pytest_lora_ckpt.faults import find_fault
 
     def make(layout: str = "lightning", fault: str | None = None, **kwargs: Any) -> Path:
-        return replicas.save_replica(tmp_path_factory.mktemp("lora-checkpoint"), layout=layout, fault=fault, **kwargs)
+        chosen = None if fault is None else find_fault(fault)
+        folder = tmp_path_factory.mktemp("lora-checkpoint")
+        healthy = replicas.save_replica(folder, layout=layout, **kwargs)
+        return healthy if chosen is None else chosen.inject(healthy, folder / "damaged")
 
     return make

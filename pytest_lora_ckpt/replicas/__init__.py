@@ -17,19 +17,10 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.replicas.config import PanoramaConfig as PanoramaConfig
     from pytest_lora_ckpt.replicas.factory import make_panorama_vlm as make_panorama_vlm
     from pytest_lora_ckpt.replicas.factory import replica_inputs as replica_inputs
-    from pytest_lora_ckpt.replicas.faults import FAULTS as FAULTS
-    from pytest_lora_ckpt.replicas.faults import apply_fault as apply_fault
-    from pytest_lora_ckpt.replicas.guide_loader import GuideLog as GuideLog
-    from pytest_lora_ckpt.replicas.guide_loader import SwallowingVLM as SwallowingVLM
-    from pytest_lora_ckpt.replicas.guide_loader import load_and_log_like_the_guide as load_and_log_like_the_guide
-    from pytest_lora_ckpt.replicas.guide_loader import load_like_the_guide as load_like_the_guide
-    from pytest_lora_ckpt.replicas.guide_loader import load_swallowing as load_swallowing
     from pytest_lora_ckpt.replicas.model import PanoramaVLM as PanoramaVLM
     from pytest_lora_ckpt.replicas.saving import save_adapter as save_adapter
     from pytest_lora_ckpt.replicas.saving import save_replica as save_replica
     from pytest_lora_ckpt.replicas.stages import replica_checkpoint as replica_checkpoint
-    from pytest_lora_ckpt.replicas.stages import replica_loader as replica_loader
-    from pytest_lora_ckpt.replicas.stages import replica_model as replica_model
     from pytest_lora_ckpt.replicas.stages import save_stage_checkpoint as save_stage_checkpoint
 
 __getattr__, __dir__, __all__ = attach(
@@ -37,17 +28,9 @@ __getattr__, __dir__, __all__ = attach(
     {
         "config": ("LoraSpec", "PanoramaConfig"),
         "factory": ("make_panorama_vlm", "replica_inputs"),
-        "faults": ("FAULTS", "apply_fault"),
-        "guide_loader": (
-            "GuideLog",
-            "SwallowingVLM",
-            "load_and_log_like_the_guide",
-            "load_like_the_guide",
-            "load_swallowing",
-        ),
         "model": ("PanoramaVLM",),
         "saving": ("save_adapter", "save_replica"),
-        "stages": ("replica_checkpoint", "replica_loader", "replica_model", "save_stage_checkpoint"),
+        "stages": ("replica_checkpoint", "save_stage_checkpoint"),
     },
     "LAYOUTS",
     "LORA_WEIGHTS",

@@ -1,4 +1,4 @@
-"""Replicas on disk: a PEFT adapter, and `save_replica` for every layout and fault."""
+"""Replicas on disk: a PEFT adapter, and `save_replica` for every layout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_lora_ckpt.replicas.factory import make_panorama_vlm
-from pytest_lora_ckpt.replicas.faults import FAULTS, apply_fault, place
 from pytest_lora_ckpt.replicas.isolation import quiet_peft
 from pytest_lora_ckpt.replicas.loading import is_held
 from pytest_lora_ckpt.replicas.names import LAYOUTS, LORA_WEIGHTS
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
 _BASE_NAME = "panorama-vlm-replica"
 
 
-def save_adapter(
-    model: PanoramaVLM, directory: str | os.PathLike[str], *, safe_serialization: bool = True, fault: str | None = None
-) -> Path:
+def save_adapter(model: PanoramaVLM, directory: str | os.PathLike[str], *, safe_serialization: bool = True) -> Path:
     """Save the language model's adapter by PEFT's `save_pretrained`; return the directory.
 
     It then holds `adapter_config.json` and `adapter_model.safetensors`, or `adapter_model.bin` without
@@ -36,7 +33,7 @@ def save_adapter(
     that into a subdirectory of that name, which is then returned.
 
     Raises:
-        ValueError: The model has no LoRA, or no data; or see `save_replica` on `fault`.
+        ValueError: The model has no LoRA, or no data.
 
     Example:
         >>> import tempfile
@@ -53,11 +50,7 @@ def save_adapter(
     target = Path(directory)
     with quiet_peft():
         adapter.save_pretrained(target, safe_serialization=safe_serialization, save_embedding_layers=False)
-    if name != "default":
-        target = target / name
-    if fault is not None:
-        _damage_adapter(target, fault, safe_serialization=safe_serialization)
-    return target
+    return target if name == "default" else target / name
 
 
 def save_replica(
@@ -65,11 +58,10 @@ def save_replica(
     *,
     layout: str = "lightning",
     stage: str = "finetune",
-    fault: str | None = None,
     keep: str = "all",
     **make_kwargs: Any,
 ) -> Path:
-    """Make a replica and save it in a layout, whole or with a fault; return the path to point an audit at.
+    """Make a replica and save it in a layout; return the path to point an audit at.
 
     | layout | path | by |
     | --- | --- | --- |
@@ -83,73 +75,45 @@ def save_replica(
         directory: Where to write; made if absent.
         layout: See the table.
         stage: As for `save_stage_checkpoint`.
-        fault: A name out of `FAULTS`, or None.
         keep: As for `save_stage_checkpoint`.
         make_kwargs: For `make_panorama_vlm`.
 
     Raises:
-        ValueError: An argument is not as above, or the fault finds nothing to befall.
+        ValueError: An argument is not as above.
         ImportError: The layout `lightning` without Lightning.
 
     Example:
         >>> import tempfile
-        >>> save_replica(tempfile.mkdtemp(), layout="torch", fault="nan").name
+        >>> save_replica(tempfile.mkdtemp(), layout="torch").name
         'panorama-finetune.pt'
     """  # noqa: E501 - a table cell cannot be wrapped
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} must be one of {', '.join(LAYOUTS)}")
-    if fault is not None and fault not in FAULTS:
-        raise ValueError(f"fault={fault!r} must be one of {', '.join(FAULTS)}")
     where = Path(directory)
     if layout == "lightning":
-        path = save_stage_checkpoint(where, stage=stage, keep=keep, **make_kwargs)
-        if fault is not None:
-            _damage_lightning(path, fault)
-        return path
+        return save_stage_checkpoint(where, stage=stage, keep=keep, **make_kwargs)
     model = make_panorama_vlm(stage=stage, **make_kwargs)
     require_data(model)
     where.mkdir(parents=True, exist_ok=True)
     if layout == "peft_adapter":
-        return save_adapter(model, where / LORA_WEIGHTS, fault=fault)
+        return save_adapter(model, where / LORA_WEIGHTS)
     held = is_held(stage, keep)
     state = {key: tensor for key, tensor in model.state_dict().items() if held(key)}
-    if fault is not None:
-        state = apply_fault(fault, state)
     if layout == "safetensors":
-        return _save_safetensors(state, where / f"panorama-{stage}.safetensors")
+        from safetensors.torch import save_file  # only this layout needs it
+
+        path = where / f"panorama-{stage}.safetensors"
+        save_file(_without_aliases(state), path, metadata={"format": "pt"})
+        return path
     path = where / f"panorama-{stage}.pt"
     torch.save(state, path, _use_new_zipfile_serialization=layout == "torch")
     return path
 
 
-def drop_aliases(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keep of the keys that name one tensor only the first."""
+def _without_aliases(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keep only the first of the keys that name one tensor; empty tensors share nothing."""
     first: dict[Hashable, str] = {}
     for key, tensor in state.items():
-        first.setdefault(place(tensor), key)
+        same = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else key
+        first.setdefault(same, key)
     return {key: state[key] for key in first.values()}
-
-
-def _save_safetensors(state: dict[str, Tensor], path: Path) -> Path:
-    from safetensors.torch import save_file  # only this layout needs it
-
-    save_file(drop_aliases(state), path, metadata={"format": "pt"})
-    return path
-
-
-def _damage_lightning(path: Path, fault: str) -> None:
-    # Not from a memory map: the file is written over.
-    checkpoint = torch.load(path, weights_only=True)
-    checkpoint["state_dict"] = apply_fault(fault, checkpoint["state_dict"])
-    torch.save(checkpoint, path)
-
-
-def _damage_adapter(directory: Path, fault: str, *, safe_serialization: bool) -> None:
-    if safe_serialization:
-        from safetensors.torch import load_file  # only this layout needs it
-
-        path = directory / "adapter_model.safetensors"
-        _save_safetensors(apply_fault(fault, load_file(path)), path)
-    else:
-        path = directory / "adapter_model.bin"
-        torch.save(apply_fault(fault, torch.load(path, weights_only=True)), path)

@@ -1,4 +1,4 @@
-"""Checkpoints of the guide's stages, and the four things that `replica:STAGE` stands for."""
+"""Checkpoints of the guide's stages, and the one that `replica:STAGE` names."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.replicas.factory import make_panorama_vlm
-from pytest_lora_ckpt.replicas.model import PanoramaVLM
 from pytest_lora_ckpt.replicas.names import STAGES, parse_spec
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    from pytest_lora_ckpt.replicas.model import PanoramaVLM
 
 _KEEPS = ("all", "trained")
 
@@ -94,26 +95,3 @@ def replica_checkpoint(spec: str, directory: str | os.PathLike[str], *, callback
         'panorama-vision.ckpt'
     """
     return save_stage_checkpoint(Path(directory), stage=parse_spec(spec), callbacks=callbacks)
-
-
-def replica_model(spec: str) -> PanoramaVLM:
-    """Return a new model to receive the weights of `replica:STAGE`: with LoRA, still without effect, in `finetune`.
-
-    Raises:
-        ValueError: No such replica; the message lists the valid ones.
-
-    Example:
-        >>> replica_model("replica:vision").lora is None
-        True
-    """
-    return make_panorama_vlm(stage=parse_spec(spec), random_lora_b=False)
-
-
-def replica_loader(spec: str) -> Callable[[str | os.PathLike[str]], PanoramaVLM]:
-    """Return the right loader for `replica:STAGE`: `PanoramaVLM.from_checkpoint`.
-
-    Raises:
-        ValueError: No such replica; the message lists the valid ones.
-    """
-    parse_spec(spec)
-    return PanoramaVLM.from_checkpoint

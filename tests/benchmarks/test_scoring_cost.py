@@ -20,13 +20,13 @@ def test_every_fault_against_one_loader(benchmark: BenchmarkFixture, tmp_path: P
     from pytest_lora_ckpt.manifest import LoraManifestCallback
     from pytest_lora_ckpt.replicas import (
         PanoramaVLM,
-        load_like_the_guide,
         make_panorama_vlm,
         replica_inputs,
         save_adapter,
         save_stage_checkpoint,
     )
     from pytest_lora_ckpt.scoring import score_loader
+    from tests.helpers.guide_loader import load_like_the_guide
 
     path = save_stage_checkpoint(tmp_path / "run", callbacks=[LoraManifestCallback()])
     loader = PanoramaVLM.from_checkpoint

@@ -18,13 +18,8 @@ from pytest_lora_ckpt import (
     model_keys,
     open_checkpoint,
 )
-from pytest_lora_ckpt.replicas import (
-    load_like_the_guide,
-    make_panorama_vlm,
-    replica_inputs,
-    save_adapter,
-    save_stage_checkpoint,
-)
+from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs, save_adapter, save_stage_checkpoint
+from tests.helpers.guide_loader import load_like_the_guide
 
 if TYPE_CHECKING:
     from pathlib import Path

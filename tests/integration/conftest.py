@@ -50,25 +50,18 @@ def audit(pytester: pytest.Pytester, heavy_libraries: None, monkeypatch: pytest.
 
 @pytest.fixture(scope="session")
 def replica(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Save a replica as `save_replica` does, once per session for the same arguments; read it only."""
+    """Save a replica, damaged by `fault=` if given, once per session for the same arguments; read it only."""
     saved: dict[str, Path] = {}
 
     def save(**kwargs: Any) -> Path:
-        import torch
-
-        from pytest_lora_ckpt.replicas import apply_fault, save_replica
+        from pytest_lora_ckpt.faults import find_fault
+        from pytest_lora_ckpt.replicas import save_replica
 
         kwargs = {"layout": "lightning", **kwargs}
         name = "-".join(f"{name}-{value}" for name, value in sorted(kwargs.items()))
         if name not in saved:
-            fault = kwargs.pop("fault", None) if kwargs.get("layout", "lightning") == "lightning" else None
-            if fault is None:
-                saved[name] = save_replica(tmp_path_factory.mktemp(name[:60]), **kwargs)
-            else:
-                # The same as `save_replica` does, without training once more.
-                saved[name] = tmp_path_factory.mktemp(name[:60]) / f"{fault}.ckpt"
-                envelope = torch.load(save(**kwargs), weights_only=True)
-                torch.save({**envelope, "state_dict": apply_fault(fault, envelope["state_dict"])}, saved[name])
+            fault, folder = kwargs.pop("fault", None), tmp_path_factory.mktemp(name[:60])
+            saved[name] = find_fault(fault).inject(save(**kwargs), folder) if fault else save_replica(folder, **kwargs)
         return saved[name]
 
     return save

@@ -111,12 +111,20 @@ def test_without_a_model_the_report_is_not_compared(audit: Audit, project: Proje
 def test_replica_factories(audit: Audit, project: Project) -> None:
     project(
         test_own="""
+import pytest
+from pytest_lora_ckpt.faults import NotApplicable
 def test_make(make_panorama_vlm, panorama_vlm):
     assert panorama_vlm.lora.rank == 4
     assert make_panorama_vlm(rank=2).lora.rank == 2
 def test_save(make_lora_checkpoint):
     path = make_lora_checkpoint(layout="torch", fault="nan")
     assert path.is_file() and path != make_lora_checkpoint(layout="torch")
+def test_old_names(make_lora_checkpoint):
+    assert make_lora_checkpoint(layout="peft_adapter", fault="int8").name == "lora_weights"
+    with pytest.raises(NotApplicable, match="applies to: peft_adapter"):
+        make_lora_checkpoint(layout="torch", fault="alpha-changed")
+    with pytest.raises(ValueError, match="no fault 'gamma-rays'.*wrapper-prefix"):
+        make_lora_checkpoint(fault="gamma-rays")
 """
     )
-    assert audit(report=False).tests == {"test_own.py::test_make": "passed", "test_own.py::test_save": "passed"}
+    assert set(audit(report=False).tests.values()) == {"passed"}

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 CONFTEST = """
 import pytest
-from pytest_lora_ckpt.replicas import PanoramaVLM, load_like_the_guide, load_swallowing, replica_inputs
+from pytest_lora_ckpt.replicas import PanoramaVLM, replica_inputs
+from tests.helpers.guide_loader import load_like_the_guide, load_swallowing
 @pytest.fixture(scope="session")
 def lora_loader(): return {loader}
 @pytest.fixture(scope="session")
@@ -89,7 +90,7 @@ def test_a_generate_that_swallows_its_exception_is_caught(
     project(
         conftest=CONFTEST.format(loader="load").replace("return replica_inputs()", f"return {inputs}")
         + """
-from pytest_lora_ckpt.replicas import SwallowingVLM
+from tests.helpers.guide_loader import SwallowingVLM
 def load(path): return SwallowingVLM.from_checkpoint(path)
 """
     )

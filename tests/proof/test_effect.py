@@ -7,7 +7,8 @@ import torch
 
 from pytest_lora_ckpt import assert_adapter_active
 from pytest_lora_ckpt.proof import adapter_effect
-from pytest_lora_ckpt.replicas import load_like_the_guide, make_panorama_vlm, replica_inputs, save_stage_checkpoint
+from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs, save_stage_checkpoint
+from tests.helpers.guide_loader import load_like_the_guide
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.* is deprecated:FutureWarning")
 

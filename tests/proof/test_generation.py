@@ -12,7 +12,8 @@ from transformers.utils import ModelOutput
 
 from pytest_lora_ckpt import assert_generates
 from pytest_lora_ckpt.proof import adapter_effect, generate
-from pytest_lora_ckpt.replicas import PanoramaConfig, SwallowingVLM, make_panorama_vlm, replica_inputs
+from pytest_lora_ckpt.replicas import PanoramaConfig, make_panorama_vlm, replica_inputs
+from tests.helpers.guide_loader import SwallowingVLM
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.* is deprecated:FutureWarning")
 

@@ -7,13 +7,8 @@ import torch
 
 from pytest_lora_ckpt import assert_load_proved, assert_lora_loaded, open_checkpoint, prove_load
 from pytest_lora_ckpt.proof import BaseWeights, Reference
-from pytest_lora_ckpt.replicas import (
-    PanoramaVLM,
-    load_like_the_guide,
-    make_panorama_vlm,
-    save_adapter,
-    save_stage_checkpoint,
-)
+from pytest_lora_ckpt.replicas import PanoramaVLM, make_panorama_vlm, save_adapter, save_stage_checkpoint
+from tests.helpers.guide_loader import load_like_the_guide
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from pytest_lora_ckpt.replicas import (
-    LORA_WEIGHTS,
+from pytest_lora_ckpt.faults import FAULTS
+from pytest_lora_ckpt.replicas import LORA_WEIGHTS, make_panorama_vlm, save_adapter
+from tests.helpers.guide_loader import (
     GuideLog,
     SwallowingVLM,
     load_and_log_like_the_guide,
     load_like_the_guide,
     load_swallowing,
-    make_panorama_vlm,
-    save_adapter,
-    save_replica,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ def test_without_lora_weights_it_generates_as_the_base(trained: Trained, inputs:
 
 
 def test_both_print_the_same_log(trained: Trained, beside: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="pytest_lora_ckpt"):
+    with caplog.at_level(logging.INFO, logger="tests.helpers.guide_loader"):
         load_like_the_guide(trained.path)
         load_like_the_guide(beside)
     without, with_adapter = caplog.messages
@@ -66,8 +64,8 @@ def test_it_prints_nothing(trained: Trained, beside: Path, capfd: pytest.Capture
     assert capfd.readouterr() == ("", "")
 
 
-def test_it_overlooks_a_lost_component(tmp_path: Path) -> None:
-    path = save_replica(tmp_path, fault="vision-missing")
+def test_it_overlooks_a_lost_component(tmp_path: Path, trained: Trained) -> None:
+    path = FAULTS["component-missing"].inject(trained.path, tmp_path)
     _, log = load_and_log_like_the_guide(path)
     assert log.missing_other > 0
 
@@ -92,6 +90,6 @@ def test_from_checkpoint_of_the_swallowing_class(trained: Trained) -> None:
 def test_a_loader_that_swallows(tmp_path: Path, trained: Trained, inputs: dict[str, Any]) -> None:
     right = load_swallowing(trained.path)
     assert torch.equal(right.generate(**inputs), trained.model.generate(**inputs))
-    path = save_replica(tmp_path, fault="no-lora")
+    path = FAULTS["no-lora"].inject(trained.path, tmp_path)
     wrong = load_swallowing(path)
     assert not torch.equal(wrong.generate(**inputs), trained.model.generate(**inputs))

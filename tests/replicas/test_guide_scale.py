@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lora_ckpt.replicas import GuideLog, make_panorama_vlm
+from pytest_lora_ckpt.replicas import make_panorama_vlm
+from tests.helpers.guide_loader import GuideLog
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.replicas import PanoramaVLM

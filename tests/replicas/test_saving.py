@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import socket
-from itertools import product
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -10,9 +9,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from pytest_lora_ckpt.replicas import (
-    FAULTS,
-    LAYOUTS,
-    apply_fault,
     make_panorama_vlm,
     save_adapter,
     save_replica,
@@ -100,74 +96,15 @@ def test_a_model_without_lora_has_no_adapter(tmp_path: Path) -> None:
         save_adapter(make_panorama_vlm(scale="guide"), tmp_path)
 
 
-@pytest.fixture(scope="module")
-def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    directory = tmp_path_factory.mktemp("whole")
-    return {layout: load(save_replica(directory / layout, layout=layout)) for layout in LAYOUTS}
-
-
-@pytest.mark.parametrize(
-    ("layout", "fault"),
-    # An adapter alone has no vision encoder to lose.
-    [pair for pair in product(LAYOUTS, FAULTS) if pair != ("peft_adapter", "vision-missing")],
-)
-def test_every_fault_in_every_layout(
-    tmp_path: Path, wholes: dict[str, dict[str, Tensor]], layout: str, fault: str
-) -> None:
-    whole = wholes[layout]
-    damaged = load(save_replica(tmp_path, layout=layout, fault=fault))
-    unlike = [
-        key
-        for key in whole.keys() | damaged.keys()
-        if key not in whole or key not in damaged or not torch.equal(whole[key], damaged[key])
-    ]
-    assert unlike
-
-
-def test_what_the_faults_do() -> None:
-    whole = state()
-    lora_b = [key for key in whole if "lora_B" in key]
-    lora = [key for key in whole if "lora_" in key]
-
-    def damaged(name: str) -> dict[str, Tensor]:
-        return apply_fault(name, whole)
-
-    assert whole.keys() - damaged("one-lora-b-missing").keys() == {lora_b[-1]}
-    assert whole.keys() - damaged("all-lora-b-missing").keys() == set(lora_b)
-    assert whole.keys() - damaged("no-lora").keys() == set(lora)
-    assert damaged("no-lora-unwrapped").keys() == state(lora=False).keys()
-    assert not any(damaged("lora-b-zero")[key].any() for key in lora_b)
-    assert [key for key, tensor in damaged("nan").items() if tensor.isnan().any()] == [lora_b[-1]]
-    assert all(damaged("size-0")[key].numel() == 0 for key in lora)
-    assert {damaged("int8")[key].dtype for key in lora} == {torch.int8}
-    assert {damaged("int8")[key].dtype for key in whole if "norm" in key} == {torch.float32}
-    assert list(damaged("wrapper-prefix")) == [f"module.{key}" for key in whole]
-    assert not any(key.startswith("vision_encoder.") for key in damaged("vision-missing"))
-    assert all(torch.equal(whole[key], tensor) for key, tensor in state().items())
-    before_lora = apply_fault("nan", {key: tensor for key, tensor in whole.items() if key not in lora})
-    spoiled = [key for key, tensor in before_lora.items() if tensor.isnan().any()]
-    assert spoiled == [
-        "language_model.base_model.model.model.embed_tokens.weight",
-        "language_model.base_model.model.lm_head.weight",
-    ]
-
-
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
         ({"layout": "gguf"}, "layout='gguf' must be one of lightning, torch"),
-        ({"fault": "gamma-rays"}, "fault='gamma-rays' must be one of one-lora-b-missing"),
         ({"layout": "torch", "scale": "guide"}, "meta device"),
         ({"layout": "peft_adapter", "stage": "vision"}, "no adapter to save"),
-        ({"layout": "torch", "stage": "vision", "fault": "lora-b-zero"}, "finds nothing to befall"),
     ],
     ids=str,
 )
 def test_bad_arguments(tmp_path: Path, kwargs: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         save_replica(tmp_path, **kwargs)
-
-
-def test_apply_fault_lists_the_valid_names() -> None:
-    with pytest.raises(ValueError, match="vision-missing"):
-        apply_fault("gamma-rays", {})

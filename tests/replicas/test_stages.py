@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from pytest_lora_ckpt.faults import FAULTS
 from pytest_lora_ckpt.replicas import (
     STAGES,
     PanoramaVLM,
     make_panorama_vlm,
     replica_checkpoint,
     replica_inputs,
-    replica_loader,
-    replica_model,
     save_replica,
     save_stage_checkpoint,
 )
@@ -129,18 +128,26 @@ def test_a_checkpoint_of_what_was_trained_holds_lora_and_projector(tmp_path: Pat
     }
 
 
+@pytest.fixture(scope="module")
+def kept(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {
+        "all": trained.path,
+        "trained": save_stage_checkpoint(tmp_path_factory.mktemp("trained"), keep="trained"),
+    }
+
+
 @pytest.mark.parametrize("keep", ["all", "trained"])
 @pytest.mark.parametrize("fault", ["one-lora-b-missing", "all-lora-b-missing", "no-lora", "size-0"])
-def test_from_checkpoint_refuses_a_loss(tmp_path: Path, fault: str, keep: str) -> None:
-    path = save_replica(tmp_path, fault=fault, keep=keep)
+def test_from_checkpoint_refuses_a_loss(tmp_path: Path, fault: str, keep: str, kept: dict[str, Path]) -> None:
+    path = FAULTS[fault].inject(kept[keep], tmp_path)
     with pytest.raises(RuntimeError) as caught:
         PanoramaVLM.from_checkpoint(path)
     assert "lora_" in str(caught.value)
 
 
-@pytest.mark.parametrize("fault", ["vision-missing", "wrapper-prefix", "no-lora-unwrapped", "int8"])
-def test_from_checkpoint_refuses_a_loss_and_says_it_shortly(tmp_path: Path, fault: str) -> None:
-    path = save_replica(tmp_path, fault=fault)
+@pytest.mark.parametrize("fault", ["component-missing", "wrapper-prefix", "no-lora-unwrapped", "integer-codes"])
+def test_from_checkpoint_refuses_a_loss_and_says_it_shortly(tmp_path: Path, fault: str, trained: Trained) -> None:
+    path = FAULTS[fault].inject(trained.path, tmp_path)
     with pytest.raises(RuntimeError, match=r"does not load into PanoramaVLM: .*, first ") as caught:
         PanoramaVLM.from_checkpoint(path)
     assert len(str(caught.value)) < 600
@@ -162,18 +169,15 @@ def test_replicas_by_spec(tmp_path: Path, inputs: dict[str, Any], stage: str) ->
     spec = f"replica:{stage}"
     path = replica_checkpoint(spec, tmp_path)
     assert list(tmp_path.iterdir()) == [path]
-    loaded = replica_loader(spec)(path)
-    fresh = replica_model(spec)
-    assert fresh.state_dict().keys() == loaded.state_dict().keys()
-    assert (fresh.lora is not None) == (stage == "finetune")
+    loaded = PanoramaVLM.from_checkpoint(path)
+    assert (loaded.lora is not None) == (stage == "finetune")
     assert loaded.generate(**inputs).shape == (1, 13)
 
 
 @pytest.mark.parametrize("spec", ["replica:pretrain", "replica:", "finetune"])
 def test_an_unknown_spec_is_answered_with_the_valid_ones(tmp_path: Path, spec: str) -> None:
-    for use in (lambda: replica_checkpoint(spec, tmp_path), lambda: replica_model(spec), lambda: replica_loader(spec)):
-        with pytest.raises(ValueError, match="replica:vision, replica:resampler, replica:finetune"):
-            use()
+    with pytest.raises(ValueError, match="replica:vision, replica:resampler, replica:finetune"):
+        replica_checkpoint(spec, tmp_path)
 
 
 def test_the_path_is_a_file_or_a_directory(tmp_path: Path) -> None:

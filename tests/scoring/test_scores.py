@@ -240,7 +240,8 @@ def test_without_a_manifest_its_faults_are_not_held_against_the_checks(
 
 
 def test_the_guides_loader_against_the_replicas_own(lightning: Path) -> None:
-    from pytest_lora_ckpt.replicas import PanoramaVLM, load_like_the_guide, make_panorama_vlm, replica_inputs
+    from pytest_lora_ckpt.replicas import PanoramaVLM, make_panorama_vlm, replica_inputs
+    from tests.helpers.guide_loader import load_like_the_guide
 
     def bare() -> Any:
         return make_panorama_vlm(lora=False)
@@ -258,7 +259,8 @@ def test_the_guides_loader_against_the_replicas_own(lightning: Path) -> None:
 def test_a_warning_that_the_healthy_checkpoint_has_as_well_is_not_held_against_the_loader(
     lightning: Path, tmp_path: Path
 ) -> None:
-    from pytest_lora_ckpt.replicas import load_like_the_guide, replica_inputs
+    from pytest_lora_ckpt.replicas import replica_inputs
+    from tests.helpers.guide_loader import load_like_the_guide
 
     # The adapter in the directory alone: of that the checks warn each time.
     apart = tmp_path / "run-2" / lightning.name

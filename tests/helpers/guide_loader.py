@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from pytest_lora_ckpt.replicas.factory import make_panorama_vlm
+from pytest_lora_ckpt.replicas import LORA_WEIGHTS, PanoramaVLM, make_panorama_vlm
 from pytest_lora_ckpt.replicas.isolation import quiet_peft
 from pytest_lora_ckpt.replicas.loading import read_lightning
-from pytest_lora_ckpt.replicas.model import PanoramaVLM
-from pytest_lora_ckpt.replicas.names import LORA_WEIGHTS
 
 if TYPE_CHECKING:
     import os
@@ -43,12 +41,7 @@ class GuideLog(NamedTuple):
 
     @classmethod
     def of(cls, total: int, missing: list[str], unexpected: list[str]) -> GuideLog:
-        """Count as the guide does.
-
-        Example:
-            >>> GuideLog.of(1335, ["language_model.a"] * 311, ["language_model.b"] * 703)[:4]
-            (1024, 1335, 311, 0)
-        """
+        """Count as the guide does."""
         lora = [sum(map(_looks_like_lora, keys)) for keys in (missing, unexpected)]
         return cls(
             loaded=total - len(missing),
@@ -93,13 +86,7 @@ def load_and_log_like_the_guide(path: str | os.PathLike[str]) -> tuple[PanoramaV
 
 
 class SwallowingVLM(PanoramaVLM):
-    """A PanoramaVLM whose `generate` cannot fail: the guide's project has one like it.
-
-    Example:
-        >>> from pytest_lora_ckpt.replicas import PanoramaConfig
-        >>> SwallowingVLM(PanoramaConfig()).generate(pixel_values=None, input_ids=None)["text"]
-        'no answer'
-    """
+    """A PanoramaVLM whose `generate` cannot fail: the guide's project has one like it."""
 
     def generate(  # type: ignore[override]  # The point of it: not what PanoramaVLM promises.
         self, pixel_values: Tensor, input_ids: Tensor, max_new_tokens: int = 10
