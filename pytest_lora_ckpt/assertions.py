@@ -16,7 +16,7 @@ from pytest_lora_ckpt.findings.from_values import audit_values
 from pytest_lora_ckpt.keys import parse_key, parse_keys
 from pytest_lora_ckpt.models import as_key_set, describe, model_keys
 from pytest_lora_ckpt.results import LoadReport
-from pytest_lora_ckpt.wording import group_keys
+from pytest_lora_ckpt.wording import WIDTH, block, key_groups
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.proof import Proof, ProvedTensor
 
 _KEY_GROUPS = 8
-_WIDTH = 160
 
 
 def assert_no_nonlora_missing(report: Any, *, model: Any = None) -> None:
@@ -137,7 +136,7 @@ def assert_lora_complete(checkpoint: Any) -> None:
     errors = [each for each in found if each.severity == "error"]
     if errors:
         told = "\n".join(f"{each.message} [{each.cause}]\n{_grouped(each.keys)}\n  -> {each.remedy}" for each in errors)
-        raise AssertionError(f"The adapter is not complete ({len(lora)} LoRA keys).\n{told}")
+        raise AssertionError(block(f"The adapter is not complete ({len(lora)} LoRA keys).\n{told}"))
 
 
 def assert_lora_loaded(report_or_proof: Any) -> None:
@@ -217,7 +216,7 @@ def _fail_unproved(proof: Proof, tensors: Iterable[ProvedTensor], kind: str) -> 
     if blind:
         told += [f"{len(blind)} cannot be proved here: {blind[0].model_key}: {blind[0].how}."]
         told += [_grouped(each.key for each in blind)]
-    raise AssertionError("\n".join(line for line in told if line))
+    raise AssertionError(block("\n".join(line for line in told if line)))
 
 
 def assert_stage(report: LoadReport, stage: str | Stage) -> None:
@@ -287,7 +286,7 @@ def assert_adapter_active(model: torch.nn.Module, inputs: Mapping[str, Any]) -> 
             if effect.zero == effect.modules
             else "Enable the adapter (set_adapter), and check it before it is merged."
         )
-        raise AssertionError(f"{effect.why}\n  -> {remedy}")
+        raise AssertionError(block(f"{effect.why}\n  -> {remedy}"))
 
 
 def assert_generates(model: Any, *, max_new_tokens: int = 10, **inputs: Any) -> None:
@@ -306,7 +305,7 @@ def assert_generates(model: Any, *, max_new_tokens: int = 10, **inputs: Any) -> 
 
     answer = proof.generate(model, inputs, max_new_tokens=max_new_tokens)
     if not answer.generates:
-        raise AssertionError(f"{answer.why}\n  -> Call generate by itself with these inputs, and let it raise.")
+        raise AssertionError(block(f"{answer.why}\n  -> Call generate by itself with these inputs, and let it raise."))
 
 
 def _incompatible(result: Any) -> tuple[list[str], list[str]]:
@@ -344,8 +343,7 @@ def _lies_elsewhere(report: Any) -> bool:
 
 
 def _grouped(keys: Iterable[str]) -> str:
-    lines = [f"  {count:>5} {pattern}" for pattern, count in group_keys(keys, limit=_KEY_GROUPS)]
-    return "\n".join(line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…" for line in lines)
+    return "\n".join(f"  {line}" for line in key_groups(keys, _KEY_GROUPS, WIDTH - 8))
 
 
 def _fail(fact: str, keys: Iterable[str], remedy: str, report: Any) -> None:
@@ -356,4 +354,4 @@ def _fail(fact: str, keys: Iterable[str], remedy: str, report: Any) -> None:
         lines.append(f"Verdict: {report.verdict}.")
         lines += [f"  {each.cause}: {each.message}" for each in report.findings if each.severity == "error"]
     lines.append(f"  -> {remedy}")
-    raise AssertionError("\n".join(line for line in lines if line))
+    raise AssertionError(block("\n".join(line for line in lines if line)))

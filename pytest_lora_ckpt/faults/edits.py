@@ -36,7 +36,7 @@ def redrawn(key: str) -> Edit:
 
         if not tensor.is_floating_point():
             return tensor.clone()
-        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(key.encode("utf-8", "surrogatepass")))
         plain = tensor.float()
         scale = plain.square().mean().sqrt() if plain.numel() else 0.0
         return (torch.randn(tensor.shape, generator=generator) * scale).to(tensor.dtype)

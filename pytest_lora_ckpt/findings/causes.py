@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.results import Finding, Severity
+from pytest_lora_ckpt.wording import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -325,10 +326,10 @@ CAUSES = {cause.slug: cause for cause in _ALL}
 
 
 def finding(slug: str, message: str, keys: Iterable[str] = (), *, remedy: str | None = None) -> Finding:
-    """Make a finding of a cause that is listed above.
+    """Make a finding of a cause that is listed above; what the message quotes of a file becomes printable.
 
     Raises:
         KeyError: The slug is not listed.
     """
     cause = CAUSES[slug]
-    return Finding(slug, cause.severity, message, remedy or cause.remedy, tuple(sorted(keys)))
+    return Finding(slug, cause.severity, sentence(message), remedy or cause.remedy, tuple(sorted(keys)))

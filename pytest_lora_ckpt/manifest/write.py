@@ -166,7 +166,7 @@ def fingerprint(frozen: Mapping[str, str | None]) -> str | None:
     ):
         common += 1
     lines = sorted(f"{'.'.join(name[common:])}={frozen[key]}\n" for key, name in names.items())
-    return digest_bytes("fingerprint", (len(lines),), ["".join(lines).encode()])
+    return digest_bytes("fingerprint", (len(lines),), ["".join(lines).encode("utf-8", "surrogatepass")])
 
 
 def versions() -> dict[str, str]:

@@ -40,15 +40,16 @@ class AuditHooks:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Send what a check found along with its report, so that it arrives from xdist's workers as well."""
+        """Send what a check reported along with pytest's report, so that it arrives from xdist's workers as well."""
         report = yield
-        if report.when == "call" and items.RESULT in item.stash:
-            report.__dict__[items.PAYLOAD] = item.stash[items.RESULT]
+        if report.when == "call":
+            items.send(item, report)
         return report
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take in what a check found, here or in a worker."""
-        if payload := getattr(report, items.PAYLOAD, None):
+        """Take in what a check reported, here or in a worker."""
+        if not self.audit.is_worker and (payload := items.receive(report)):
             self.audit.add(payload)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from pytest_lora_ckpt.wording import block, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +19,26 @@ if TYPE_CHECKING:
 
     Extra: TypeAlias = Callable[[Run, pytest.FixtureRequest], tuple[CheckResult, dict[str, Any]]]
 
-PAYLOAD = "lora_ckpt"
-"""Name under which a test report carries what its check reported, through xdist as well."""
+_PROPERTY = "lora_ckpt"
+_RESULT = pytest.StashKey[dict[str, Any]]()
 
-RESULT = pytest.StashKey[dict[str, Any]]()
-"""On an item: what its check reported."""
+
+def send(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Put what the item's check reported into the test report: the only properties that xdist hands on.
+
+    As ASCII, since execnet refuses lone surrogates, which names may hold. Only this report gets it, not the item, from
+    which JUnit's properties come.
+    """
+    if payload := item.stash.get(_RESULT, None):
+        report.user_properties.append((_PROPERTY, json.dumps(payload)))
+
+
+def receive(report: pytest.TestReport) -> dict[str, Any] | None:
+    """Take what a check reported out of its test report, so that no other reporter prints it."""
+    texts = [value for name, value in report.user_properties if name == _PROPERTY]
+    report.user_properties[:] = [each for each in report.user_properties if each[0] != _PROPERTY]
+    payload: dict[str, Any] | None = json.loads(str(texts[0])) if texts else None
+    return payload
 
 
 class LoraChecks(pytest.Module):
@@ -87,15 +105,15 @@ def _item_function(name: str, module: str, make: Extra) -> Callable[..., None]:
         except Exception as error:
             # The report must not lack a check, whatever its own code does.
             result = CheckResult(name, "failed", f"the check itself raised {type(error).__name__}: {error}")
-            request.node.stash[RESULT] = _payload(_connected_lora_run, result)
+            request.node.stash[_RESULT] = _payload(_connected_lora_run, result)
             raise
         payload = _payload(_connected_lora_run, result)
         payload["known"] |= known
-        request.node.stash[RESULT] = payload
+        request.node.stash[_RESULT] = payload
         if result.outcome == "failed":
             pytest.fail(_message(result), pytrace=False)
         if result.outcome == "skipped":
-            pytest.skip(result.summary)
+            pytest.skip(sentence(result.summary))
 
     item.__module__, item.__name__ = module, name
     return item
@@ -111,6 +129,6 @@ def _message(result: CheckResult) -> str:
     lines = [result.summary]
     for found in result.findings:
         # Where there is one cause, the summary says its message already.
-        told = "" if found.message in result.summary else f" {found.message}"
-        lines += [f"  {found.cause}:{told}", f"    -> {found.remedy}"]
-    return "\n".join(lines)
+        message = "" if found.message in result.summary else f" {found.message}"
+        lines += [f"  {found.cause}:{message}", f"    -> {found.remedy}"]
+    return block("\n".join(lines))

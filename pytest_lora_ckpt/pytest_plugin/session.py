@@ -20,12 +20,14 @@ from pytest_lora_ckpt.pytest_plugin.settings import (
     read_options,
     resolve,
 )
+from pytest_lora_ckpt.wording import WIDTH, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pytest_lora_ckpt.auditing.checks import CheckResult
     from pytest_lora_ckpt.auditing.evidence import Run
+    from pytest_lora_ckpt.auditing.result import AuditResult
     from pytest_lora_ckpt.manifest import Manifest
 
 _AUDIT = pytest.StashKey["LoraAudit"]()
@@ -87,6 +89,11 @@ class LoraAudit:
                 self._manifest = _read_stand_in(reference)
             else:
                 resolve(name, self.config)
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this is one of xdist's workers, whose reports go to the controller."""
+        return hasattr(self.config, "workerinput")
 
     # What the fixtures give
 
@@ -245,30 +252,36 @@ class LoraAudit:
             found.append({"spec": spec, **known, "checks": checks, "findings": findings})
         return found
 
+    def audited(self) -> list[AuditResult]:
+        """Return the results in the order asked for."""
+        from pytest_lora_ckpt.auditing.result import AuditResult
+
+        return [AuditResult.from_dict(run) for run in self.results()]
+
     def summarize(self, reporter: pytest.TerminalReporter) -> None:
         """Print one section per checkpoint."""
-        from pytest_lora_ckpt.auditing.render.terminal import render_run
+        from pytest_lora_ckpt.auditing.render.terminal import section
 
-        for run in self.results():
-            reporter.write_sep("=", f"LoRA checkpoint: {_short(run['spec'])}")
-            for line in render_run(run):
+        for result in self.audited():
+            reporter.write_sep("=", f"LoRA checkpoint: {printable(_short(result.spec), WIDTH)}")
+            for line in section(result):
                 reporter.write_line(line)
-            if run.get("faults"):
+            if result.faults:
                 from pytest_lora_ckpt.scoring import render_score
 
-                reporter.write_sep("-", f"faults: {run['faults']['loader']}")
-                for line in render_score(run["faults"]):
+                reporter.write_sep("-", f"faults: {printable(result.faults['loader'], WIDTH)}")
+                for line in render_score(result.faults):
                     reporter.write_line(line)
         for path in self.options.reports:
             reporter.write_line(f"LoRA report written to {path}")
 
     def write_reports(self) -> None:
         """Write the files asked for; under xdist only the controller does."""
-        from pytest_lora_ckpt.auditing.render.json import write_json
+        from pytest_lora_ckpt.auditing.render import write_report
 
-        if not hasattr(self.config, "workerinput"):
+        if not self.is_worker:
             for path in self.options.reports:
-                write_json(path, self.results())
+                write_report(path, self.audited())
 
 
 def _read_stand_in(path: str) -> Manifest:

@@ -35,11 +35,11 @@ def fingerprint(model: torch.nn.Module) -> str | None:
         tensor = loaded.read(key).tensor
         if tensor is None:
             return None
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     for layer in loaded.layers:
         applied = (layer.scaling, layer.rank, layer.dora, layer.active, layer.enabled, layer.merged, layer.applied)
-        digest.update(f"{layer.module} {layer.adapter} {applied}\n".encode())
+        digest.update(f"{layer.module} {layer.adapter} {applied}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

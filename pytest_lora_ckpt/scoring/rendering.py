@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.scoring.advice import LINES
 from pytest_lora_ckpt.scoring.score import LoaderScore
+from pytest_lora_ckpt.wording import wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_WIDTH = 100
 _HEAD = ("fault", "seen by", "loader", "output", "gate")
 _CAUSES = 2
 # What nobody was told of comes first: it is what there is to do.
@@ -46,7 +45,7 @@ def render_score(score: LoaderScore | Mapping[str, Any]) -> Iterator[str]:
     yield from _groups(rows)
     yield from _advice(rows)
     for note in told["notes"]:
-        yield from _wrapped(f"note: {note}", "  ")
+        yield from wrap(f"note: {note}")
 
 
 def _place(row: Mapping[str, Any]) -> tuple[bool, bool, bool, bool, int]:
@@ -82,12 +81,12 @@ def _groups(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     counted = [row for row in rows if row["accepted"] is None]
     for verdict, told in (("missed", "Neither notices"), ("warned", "Nothing but a warning of the checks tells of")):
         if named := [row["fault"] for row in counted if _is_unnoticed(row) and row["gate"] == verdict]:
-            yield from _wrapped(f"{told}: {', '.join(named)}.", "  ")
+            yield from wrap(f"{told}: {', '.join(named)}.")
     if coped := sum(row["unharmed"] for row in counted):
         yield f"Not counted: {coped} with which it copes, for the model is the healthy one all the same."
     for row in rows:
         if row["accepted"] is not None:
-            yield from _wrapped(f"Accepted: {row['fault']} ({row['accepted']}).", "  ")
+            yield from wrap(f"Accepted: {row['fault']} ({row['accepted']}).")
 
 
 def _advice(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -106,7 +105,7 @@ def advise(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Give the lines to write, grouped: which faults each of them notices, and the code."""
     for slug, lines in LINES.items():
         if named := [row["fault"] for row in rows if row["lines"] == slug]:
-            yield from _wrapped(f"{lines.what}: {', '.join(named)}", "    ", first="  ")
+            yield from wrap(f"{lines.what}: {', '.join(named)}", "    ", first="  ")
             yield from (f"    {line}" for line in lines.code)
 
 
@@ -117,9 +116,3 @@ def _is_unnoticed(row: Mapping[str, Any]) -> bool:
 def _percent(share: float | None) -> str:
     # Rounded down: 99.6% is not all of them.
     return "" if share is None else f" ({int(100 * share)}%)"
-
-
-def _wrapped(text: str, indent: str, *, first: str = "") -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )

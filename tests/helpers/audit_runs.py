@@ -67,7 +67,7 @@ class AuditRun:
                 self.outcomes[got["id"]][got["name"]] = got["outcome"].lower()
             elif (found := _NODE.match(line)) and (outcome := found[1] or found[3]):
                 self.tests[found[2]] = outcome.lower()
-        self._report = report
+        self.report = report
         assert "INTERNALERROR" not in self.text, self.text
 
     @property
@@ -83,7 +83,7 @@ class AuditRun:
     @property
     def json(self) -> dict[str, Any]:
         """The JSON report."""
-        report: dict[str, Any] = json.loads(self._report.read_text("utf-8"))
+        report: dict[str, Any] = json.loads(self.report.read_text("utf-8"))
         return report
 
     @property

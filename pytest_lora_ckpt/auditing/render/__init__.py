@@ -1,1 +1,50 @@
-"""A report, made readable: one module per form. A renderer computes nothing."""
+"""A result, made readable: one module per form, and one line here. A renderer computes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_lora_ckpt.auditing.render.json import JsonRenderer
+from pytest_lora_ckpt.auditing.render.terminal import TerminalRenderer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytest_lora_ckpt.auditing.result import AuditResult
+
+
+class Renderer(Protocol):
+    """One form of a report.
+
+    Attributes:
+        ending: Ending of the files in this form, with the dot.
+    """
+
+    ending: str
+
+    def render(self, results: Sequence[AuditResult]) -> str:
+        """Return the text of a file that reports these results, in their order."""
+
+
+RENDERERS: tuple[Renderer, ...] = (JsonRenderer(), TerminalRenderer())
+"""The forms that `--lora-report` chooses from, by the file's ending."""
+
+ENDINGS = {renderer.ending: renderer for renderer in RENDERERS}
+
+
+def write_report(path: Path, results: Sequence[AuditResult]) -> None:
+    """Write a report in the form that the file's ending names; an older file stays unless the new one is whole.
+
+    Raises:
+        KeyError: There is no renderer for the ending.
+        OSError: The file cannot be written.
+    """
+    # Names may hold lone surrogates: in JSON `\udc80` is their escape, elsewhere it is as readable as any.
+    content = ENDINGS[path.suffix].render(results).encode("utf-8", "backslashreplace")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,31 +1,33 @@
-"""The JSON report. Schema 1: the first."""
+"""The JSON report, whose version is `SCHEMA`: data for programs, with the names as they are in the file."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.auditing.result import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
-SCHEMA = 1
+    from pytest_lora_ckpt.auditing.result import AuditResult
 
-
-def write_json(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
-    """Write the runs to a file; an older file stays as it was unless the new one is whole.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    text = json.dumps({"schema": SCHEMA, "runs": [_without_spec(run) for run in runs]}, indent=2, ensure_ascii=False)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+_BEYOND_ASCII = re.compile(r"[^\n -~]")
 
 
-def _without_spec(run: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in run.items() if name != "spec"}
+class JsonRenderer:
+    """One object with the schema's version and the runs."""
+
+    ending = ".json"
+
+    def render(self, results: Sequence[AuditResult]) -> str:
+        """Return the report; characters that do not print (controls, bidirectional overrides) are escaped."""
+        report = {"schema": SCHEMA, "runs": [result.to_dict() for result in results]}
+        text = json.dumps(report, indent=2, ensure_ascii=False)
+        return _BEYOND_ASCII.sub(_escaped, text) + "\n"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]

@@ -1,17 +1,17 @@
-"""A run as lines for pytest's terminal summary: what it is, what loads, the verdict, and what to do."""
+"""A result as lines for pytest's terminal summary: what it is, what loads, the verdict, and what to do."""
 
 from __future__ import annotations
 
-import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.wording import group_keys
+from pytest_lora_ckpt.wording import WIDTH, count, key_groups, printable, size, table, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_WIDTH = 100
-_KEY_GROUPS = 4
+    from pytest_lora_ckpt.auditing.result import AuditResult, CheckpointFacts, RuleFacts, StateFacts
+    from pytest_lora_ckpt.results import Component, Finding
+
 _COMPONENTS = 20
 _MEANING = {
     "loads": "everything loads under its own name",
@@ -21,152 +21,122 @@ _MEANING = {
     "incompatible": "names meet, shapes do not",
     "not-compared": "there was no model or loader to compare with",
 }
-
-# Checks on the loaded model: what they found is worth reading when they pass as well.
-_TOLD = ("loaded", "base-untouched", "adapter-active", "generate", "manifest")
-
 _WHO = {"torch": "nothing to do", "peft": "PEFT's loader does it", "you": "your loader must"}
 
 
-def render_run(run: Mapping[str, Any]) -> Iterator[str]:
-    """Give the section's lines of one run (a run of the JSON report).
+class TerminalRenderer:
+    """The sections of the terminal, as a text file."""
+
+    ending = ".txt"
+
+    def render(self, results: Sequence[AuditResult]) -> str:
+        """Return one section per checkpoint."""
+        return "\n".join("".join(f"{line}\n" for line in section(result)) for result in results)
+
+
+def section(result: AuditResult) -> Iterator[str]:
+    """Give the lines of one checkpoint's section.
 
     Example:
-        >>> run = {"checkpoint": {"path": "a.ckpt", "layout": None}, "verdict": "not-compared", "checks": []}
-        >>> list(render_run(run))
+        >>> from pytest_lora_ckpt.auditing.result import AuditResult, CheckpointFacts
+        >>> list(section(AuditResult("a.ckpt", CheckpointFacts("a.ckpt"))))
         ['a.ckpt', 'verdict: not-compared (there was no model or loader to compare with)']
     """
-    checkpoint = run["checkpoint"]
-    yield str(checkpoint["path"])
-    if checkpoint["layout"] is not None:
-        yield from _about(checkpoint)
-    yield from _components(run.get("components", ()), compared=run.get("remapped") is not None)
-    if run.get("remapped") is not None:
-        yield _state("as is", run["as_is"])
-        yield from _rules(run.get("rules", ()))
-        yield _state("after remapping", run["remapped"])
-    yield f"verdict: {run['verdict']} ({_MEANING[run['verdict']]})"
-    for check in run.get("checks", ()):
-        if check["name"] in _TOLD and check["outcome"] == "passed":
-            yield from _wrapped(f"{check['name']}: {check['summary']}", "  ")
-    told: set[str] = set()
-    for finding in run.get("findings", ()):
-        yield from _finding(finding, with_remedy=finding["remedy"] not in told)
-        told.add(finding["remedy"])
-    for check in run.get("checks", ()):
-        if check["outcome"] == "skipped":
-            yield from _wrapped(f"not checked: {check['name']} ({check['summary']})", "  ")
+    yield printable(result.checkpoint.path, 2 * WIDTH)
+    if result.checkpoint.layout is not None:
+        yield from _about(result.checkpoint)
+    yield from _components(result.components, compared=result.remapped is not None)
+    if result.as_is is not None and result.remapped is not None:
+        yield _state("as is", result.as_is)
+        yield from _rules(result.rules)
+        yield _state("after remapping", result.remapped)
+    yield f"verdict: {result.verdict} ({_MEANING[result.verdict]})"
+    for check in result.checks:
+        if check.outcome == "passed" and check.name in _TOLD:
+            yield from wrap(f"{check.name}: {check.summary}")
+    remedies: set[str] = set()
+    for finding in result.findings:
+        yield from _finding(finding, with_remedy=finding.remedy not in remedies)
+        remedies.add(finding.remedy)
+    for check in result.checks:
+        if check.outcome == "skipped":
+            yield from wrap(f"not checked: {check.name} ({check.summary})")
 
 
-def _about(checkpoint: Mapping[str, Any]) -> Iterator[str]:
-    parts = [checkpoint["layout"], checkpoint["format"], f"{checkpoint['keys']} keys", size(checkpoint["bytes"])]
-    if checkpoint["stage"]:
-        parts.append(f"stage {checkpoint['stage']}")
-    yield " · ".join(parts)
-    for name, adapter in checkpoint["adapters"].items():
-        rank, alpha = adapter["rank"], adapter["alpha"]
-        told = f"rank {rank}" if alpha is None else f"rank {rank}, alpha {alpha:g}"
-        yield f"adapter {name}: {told}, {adapter['modules']} modules"
-    if checkpoint["envelope"]:
-        yield from _wrapped(f"beside the state dict: {', '.join(checkpoint['envelope'])}", "  ")
-    for note in checkpoint["notes"]:
-        yield from _wrapped(f"note: {note}", "  ")
+def _about(checkpoint: CheckpointFacts) -> Iterator[str]:
+    parts = [checkpoint.layout, checkpoint.format, f"{checkpoint.keys} keys", size(checkpoint.bytes or 0)]
+    if checkpoint.stage:
+        parts.append(f"stage {checkpoint.stage}")
+    yield " · ".join(printable(part, WIDTH // 4) for part in parts)
+    for name, adapter in checkpoint.adapters.items():
+        alpha = "" if adapter.alpha is None else f", alpha {adapter.alpha:g}"
+        yield from wrap(f"adapter {name}: rank {adapter.rank}{alpha}, {adapter.modules} modules")
+    if checkpoint.envelope:
+        yield from wrap(f"beside the state dict: {', '.join(checkpoint.envelope)}")
+    for note in checkpoint.notes:
+        yield from wrap(f"note: {note}")
 
 
-def _components(rows: Sequence[Mapping[str, Any]], *, compared: bool) -> Iterator[str]:
+def _components(rows: Sequence[Component], *, compared: bool) -> Iterator[str]:
     if not rows:
         return
-    table = [["component", "in file", *(["in model", "as is", "remapped"] if compared else [])]]
+    cells = [["component", "in file", *(["in model", "as is", "remapped"] if compared else [])]]
     for row in rows[:_COMPONENTS]:
-        cells = [_component(row), str(row["in_file"])]
-        if compared:
-            excused = f" ({row['excused']} excused)" if row["excused"] else ""
-            cells += [str(row["in_model"]), str(row["as_is"]), f"{row['remapped']}{excused}"]
-        table.append(cells)
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    for line in table:
-        numbers = "  ".join(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        yield f"  {line[0].ljust(widths[0])}  {numbers}".rstrip()
+        name = f"{printable(row.name or '(top)', WIDTH // 2)}{' LoRA' if row.lora else ''}"
+        excused = f" ({row.excused} excused)" if row.excused else ""
+        numbers = [str(row.in_model), str(row.as_is), f"{row.remapped}{excused}"] if compared else []
+        cells.append([name, str(row.in_file), *numbers])
+    yield from table(cells)
     if left := rows[_COMPONENTS:]:
-        yield f"  … and {len(left)} more, with {sum(row['in_file'] for row in left)} keys in the file"
+        yield f"  … and {len(left)} more, with {sum(row.in_file for row in left)} keys in the file"
 
 
-def _component(row: Mapping[str, Any]) -> str:
-    name = _clip(row["name"] or "(top)", _WIDTH // 2)
-    return f"{name} LoRA" if row["lora"] else name
-
-
-def _rules(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _rules(rules: Sequence[RuleFacts]) -> Iterator[str]:
     for number, rule in enumerate(rules, 1):
-        yield _clip(f"  {number}. {rule['rule']} ({_keys(rule['keys'])}, {_WHO[rule['by']]})", 2 * _WIDTH)
-        if rule["by"] != "torch":
-            yield _clip(f"     {rule['example'][0]} -> {rule['example'][1]}", 2 * _WIDTH)
-    if any(rule["by"] == "you" for rule in rules):
+        yield printable(f"  {number}. {rule.rule} ({count(rule.keys, 'key')}, {_WHO[rule.by]})", 2 * WIDTH)
+        if rule.by != "torch":
+            yield printable(f"     {rule.example[0]} -> {rule.example[1]}", 2 * WIDTH)
+    if any(rule.by == "you" for rule in rules):
         yield "  before load_state_dict:"
-        yield "    import re"
-        yield "    def rename(key):"
-        for rule in rules:
-            yield f"        key = re.sub({_literal(rule['pattern'])}, {_literal(rule['replacement'])}, key)"
-        yield "        return key"
-        yield "    state_dict = {rename(key): tensor for key, tensor in state_dict.items()}"
+        yield from (f"    {line}" for line in _code(rules))
+
+
+def _code(rules: Sequence[RuleFacts]) -> list[str]:
+    """Write the rules as the function that renames the keys."""
+    calls = [f"    key = re.sub({_literal(rule.pattern)}, {_literal(rule.replacement)}, key)" for rule in rules]
+    if any(len(call) > 2 * WIDTH for call in calls):
+        return ["the patterns are too long to print: take lora_report.remapping.as_python()"]
+    last = "state_dict = {rename(key): tensor for key, tensor in state_dict.items()}"
+    return ["import re", "def rename(key):", *calls, "    return key", last]
 
 
 def _literal(text: str) -> str:
     """Write a pattern as people do: a raw string where that says the same."""
-    plain = text.isprintable() and '"' not in text and not text.endswith("\\")
-    return f'r"{text}"' if plain and "\\" in text else f'"{text}"' if plain else repr(text)
+    plain = printable(text) == text and '"' not in text and not text.endswith("\\")
+    return f'r"{text}"' if plain and "\\" in text else f'"{text}"' if plain else printable(repr(text))
 
 
-def _keys(count: int) -> str:
-    return "1 key" if count == 1 else f"{count} keys"
-
-
-def _state(when: str, state: Mapping[str, Any]) -> str:
-    misfits = f" · other shape {state['shape_mismatches']}" if state["shape_mismatches"] else ""
+def _state(when: str, state: StateFacts) -> str:
+    misfits = f" · other shape {state.shape_mismatches}" if state.shape_mismatches else ""
     return (
-        f"{when}: loaded {state['loaded']} · missing {_classes(state['missing'])} · "
-        f"unexpected {_classes(state['unexpected'])}{misfits}"
+        f"{when}: loaded {state.loaded} · missing {_classes(state.missing)} · "
+        f"unexpected {_classes(state.unexpected)}{misfits}"
     )
 
 
 def _classes(counts: Mapping[str, int]) -> str:
     total = sum(counts.values())
-    told = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
-    return f"{total} ({told})" if total else "0"
+    shares = ", ".join(f"{name} {number}" for name, number in counts.items() if number)
+    return f"{total} ({shares})" if total else "0"
 
 
-def _finding(finding: Mapping[str, Any], *, with_remedy: bool) -> Iterator[str]:
-    yield from _wrapped(f"{finding['severity']}: {finding['message']} [{finding['cause']}]", "    ")
-    if finding["severity"] != "note":
-        for pattern, count in group_keys(finding["keys"], limit=_KEY_GROUPS):
-            yield f"    {count:>5} {_clip(pattern)}"
+def _finding(finding: Finding, *, with_remedy: bool) -> Iterator[str]:
+    yield from wrap(f"{finding.severity}: {finding.message} [{finding.cause}]", "    ")
+    if finding.severity != "note":
+        yield from (f"    {line}" for line in key_groups(finding.keys, width=WIDTH - 10))
     if with_remedy:
-        yield from _wrapped(f"-> {finding['remedy']}", "     ", first="  ")
+        yield from wrap(f"-> {finding.remedy}", "     ", first="  ")
 
 
-def _wrapped(text: str, indent: str, *, first: str = "") -> Sequence[str]:
-    shown = " ".join(_clip(word) for word in text.split())
-    return textwrap.wrap(
-        shown, _WIDTH, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def _clip(pattern: str, width: int = _WIDTH) -> str:
-    """Keep a line a line: keys may hold control characters, and be thousands of characters long."""
-    shown = pattern if pattern.isprintable() else pattern.encode("unicode_escape").decode("ascii")
-    return shown if len(shown) <= width else f"{shown[: width - 1]}…"
-
-
-def size(nbytes: int) -> str:
-    """Write a number of bytes for people.
-
-    Example:
-        >>> size(512), size(4_294_967_296)
-        ('512 B', '4.0 GiB')
-    """
-    value = float(nbytes)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":  # noqa: PLR2004  # The step from one unit to the next.
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+# Checks of the loaded model: their summary is worth reading when they pass as well.
+_TOLD = ("loaded", "base-untouched", "adapter-active", "generate", "manifest")
