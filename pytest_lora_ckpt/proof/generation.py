@@ -176,7 +176,7 @@ def _call(model: Any, arguments: Mapping[str, Any]) -> Generation:
         prompt=prompt.shape[-1] if isinstance(prompt, torch.Tensor) and prompt.ndim else 0,
         returned=type_name(output),
         swallowed=hooks.broken(),
-        ran=hooks.ended,
+        ran=len(hooks.ended),
         nan=hooks.nan(),
         infinite=hooks.infinite(),
         tokens=() if tokens is None else tuple(tokens.flatten().tolist()),

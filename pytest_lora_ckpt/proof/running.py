@@ -56,7 +56,7 @@ class ForwardHooks:
 
     def __init__(self, model: torch.nn.Module) -> None:
         """See the class."""
-        self.ended = 0
+        self.ended: list[str] = []
         self._open: list[str] = []
         self._broken: list[str] = []
         self._nan: dict[str, torch.Tensor] = {}
@@ -94,7 +94,7 @@ class ForwardHooks:
 
     def _end(self, name: str) -> Any:
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            self.ended += 1
+            self.ended.append(name)
             while self._open and (last := self._open.pop()) != name:
                 self._broken.append(last)
             # A tensor that cannot be asked (of another library, of a dtype without arithmetic) shows nothing.

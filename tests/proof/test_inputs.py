@@ -276,6 +276,26 @@ class SeeingLlama(transformers.LlamaForCausalLM):
         raise AssertionError
 
 
+class SometimesSeeing(transformers.LlamaForCausalLM):
+    """Its tower runs where there are images, which it does not ask for."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.tower = nn.ModuleList([nn.Linear(4, 16)])
+
+    def forward(self, input_ids: Any = None, images: Any = None, **rest: Any) -> Any:
+        output = super().forward(input_ids=input_ids, **rest)
+        if images is not None:
+            output.logits = output.logits + self.tower[0](images).sum()
+        return output
+
+
+@pytest.mark.parametrize(("target", "reached"), [(r".*q_proj", True), (r"tower\.0", False)])
+def test_inputs_that_do_not_reach_the_adapter_are_none(target: str, *, reached: bool) -> None:
+    model = get_peft_model(SometimesSeeing(transformers.LlamaConfig(**TEXT)), LoraConfig(target_modules=target, r=2))
+    assert (default_inputs(model) is not None) is reached
+
+
 class Silent(pl.LightningModule):
     def __init__(self, model: Any) -> None:
         super().__init__()
