@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
@@ -70,25 +70,12 @@ def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
     )
 
 
-def active_adapter(model: object) -> str | None:
-    """Return the name of the one adapter that is active in a live model with PEFT's layers; None where that is not so.
-
-    PEFT's layers are known by their `active_adapters` (`peft.tuners.tuners_utils.BaseTunerLayer`); it is not imported.
-    """
-    if not is_module(model):
-        return None
-    modules: Iterable[Any] = model.modules()  # type: ignore[attr-defined]  # It is an nn.Module.
-    layers = [module for module in modules if hasattr(module, "lora_A") and hasattr(module, "active_adapters")]
-    active = {str(name) for layer in layers for name in layer.active_adapters}
-    return active.pop() if len(active) == 1 else None
-
-
 def is_module(value: object) -> bool:
     """Tell whether this is an `nn.Module`, without importing torch for a value that cannot be one."""
     return any(base.__module__ == "torch.nn.modules.module" for base in type(value).__mro__)
 
 
-def is_tensor(value: object) -> bool:
+def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     """Tell whether this is a `torch.Tensor`, without importing torch for a value that cannot be one."""
     return any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in type(value).__mro__)
 

@@ -14,6 +14,7 @@ from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import Demands, Stage, detect_stage
 from pytest_lora_ckpt.findings.from_values import ValueAudit, audit_values
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.manifest import ManifestError, find_manifest, read_manifest
 from pytest_lora_ckpt.models import is_module
 
@@ -192,10 +193,11 @@ class Run:
         return compare_model(self.manifest, self.loaded)
 
     @cached_property
-    def lora_config(self) -> Mapping[str, Any] | None:
+    def lora_config(self) -> AdapterConfig | None:
         """The adapter's `adapter_config.json`, in the checkpoint or beside it."""
         beside = self.checkpoint.adapter_companion
-        return self.checkpoint.adapter_config or (beside.adapter_config if beside else None)
+        content = self.checkpoint.adapter_config or (beside.adapter_config if beside else None)
+        return None if content is None else AdapterConfig.of(content)
 
     @cached_property
     def hinted_configs(self) -> tuple[Mapping[str, Any], ...]:

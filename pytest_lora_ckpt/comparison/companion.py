@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.findings import finding
-from pytest_lora_ckpt.models import active_adapter
+from pytest_lora_ckpt.lora.layers import active_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

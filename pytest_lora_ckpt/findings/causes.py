@@ -120,6 +120,11 @@ _ALL = (
         "Use the adapter_config.json that was written with these tensors: bias decides whether the biases are loaded.",
     ),
     Cause(
+        "config-pattern",
+        "error",
+        "Correct the regular expression, or list the names of the modules: PEFT matches it too, without a time limit.",
+    ),
+    Cause(
         "config-type",
         "warning",
         "This plugin knows LoRA (peft_type LORA); load this adapter with PEFT and compare the outputs.",

@@ -1,4 +1,4 @@
-"""adapter_config.json against the tensors: what PEFT would drop, or apply with the wrong scale, without a word."""
+"""adapter_config.json against the tensors: what PEFT would drop, overwrite or scale wrongly without a warning."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.findings.causes import finding
-from pytest_lora_ckpt.findings.from_intruders import is_embedding
-from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.keys import parse_keys
+from pytest_lora_ckpt.lora.config import AdapterConfig, module_ends, modules_around
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
-from pytest_lora_ckpt.lora.targets import is_left_out, is_saved, is_target, matches, modules_around
+from pytest_lora_ckpt.vocabulary.lora import MAGNITUDE
+from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS, SEQUENCE_HEADS
+from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,162 +19,177 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.results import Finding
     from pytest_lora_ckpt.tensors import KeySet
 
-
-# For these tasks PEFT itself adds `classifier` and `score` to modules_to_save, of which a model has one
-# (`PeftModelForSequenceClassification` and `PeftModelForTokenClassification` in peft/peft_model.py).
-_HEAD_TASKS = ("SEQ_CLS", "TOKEN_CLS")
-_HEADS = frozenset({"classifier", "score"})
-
-# Kinds of adapters none of whose parameters is called lora_A (`adapter_layer_names` in peft/tuners/*/layer.py).
-_OTHER_KINDS = frozenset(
-    {"LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "FOURIERFT", "VBLORA", "BONE", "MISS", "RANDLORA", "SHIRA"}
-    | {"C3A", "ROAD", "LN_TUNING", "TRAINABLE_TOKENS", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"}
-)
+_FILE = "adapter_config.json"
+_VOCABULARY = EMBEDDINGS | LM_HEADS
 
 
-def is_lora(config: Mapping[str, Any] | None) -> bool:
-    """Tell whether a PEFT config is one of LoRA, or says nothing of its kind.
-
-    Example:
-        >>> is_lora({"peft_type": "LORA"}), is_lora({"peft_type": "IA3"}), is_lora(None)
-        (True, False, True)
-    """
-    return (config or {}).get("peft_type") in {"LORA", None}
-
-
-def config_findings(config: Mapping[str, Any], keys: KeySet) -> list[Finding]:
-    """Hold the fields of a PEFT LoRA config against the tensors of its adapter.
+def config_findings(content: AdapterConfig | Mapping[str, Any], keys: KeySet) -> list[Finding]:
+    """Compare the fields of a PEFT LoRA config with the tensors of its adapter.
 
     Checked: `peft_type`, `r` with `rank_pattern`, `use_dora`, `target_modules` with `exclude_modules` and
-    `layers_to_transform`, `modules_to_save`, `bias` where it is `"none"`. What a state dict cannot show (`lora_alpha`,
-    `use_rslora`) is not; nor whether biases are lost, for a base model without any (Llama) has none to save.
+    `layers_to_transform`, `modules_to_save`, `bias` where it is `"none"`, and whether the regular expressions can be
+    matched. What a state dict cannot show (`lora_alpha`, `use_rslora`) is not checked; nor whether biases are lost,
+    for a base model without any (Llama) has none to save.
 
     Args:
-        config: The content of `adapter_config.json`.
+        content: The content of `adapter_config.json`.
         keys: The adapter's keys.
     """
+    config = AdapterConfig.of(content)
     pairs = [pair for pair in lora_pairs(keys) if pair.down or pair.up]
-    if not is_lora(config):
-        kind = config.get("peft_type")
-        if kind in _OTHER_KINDS and pairs:
-            told = f"adapter_config.json has peft_type {kind!r}, and the file holds LoRA ({len(pairs)} modules)."
+    if not config.is_lora:
+        kind = f"{_FILE} has peft_type {printable(config.method, 40)!r}"
+        if not config.names_lora_factors and pairs:
+            told = f"{kind}, and the file holds LoRA ({count(len(pairs), 'module')})."
             return [finding("config-type-wrong", told, [key for pair in pairs for key in pair.keys])]
-        return [finding("config-type", f"adapter_config.json has peft_type {kind!r}: its fields were not checked.")]
+        return [finding("config-type", f"{kind}: its fields were not checked.")]
     return [
         *_rank(config, pairs),
         *_dora(config, keys),
         *_targets(config, pairs),
         *_modules_to_save(config, keys),
         *_bias(config, keys),
+        *_patterns(config, pairs),
     ]
 
 
-def _rank(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Finding]:
-    rank, pattern = config.get("r"), config.get("rank_pattern") or {}
-    if not isinstance(rank, int):
-        return
+def intruder_findings(content: AdapterConfig | Mapping[str, Any], keys: KeySet) -> list[Finding]:
+    """Find base weights in an adapter file that its config does not announce: loading overwrites the base model's.
+
+    Embeddings that PEFT saves by itself are announced: those that the adapter adapts (`embed_tokens.base_layer`), and
+    input and output embedding together, as `save_embedding_layers` writes them where the vocabulary was resized
+    (`get_peft_model_state_dict` in peft/utils/save_and_load.py).
+
+    Args:
+        content: The content of `adapter_config.json`: `modules_to_save` and `bias` announce what is trained whole.
+        keys: The adapter's keys.
+    """
+    config = AdapterConfig.of(content)
+    if not config.is_lora:
+        return []  # Other kinds of adapters have parameters of other names.
+    parsed = parse_keys(keys)
+    stacked = {name.rpartition(".")[2] for name in config.parameters}
+    heads = tuple(SEQUENCE_HEADS)
+    unannounced = [
+        key
+        for key, own in parsed.items()
+        if not own.is_adapter
+        # A trained bias that the config does not mention belongs to `_bias`.
+        and (not key.endswith(".bias") or (config.bias in {None, "none"} and _is_embedding(own.modules)))
+        and not config.is_saved(key)
+        and not any(path.endswith(heads) for path in modules_around(key))
+        and stacked.isdisjoint(own.segments)
+        and "trainable_tokens" not in key
+    ]
+    adapted = {pair.module for pair in lora_pairs(keys)}
+    in_vocabulary = {key for key in unannounced if _is_embedding(parsed[key].modules)}
+    others = [key for key in unannounced if key not in in_vocabulary]
+    embeddings = [key for key in unannounced if key in in_vocabulary and parsed[key].module_path not in adapted]
+    findings = []
+    if others:
+        told = f"{len(others)} of {count(len(keys), 'tensor')} of the adapter file are weights of the base model"
+        told += f", such as {printable(others[0])}: loading overwrites them."
+        findings.append(finding("base-weights-in-adapter", told, others))
+    if embeddings and not _are_input_and_output(keys, embeddings):
+        told = f"The adapter file holds {len(embeddings)} embeddings or heads of the base model"
+        findings.append(
+            finding("base-embedding-in-adapter", f"{told}, such as {printable(embeddings[0])}.", embeddings)
+        )
+    return findings
+
+
+def _is_embedding(modules: tuple[str, ...]) -> bool:
+    """Return whether a module is, by its name, an embedding or a head with a row for each token."""
+    return bool(modules) and modules[-1] in _VOCABULARY
+
+
+def _are_input_and_output(keys: KeySet, embeddings: list[str]) -> bool:
+    """Return whether these are two weights, for as many tokens each."""
+    rows = [keys[key].shape[:1] for key in embeddings if key.endswith(".weight")]
+    return len(rows) == 2 and rows[0] == rows[1]  # noqa: PLR2004
+
+
+def _rank(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
     # For a parameter that stacks experts, PEFT stacks their factors: r rows for each expert.
-    stacked = [str(name).rpartition(".")[0] for name in config.get("target_parameters") or []]
-    odd = [
-        pair
-        for pair in pairs
-        if pair.rank
-        and pair.rank != _expected_rank(pair.module, rank, pattern)
-        and not (pair.rank % max(rank, 1) == 0 and any(is_target(pair.module, name) for name in stacked))
-    ]
-    if odd:
-        found = ", ".join(f"{value} ({count}x)" for value, count in Counter(p.rank for p in odd).most_common())
-        yield finding(
-            "config-rank",
-            f"adapter_config.json has r = {rank}, and {len(odd)} of {len(pairs)} adapted modules have rank {found}.",
-            [key for pair in odd for key in pair.keys],
-        )
+    stacked = {name.rpartition(".")[0] for name in config.parameters}
+    outliers = []
+    for pair in pairs:
+        expected = config.expected_rank(pair.module)
+        if expected is None or not pair.rank or pair.rank == expected:
+            continue
+        multiple = pair.rank % max(config.rank or 1, 1) == 0
+        if not (multiple and any(end in stacked for end in module_ends(pair.module))):
+            outliers.append(pair)
+    if outliers:
+        ranks = Counter(pair.rank for pair in outliers).most_common()
+        told = f"{_FILE} has r = {config.rank}, and {len(outliers)} of {len(pairs)} adapted modules have rank "
+        told += ", ".join(f"{rank} ({number}x)" for rank, number in ranks)
+        yield finding("config-rank", f"{told}.", [key for pair in outliers for key in pair.keys])
 
 
-def _expected_rank(module: str, rank: int, pattern: Mapping[str, int]) -> int:
-    """Apply rank_pattern as PEFT does: a name, or a regular expression, that ends the module's path."""
-    for name, value in pattern.items():
-        if matches(rf"(.*\.)?({name})", module):
-            return value
-    return rank
+def _dora(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
+    magnitudes = [key for key, parsed in parse_keys(keys).items() if parsed.lora == MAGNITUDE]
+    if magnitudes and config.dora is False:
+        told = f"{_FILE} has use_dora false, and the file holds {len(magnitudes)} DoRA magnitude vectors."
+        yield finding("config-dora", told, magnitudes)
+    if not magnitudes and config.dora:
+        yield finding("config-dora", f"{_FILE} has use_dora true, and the file has no magnitude vector.")
 
 
-def _dora(config: Mapping[str, Any], keys: KeySet) -> Iterator[Finding]:
-    magnitudes = [key for key in keys if parse_key(key).lora == "lora_magnitude_vector"]
-    if magnitudes and config.get("use_dora") is False:
-        yield finding(
-            "config-dora",
-            f"adapter_config.json has use_dora false, and the file holds {len(magnitudes)} DoRA magnitude vectors.",
-            magnitudes,
-        )
-    if not magnitudes and config.get("use_dora"):
-        yield finding("config-dora", "adapter_config.json has use_dora true, and the file has no magnitude vector.")
-
-
-def _targets(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Finding]:
-    yield from _left_out(config, pairs)
-    targets = config.get("target_modules")
-    if targets is None or targets == "all-linear" or config.get("target_parameters"):
-        return
-    if isinstance(targets, str):
-        outside = [pair for pair in pairs if not matches(targets, pair.module)]
-        unused: list[str] = []
-    else:
-        names = [str(name) for name in targets]
-        outside = [pair for pair in pairs if not any(is_target(pair.module, name) for name in names)]
-        unused = [name for name in names if not any(is_target(pair.module, name) for pair in pairs)]
-    if outside:
-        yield finding(
-            "config-targets",
-            f"target_modules in adapter_config.json does not name {len(outside)} of {len(pairs)} adapted modules, "
-            f"such as {outside[0].module}.",
-            [key for pair in outside for key in pair.keys],
-        )
-    if unused and pairs:
-        yield finding(
-            "config-targets",
-            f"target_modules names {', '.join(sorted(unused))}, and the file has no adapter for it.",
-        )
-
-
-def _left_out(config: Mapping[str, Any], pairs: list[LoraPair]) -> Iterator[Finding]:
+def _targets(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
     # The modules around stacked experts are adapted for their parameters, whatever these fields say.
-    if config.get("target_parameters"):
+    if config.parameters:
         return
     by_field: dict[str, list[LoraPair]] = {}
     for pair in pairs:
-        if name := is_left_out(pair.module, config):
+        if name := config.left_out_by(pair.module):
             by_field.setdefault(name, []).append(pair)
     for name, left in by_field.items():
-        yield finding(
-            "config-targets",
-            f"{name} in adapter_config.json leaves out {len(left)} of {len(pairs)} adapted modules, "
-            f"such as {left[0].module}.",
-            [key for pair in left for key in pair.keys],
-        )
+        told = f"{name} in {_FILE} leaves out {len(left)} of {len(pairs)} adapted modules"
+        yield _such_as(told, left)
+    outside = [pair for pair in pairs if config.is_target(pair.module) is False]
+    if outside:
+        told = f"target_modules in {_FILE} does not name {len(outside)} of {len(pairs)} adapted modules"
+        yield _such_as(told, outside)
+    if pairs and isinstance(config.targets, frozenset):
+        unused = config.targets.difference(end for pair in pairs for end in module_ends(pair.module))
+        if unused:
+            told = f"target_modules names {listed(sorted(unused), 6)}, and the file has no adapter for it."
+            yield finding("config-targets", told)
 
 
-def _modules_to_save(config: Mapping[str, Any], keys: KeySet) -> Iterator[Finding]:
-    held = {path for key in keys if not parse_key(key).is_lora for path in modules_around(key)}
-    names = [str(name) for name in config.get("modules_to_save") or []]
-    lacking = [name for name in names if not any(path.endswith(name) for path in held)]
-    if config.get("task_type") in _HEAD_TASKS and any(path.endswith(tuple(_HEADS)) for path in held):
-        lacking = [name for name in lacking if name not in _HEADS]
+def _such_as(told: str, pairs: list[LoraPair]) -> Finding:
+    keys = [key for pair in pairs for key in pair.keys]
+    return finding("config-targets", f"{told}, such as {printable(pairs[0].module)}.", keys)
+
+
+def _modules_to_save(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
+    held = {path for key, parsed in parse_keys(keys).items() if not parsed.is_lora for path in modules_around(key)}
+    lacking = [name for name in config.saved if not any(path.endswith(name) for path in held)]
+    if any(path.endswith(config.trained_heads) for path in held):
+        lacking = [name for name in lacking if name not in config.trained_heads]
     if lacking:
-        yield finding(
-            "config-modules-to-save",
-            f"modules_to_save in adapter_config.json names {', '.join(lacking)}, and the file does not hold it.",
-        )
+        told = f"modules_to_save in {_FILE} names {listed(lacking, 6)}, and the file does not hold it."
+        yield finding("config-modules-to-save", told)
 
 
-def _bias(config: Mapping[str, Any], keys: KeySet) -> Iterator[Finding]:
-    biases = [key for key in keys if key.endswith(".bias") and not parse_key(key).is_adapter]
-    saved = [str(name) for name in config.get("modules_to_save") or []]
-    # PEFT saves a whole head with `save_embedding_layers`, its bias included.
-    biases = [key for key in biases if not is_saved(key, saved) and not is_embedding(key)]
-    if config.get("bias") == "none" and biases:
+def _bias(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
+    biases = [
+        key
+        for key, parsed in parse_keys(keys).items()
+        # PEFT saves a whole head with `save_embedding_layers`, its bias included.
+        if key.endswith(".bias") and not (parsed.is_adapter or config.is_saved(key) or _is_embedding(parsed.modules))
+    ]
+    if config.bias == "none" and biases:
+        told = f"{_FILE} has bias 'none', and the file holds {count(len(biases), 'trained bias', 'trained biases')}."
+        yield finding("config-bias", told, biases)
+
+
+def _patterns(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
+    """Name the fields whose regular expressions cannot be matched; the other recognisers leave them out."""
+    for pair in pairs:
+        config.scaling(pair.module)  # The one field that no recogniser above has matched is alpha_pattern.
+    for name, why in sorted(config.patterns.failures.items()):
         yield finding(
-            "config-bias",
-            f"adapter_config.json has bias 'none', and the file holds {len(biases)} trained biases.",
-            biases,
+            "config-pattern", f"The regular expression in {name} of {_FILE} {why}: the field was not checked."
         )

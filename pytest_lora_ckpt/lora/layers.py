@@ -1,18 +1,24 @@
-"""The adapters of a live model, one record per module and adapter: factors, scaling, and whether they are applied."""
+"""The adapters of a live model, one record per module and adapter: factors, scaling, and whether they are applied.
+
+Layers are recognised by their attributes; neither torch nor a library of adapters is imported.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from pytest_lora_ckpt.keys import ParsedKey, parse_key
+from pytest_lora_ckpt.lora.config import scaling_of
 from pytest_lora_ckpt.lora.pairs import lora_factor
+from pytest_lora_ckpt.models import is_module, is_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    import torch
 
 Kind = Literal["linear", "conv", "embedding", "stacked"]
 
@@ -78,8 +84,9 @@ class AdapterLayer:
     @property
     def finite(self) -> bool:
         """Whether no parameter of the adapter, nor the scaling, holds NaN or Inf, as far as there are values."""
-        scaling = torch.tensor(1.0 if self.scaling is None else self.scaling)
-        return all(bool(each.isfinite().all()) for each in (*self.tensors, scaling) if not each.is_meta)
+        return (self.scaling is None or math.isfinite(self.scaling)) and all(
+            bool(each.isfinite().all()) for each in self.tensors if not each.is_meta
+        )
 
     @property
     def changes_nothing(self) -> bool:
@@ -95,7 +102,7 @@ class AdapterLayer:
 def adapter_layers(model: torch.nn.Module) -> list[AdapterLayer]:
     """List every adapter of every module, in the model's order.
 
-    PEFT's layers are told by their attributes, those of other libraries by the names of their parameters
+    PEFT's layers are recognised by their attributes, those of other libraries by the names of their parameters
     (`lora_A`, `lora_a`, `lora_down`, `lora.down` …).
 
     Args:
@@ -105,37 +112,57 @@ def adapter_layers(model: torch.nn.Module) -> list[AdapterLayer]:
         >>> from torch import nn
         >>> layer = nn.Linear(8, 4)
         >>> layer.lora_a, layer.lora_b = nn.Linear(8, 2, bias=False), nn.Linear(2, 4, bias=False)
+        >>> layer.alpha, layer.rank = 16, 2
         >>> [(each.module, each.rank, each.scaling) for each in adapter_layers(nn.Sequential(layer))]
-        [('0', 2, None)]
+        [('0', 2, 8.0)]
     """
     modules = dict(model.named_modules())
-    peft = {path for path, module in modules.items() if is_peft_layer(module)}
-    others = _by_names(model, peft)
-    found: list[AdapterLayer] = []
+    peft = {path for path, module in modules.items() if _is_peft_layer(module)}
+    others = _by_names(modules, peft)
+    layers: list[AdapterLayer] = []
     for path, module in modules.items():
-        found += _of_peft(path, module) if path in peft else _of_another(path, module, others.get(path, ()))
-    return found
+        layers += _of_peft(path, module) if path in peft else _of_another(path, module, others.get(path, ()))
+    return layers
+
+
+def active_adapters(model: object) -> tuple[str, ...]:
+    """Return the names of the adapters that PEFT's layers have switched on, sorted; none for what is not a module."""
+    modules: Iterable[Any] = model.modules() if is_module(model) else ()  # type: ignore[attr-defined]  # An nn.Module.
+    names = (module.active_adapters for module in modules if _is_peft_layer(module))
+    return tuple(sorted({str(name) for own in names for name in ([own] if isinstance(own, str) else own)}))
+
+
+def active_adapter(model: object) -> str | None:
+    """Return the name of the one adapter that is active in a model with PEFT's layers; None without exactly one."""
+    active = active_adapters(model)
+    return active[0] if len(active) == 1 else None
+
+
+def merged_modules(model: torch.nn.Module) -> frozenset[str]:
+    """Return the plain paths of the modules into whose weight an adapter, of whatever kind, is merged."""
+    merged = [path for path, module in model.named_modules() if getattr(module, "merged", False) is True]
+    return frozenset(parse_key(f"{path}.weight").module_path for path in merged)
 
 
 def idle_copies(model: torch.nn.Module, adapters: Collection[str]) -> tuple[str, ...]:
     """List the modules whose trained copy for one of these adapters takes no part in the forward pass.
 
-    They are PEFT's `ModulesToSaveWrapper` (peft/utils/other.py), told by its attributes.
+    They are PEFT's `ModulesToSaveWrapper` (peft/utils/other.py), recognised by its attributes.
     """
-    found = []
+    idle = []
     for path, module in model.named_modules():
-        copies = getattr(module, "modules_to_save", None)
-        if not hasattr(module, "original_module") or not isinstance(copies, torch.nn.ModuleDict):
+        copies: Any = getattr(module, "modules_to_save", None)
+        if not hasattr(module, "original_module") or not is_module(copies):
             continue
         held = [name for name in copies if name in adapters]
         active = () if getattr(module, "disable_adapters", False) else getattr(module, "active_adapters", held)
         if held and not set(held) & {*active}:
-            found.append(path)
-    return tuple(found)
+            idle.append(path)
+    return tuple(idle)
 
 
-def is_peft_layer(module: Any) -> bool:
-    """Tell whether a module is one of PEFT's LoRA layers, of whatever version."""
+def _is_peft_layer(module: object) -> bool:
+    """Return whether a module is one of PEFT's LoRA layers, of whatever version."""
     return hasattr(module, "merged_adapters") and hasattr(module, "lora_B")
 
 
@@ -175,20 +202,23 @@ def _of_peft(path: str, module: Any) -> Iterator[AdapterLayer]:
                 enabled=enabled,
                 merged=merged.count(name),
                 applied=enabled and (name in merged or (name in active and not merged)),
-                others={key: each.data for key, each in extras.items() if isinstance(each, torch.Tensor)},
+                others={key: each.data for key, each in extras.items() if is_tensor(each)},
             )
 
 
-def _by_names(model: torch.nn.Module, peft: set[str]) -> dict[str, list[tuple[ParsedKey, torch.Tensor]]]:
+def _by_names(
+    modules: Mapping[str, torch.nn.Module], peft: set[str]
+) -> dict[str, list[tuple[ParsedKey, torch.Tensor]]]:
     """Gather the adapter parameters that are not PEFT's, by the path of the module that holds them."""
-    found: dict[str, list[tuple[ParsedKey, torch.Tensor]]] = defaultdict(list)
-    for key, parameter in model.named_parameters():
-        parsed = parse_key(key)
-        if parsed.is_lora:
-            path = ".".join(parsed.segments[: parsed.roles.index("lora")])
-            if path not in peft:
-                found[path].append((parsed, parameter.data))
-    return found
+    by_module: dict[str, list[tuple[ParsedKey, torch.Tensor]]] = defaultdict(list)
+    for holder, module in modules.items():
+        for name, parameter in module.named_parameters(recurse=False):
+            parsed = parse_key(f"{holder}.{name}" if holder else name)
+            if parsed.is_lora:
+                path = ".".join(parsed.segments[: parsed.roles.index("lora")])
+                if path not in peft:
+                    by_module[path].append((parsed, parameter.data))
+    return by_module
 
 
 def _of_another(path: str, module: Any, parameters: Sequence[tuple[ParsedKey, torch.Tensor]]) -> Iterator[AdapterLayer]:
@@ -206,11 +236,11 @@ def _of_another(path: str, module: Any, parameters: Sequence[tuple[ParsedKey, to
         yield AdapterLayer(
             module=path,
             adapter=adapter,
-            kind=_kind("embedding" if isinstance(module, torch.nn.Embedding) else "linear", down),
+            kind=_kind("embedding" if hasattr(module, "num_embeddings") else "linear", down),
             down=down,
             up=up,
             weight=_weight_beside(module, down, up),
-            scaling=_number(getattr(module, "scaling", None)),
+            scaling=_scaling_of_another(module),
             rank=down.shape[0] if down.ndim else None,
             alpha=_number(getattr(module, "lora_alpha", getattr(module, "alpha", None))),
             enabled=enabled,
@@ -220,6 +250,18 @@ def _of_another(path: str, module: Any, parameters: Sequence[tuple[ParsedKey, to
         )
 
 
+def _scaling_of_another(module: Any) -> float | None:
+    """Read the scaling as each library keeps it.
+
+    loralib and litgpt keep it in `scaling`, torchtune as `alpha` and `rank` (torchtune/modules/peft/lora.py), kohya in
+    `scale` (networks/lora.py).
+    """
+    alpha, rank = _number(getattr(module, "alpha", None)), _number(getattr(module, "rank", None))
+    if (scaling := _number(getattr(module, "scaling", None))) is not None:
+        return scaling
+    return scaling_of(alpha, rank) if alpha is not None and rank else _number(getattr(module, "scale", None))
+
+
 def _base_weight(module: Any) -> tuple[str, torch.Tensor | None]:
     base = module
     while hasattr(base, "base_layer"):
@@ -227,7 +269,8 @@ def _base_weight(module: Any) -> tuple[str, torch.Tensor | None]:
     # A MultiheadAttention has one for query, key and value together.
     names = [getattr(module, "parameter_name", "weight"), "in_proj_weight"]
     for name in names:
-        if isinstance(weight := getattr(base, name, None), torch.Tensor):
+        weight: object = getattr(base, name, None)
+        if is_tensor(weight):
             return name, weight.data
     return names[0], None
 
@@ -236,8 +279,8 @@ def _weight_beside(module: Any, down: torch.Tensor, up: torch.Tensor) -> torch.T
     """Find the weight that the factors fit: the module's own, or that of a layer inside of it."""
     size = up.shape[0] * down[0].numel() if up.ndim and down.ndim and down.shape[0] else 0
     for holder in (module, *module.children()):
-        weight = getattr(holder, "weight", None)
-        if isinstance(weight, torch.Tensor) and weight.numel() == size and weight is not down and weight is not up:
+        weight: object = getattr(holder, "weight", None)
+        if is_tensor(weight) and weight.numel() == size and weight is not down and weight is not up:
             return weight.data
     return None
 
@@ -263,4 +306,10 @@ def _tensor(holder: Any) -> torch.Tensor:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """Take a number, or a tensor that holds one."""
+    if isinstance(value, bool) or not (isinstance(value, (int, float)) or is_tensor(value)):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # A tensor of several numbers, or without data.
+        return None

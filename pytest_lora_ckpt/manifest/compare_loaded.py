@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.comparison.compare import infer_remapping
 from pytest_lora_ckpt.keys import parse_keys
+from pytest_lora_ckpt.lora.layers import merged_modules
 from pytest_lora_ckpt.manifest.compare_file import value_differences
 from pytest_lora_ckpt.manifest.digests import LiveTensor
-from pytest_lora_ckpt.manifest.facts import merged_modules, module_scalings
+from pytest_lora_ckpt.manifest.facts import module_scalings
 from pytest_lora_ckpt.manifest.outcomes import Difference, Outcomes, sorted_keys
 from pytest_lora_ckpt.models import describe, is_module
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel

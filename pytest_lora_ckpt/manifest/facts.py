@@ -1,4 +1,4 @@
-"""What a live model tells of its adapters and its base: configs, which are active, scalings, names. Duck-typed."""
+"""What a manifest records of a live model's adapters and base: configs, scalings, names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.layers import adapter_layers
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +39,6 @@ FIELDS = (
 # Their order says something.
 _ORDERED = {"layer_replication"}
 
-_FACTORS = ("lora_A", "lora_embedding_A", "lora_a", "lora_down")
-
 
 def adapter_configs(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
     """Return the fields of every PEFT config in the model, by the adapter's name.
@@ -67,30 +65,15 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def active_adapters(model: torch.nn.Module) -> tuple[str, ...]:
-    """Return the names of the adapters that PEFT's layers have switched on, sorted."""
-    layers = [module for module in model.modules() if hasattr(module, "active_adapters") and _has_factor(module)]
-    return tuple(sorted({str(name) for layer in layers for name in _names(layer.active_adapters)}))
-
-
 def module_scalings(model: torch.nn.Module) -> dict[str, dict[str, float]]:
-    """Return the factor in force, by adapter and module path; adapters without a name are called `"default"`.
-
-    PEFT keeps it by adapter in `scaling`, loralib as a number there, torchtune as `alpha` and `rank`, kohya in `scale`.
-    """
-    found: dict[str, dict[str, float]] = {}
-    for path, module in model.named_modules():
-        if _has_factor(module):
-            for name, scaling in _scalings_of(module).items():
-                # State dicts leave these segments out.
-                found.setdefault(name, {})[path.replace("_checkpoint_wrapped_module.", "")] = scaling
-    return found
-
-
-def merged_modules(model: torch.nn.Module) -> frozenset[str]:
-    """Return the plain paths of the modules into whose weight PEFT has merged an adapter."""
-    merged = [path for path, module in model.named_modules() if getattr(module, "merged_adapters", None)]
-    return frozenset(parse_key(f"{path}.weight").module_path for path in merged)
+    """Return the scaling in force, by adapter and module path; adapters without a name are called `"default"`."""
+    scalings: dict[str, dict[str, float]] = {}
+    for layer in adapter_layers(model):
+        if layer.scaling is not None and math.isfinite(layer.scaling):
+            # State dicts leave these segments out.
+            path = ".".join(each for each in layer.module.split(".") if each != "_checkpoint_wrapped_module")
+            scalings.setdefault(layer.adapter or "default", {})[path] = layer.scaling
+    return scalings
 
 
 def base_names(model: torch.nn.Module) -> dict[str, str | None]:
@@ -140,36 +123,6 @@ def _plain(value: Any, *, ordered: bool = False) -> Any:
         items = [_plain(item) for item in value]
         return items if ordered else sorted(items, key=lambda item: (str(type(item)), item))
     return str(value)
-
-
-def _has_factor(module: Any) -> bool:
-    return any(hasattr(module, name) for name in _FACTORS)
-
-
-def _names(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or [])
-
-
-def _scalings_of(module: Any) -> dict[str, float]:
-    scaling = getattr(module, "scaling", None)
-    if isinstance(scaling, Mapping):
-        numbers = {str(name): _number(value) for name, value in scaling.items()}
-    elif scaling is not None:
-        numbers = {"default": _number(scaling)}
-    elif (alpha := _number(getattr(module, "alpha", None))) is not None:
-        rank = _number(getattr(module, "rank", None))
-        numbers = {"default": alpha / rank if rank else _number(getattr(module, "scale", None))}
-    else:
-        numbers = {"default": _number(getattr(module, "scale", None))}
-    return {name: number for name, number in numbers.items() if number is not None}
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError):  # None, a method, a tensor without data.
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _first(sources: Iterable[Any], name: str) -> str | None:

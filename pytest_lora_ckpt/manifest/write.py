@@ -13,14 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_lora_ckpt.keys import parse_keys
+from pytest_lora_ckpt.lora.layers import active_adapters, merged_modules
 from pytest_lora_ckpt.manifest.digests import NARROWED, digest_bytes, digest_tensors, why_not
-from pytest_lora_ckpt.manifest.facts import (
-    active_adapters,
-    adapter_configs,
-    base_names,
-    merged_modules,
-    module_scalings,
-)
+from pytest_lora_ckpt.manifest.facts import adapter_configs, base_names, module_scalings
 from pytest_lora_ckpt.manifest.probe import record_probe
 from pytest_lora_ckpt.manifest.schema import FILE_NAME, BaseModel, Manifest, TensorEntry
 from pytest_lora_ckpt.models import describe, is_module, is_tensor, model_keys

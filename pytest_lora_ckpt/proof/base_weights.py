@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from pytest_lora_ckpt.lora.config import AdapterConfig
+
 
 class BaseWeights:
     """The base model's tensors under the keys of a loaded model.
@@ -74,7 +76,7 @@ class Reference:
     """
 
     bases: Callable[[], Iterable[BaseWeights]] = tuple
-    config: Mapping[str, Any] | None = None
+    config: AdapterConfig | Mapping[str, Any] | None = None
 
     def read(self, model_key: str) -> torch.Tensor | None:
         """Return the first base model's tensor for a key of the loaded model, or None."""
@@ -83,7 +85,7 @@ class Reference:
 
     def scaling(self, module: str, rank: int | None) -> float | None:
         """Return the scaling of a module by the config, or None."""
-        return None if self.config is None else expected_scaling(self.config, module, rank)
+        return expected_scaling(self.config, module, rank)
 
 
 @dataclass(frozen=True, slots=True)

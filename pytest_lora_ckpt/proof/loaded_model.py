@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
-from pytest_lora_ckpt.models import active_adapter, as_key_set, is_module, is_tensor
+from pytest_lora_ckpt.lora.layers import AdapterLayer, active_adapter, adapter_layers
+from pytest_lora_ckpt.models import as_key_set, is_module, is_tensor
 from pytest_lora_ckpt.wording import dtype_name, type_name
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-LM_HEADS = frozenset({"lm_head", "output", "output_layer", "embed_out"})
+LM_HEADS = frozenset({"lm_head", "output", "output_layer", "embed_out", "decoder"})
 """Heads with a row for each token (transformers, torchtune's `output`, Megatron's `output_layer`, GPT-NeoX's
-`embed_out`)."""
+`embed_out`, BERT's `decoder`)."""
 
 HEADS = LM_HEADS | {"score", "classifier", "v_head", "value_head", "qa_outputs"}
 """Heads of language models and classifiers, which libraries put next to the model or inside of it (transformers,
@@ -13,8 +13,10 @@ trl's value heads)."""
 SEQUENCE_HEADS = frozenset({"classifier", "score"})
 """Heads that PEFT trains by itself for SEQ_CLS and TOKEN_CLS (peft/peft_model.py)."""
 
-EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "embeddings", "tok_embeddings"})
-"""Input embeddings (transformers; torchtune's `tok_embeddings`)."""
+EMBEDDINGS = frozenset(
+    {"embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "embeddings", "tok_embeddings", "token_embedding"}
+)
+"""Input embeddings (transformers; torchtune's `tok_embeddings`; CLIP's `token_embedding`)."""
 
 WRAPPERS = frozenset(
     {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"},

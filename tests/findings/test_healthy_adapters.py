@@ -11,7 +11,7 @@ from pytest_lora_ckpt import compare
 from pytest_lora_ckpt.auditing.checks import CHECKS
 from pytest_lora_ckpt.auditing.evidence import Run
 from pytest_lora_ckpt.comparison.stages import Demands
-from pytest_lora_ckpt.findings.from_intruders import intruder_findings
+from pytest_lora_ckpt.findings.from_config import intruder_findings
 from tests.helpers.adapter_samples import Mixed, llama, qwen2, save, wear
 
 if TYPE_CHECKING:

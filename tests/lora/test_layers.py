@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from torch import nn
 
 from pytest_lora_ckpt import assert_adapter_active
 from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
+from pytest_lora_ckpt.lora.scaling import scaling_differences
+from pytest_lora_ckpt.manifest.facts import module_scalings
 from pytest_lora_ckpt.proof import adapter_effect
 from pytest_lora_ckpt.proof.effect import describe_adapters
 from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs
@@ -364,3 +367,62 @@ def test_names_without_end_stay_short() -> None:
     for parameter in model.parameters():
         parameter.data.fill_(float("inf"))
     assert len(adapter_effect(model, INPUTS).why) < 300
+
+
+# One reader of the scaling for the manifest and for the audit
+
+
+class TorchtuneLoRALinear(nn.Module):
+    """What torchtune.modules.peft.LoRALinear holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rank, self.alpha, self.merged, self.disabled = 2, 16, False, False
+        self.weight = nn.Parameter(torch.ones(4, 8))
+        self.lora_a, self.lora_b = nn.Linear(8, 2, bias=False), nn.Linear(2, 4, bias=False)
+
+
+class LitgptLoRALinear(nn.Module):
+    """What litgpt.lora.LoRALinear holds; loralib's Linear has the weight itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r, self.lora_alpha, self.scaling, self.merged = 2, 16, 8.0, False
+        self.linear = nn.Linear(8, 4)
+        self.lora_A, self.lora_B = nn.Parameter(torch.ones(2, 8)), nn.Parameter(torch.ones(4, 2))
+
+
+class KohyaLoRAModule(nn.Module):
+    """What networks.lora.LoRAModule of kohya's sd-scripts holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lora_dim, self.scale = 2, 8.0
+        self.register_buffer("alpha", torch.tensor(16))
+        self.lora_down, self.lora_up = nn.Linear(8, 2, bias=False), nn.Linear(2, 4, bias=False)
+
+
+@pytest.mark.parametrize("layer", [TorchtuneLoRALinear, LitgptLoRALinear, KohyaLoRAModule])
+def test_the_manifest_and_the_layers_agree_on_the_scaling(layer: type[nn.Module]) -> None:
+    model = nn.ModuleDict({"q_proj": layer()})
+    [found] = adapter_layers(model)
+    assert (found.module, found.rank, found.scaling, found.alpha) == ("q_proj", 2, 8.0, 16)
+    assert module_scalings(model) == {"default": {"q_proj": 8.0}}
+    [difference] = scaling_differences([found], {"r": 2, "lora_alpha": 4})
+    assert (difference.in_force, difference.expected) == (8.0, 2.0)
+
+
+def test_a_layer_inside_a_checkpoint_wrapper_is_found() -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    model = nn.ModuleDict({"q_proj": checkpoint_wrapper(TorchtuneLoRALinear())})
+    assert [each.scaling for each in adapter_layers(model)] == [8.0]
+    assert module_scalings(model) == {"default": {"q_proj": 8.0}}
+
+
+def test_a_scaling_that_is_not_a_number() -> None:
+    layer = TorchtuneLoRALinear()
+    layer.alpha = math.nan
+    model = nn.ModuleDict({"q_proj": layer})
+    assert [each.finite for each in adapter_layers(model)] == [False]
+    assert module_scalings(model) == {}

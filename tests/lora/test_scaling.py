@@ -120,8 +120,8 @@ def test_the_rank_of_the_model_stands_in_for_one_that_the_config_lacks() -> None
     assert expected_scaling({"lora_alpha": 8}, "q_proj") is None
 
 
-def test_a_pattern_that_is_no_regular_expression_matches_nothing() -> None:
-    assert expected_scaling({"lora_alpha": 8, "r": 4, "alpha_pattern": {"*": 1}, "rank_pattern": None}, "q") == 2.0
+def test_with_a_pattern_that_is_no_regular_expression_the_scaling_is_not_known() -> None:
+    assert expected_scaling({"lora_alpha": 8, "r": 4, "alpha_pattern": {"*": 1}, "rank_pattern": None}, "q") is None
 
 
 # Where the model has another

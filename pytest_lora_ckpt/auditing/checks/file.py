@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.checks.check import NotChecked, Outcome, check, outcome_of
 from pytest_lora_ckpt.findings import finding, lora_pair_findings
-from pytest_lora_ckpt.findings.from_config import config_findings, is_lora
+from pytest_lora_ckpt.findings.from_config import config_findings, intruder_findings
 from pytest_lora_ckpt.findings.from_copies import beside_findings, differing_twins
 from pytest_lora_ckpt.findings.from_dtypes import base_code_findings
 from pytest_lora_ckpt.findings.from_empties import empty_findings
-from pytest_lora_ckpt.findings.from_intruders import intruder_findings
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.config import is_lora
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:

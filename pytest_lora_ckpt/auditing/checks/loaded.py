@@ -10,7 +10,7 @@ from pytest_lora_ckpt.auditing.checks.check import NotChecked, Outcome, check
 from pytest_lora_ckpt.auditing.checks.differences import to_findings
 from pytest_lora_ckpt.auditing.checks.names import require_lora
 from pytest_lora_ckpt.findings import finding
-from pytest_lora_ckpt.findings.from_intruders import intruder_findings
+from pytest_lora_ckpt.findings.from_config import intruder_findings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.checks.check import NotChecked, Outcome, check
 from pytest_lora_ckpt.findings import finding
-from pytest_lora_ckpt.findings.from_config import is_lora
+from pytest_lora_ckpt.lora.config import is_lora
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.evidence import Run

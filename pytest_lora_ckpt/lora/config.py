@@ -1,0 +1,369 @@
+"""`AdapterConfig`: what the config of a LoRA adapter asks for, by PEFT's own rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.patterns import PatternError, Patterns
+from pytest_lora_ckpt.vocabulary.lora import HEAD_TASKS, LORA_METHODS, PEFT_PREFIX
+from pytest_lora_ckpt.vocabulary.models import SEQUENCE_HEADS
+
+# Larger numbers are none that training uses, and an integer may be too large for a float.
+_HUGE = 1e300
+
+_Number = TypeVar("_Number", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What a config says of the scaling of one module.
+
+    Attributes:
+        alpha: `lora_alpha`, or what `alpha_pattern` has for the module.
+        rank: `r`, or what `rank_pattern` has for it.
+        rslora: Whether the scaling is alpha / sqrt(rank).
+        default_alpha: `lora_alpha`.
+    """
+
+    alpha: float
+    rank: float
+    rslora: bool
+    default_alpha: float | None
+
+    @property
+    def value(self) -> float:
+        """The number that PEFT multiplies B A by."""
+        return scaling_of(self.alpha, self.rank, rslora=self.rslora)
+
+
+def scaling_of(alpha: float, rank: float, *, rslora: bool | None = False) -> float:
+    """Return alpha / rank, or alpha / sqrt(rank) with rsLoRA (`LoraLayer.update_layer` in peft/tuners/lora/layer.py).
+
+    Example:
+        >>> scaling_of(16, 4), scaling_of(16, 4, rslora=True)
+        (4.0, 8.0)
+    """
+    return alpha / (math.sqrt(rank) if rslora else rank)
+
+
+class PatternTable(Generic[_Number]):
+    """A `rank_pattern` or `alpha_pattern`: the first name, or regular expression, that ends a module's path counts.
+
+    Source: `get_pattern_key` in peft/utils/other.py.
+    """
+
+    def __init__(
+        self, field: str, content: object, read: Callable[[object], _Number | None], patterns: Patterns
+    ) -> None:
+        """See the class."""
+        self._field, self._patterns = field, patterns
+        entries = content.items() if isinstance(content, Mapping) else ()
+        # A plain name needs no regular expression: a config may have one for each module.
+        self._plain: dict[str, tuple[int, _Number | None]] = {}
+        self._others: list[tuple[int, str, _Number | None]] = []
+        for at, (name, value) in enumerate(entries):
+            if _is_plain(str(name)):
+                self._plain[str(name)] = (at, read(value))
+            else:
+                self._others.append((at, rf"(.*\.)?({name})", read(value)))
+
+    def __bool__(self) -> bool:
+        """Whether it has entries."""
+        return bool(self._plain or self._others)
+
+    def find(self, module: str, default: _Number | None) -> _Number | None:
+        """Return the number for a module; None where it is not known.
+
+        Raises:
+            PatternError: A regular expression cannot be matched.
+        """
+        for path in _base_paths(module) if self else ():
+            found = min((self._plain[end] for end in module_ends(path) if end in self._plain), default=None)
+            for at, pattern, value in self._others:
+                if found is not None and found[0] < at:
+                    break
+                if self._patterns.matches(self._field, pattern, path):
+                    return value
+            if found is not None:
+                return found[1]
+        return default
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdapterConfig:
+    """The fields of an adapter's config that decide what is loaded and how it is applied.
+
+    A field that is missing, or of another type than PEFT's, is None or empty: it is not known.
+
+    Attributes:
+        method: `peft_type`.
+        task: `task_type`.
+        rank: `r`.
+        alpha: `lora_alpha`.
+        rslora: `use_rslora`.
+        dora: `use_dora`.
+        bias: Which biases were trained: `"none"`, `"all"` or `"lora_only"`.
+        targets: `target_modules`: names, or one regular expression.
+        excluded: `exclude_modules`, likewise.
+        parameters: `target_parameters`.
+        saved: `modules_to_save`.
+        layers: `layers_to_transform`, or None where all are.
+        layers_pattern: What the stacks of layers are called.
+        rank_pattern: Name or regular expression -> rank.
+        alpha_pattern: Name or regular expression -> alpha.
+        patterns: Matches the regular expressions, all of them within one time limit.
+    """
+
+    method: str | None
+    task: str | None
+    rank: int | None
+    alpha: float | None
+    rslora: bool | None
+    dora: bool | None
+    bias: str | None
+    targets: str | frozenset[str] | None
+    excluded: str | frozenset[str] | None
+    parameters: tuple[str, ...]
+    saved: tuple[str, ...]
+    layers: frozenset[int] | None
+    layers_pattern: tuple[str, ...]
+    rank_pattern: PatternTable[int]
+    alpha_pattern: PatternTable[float]
+    patterns: Patterns = field(repr=False)
+
+    @classmethod
+    def of(cls, content: AdapterConfig | Mapping[str, Any] | None) -> AdapterConfig:
+        """Read the content of `adapter_config.json`, or a config found in hyper-parameters; never raises.
+
+        Example:
+            >>> config = AdapterConfig.of({"r": 8, "lora_alpha": "sixteen", "target_modules": ["q_proj"]})
+            >>> config.rank, config.alpha, config.targets
+            (8, None, frozenset({'q_proj'}))
+        """
+        if isinstance(content, AdapterConfig):
+            return content
+        fields: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+        read = fields.get
+        layers = read("layers_to_transform")
+        numbers = frozenset(each for each in _listed(layers) if isinstance(each, int) and not isinstance(each, bool))
+        method = read("peft_type")
+        patterns = Patterns()
+        return cls(
+            method=_text(method) or (None if method is None else str(method)),
+            task=_text(read("task_type")),
+            rank=_whole(read("r")),
+            alpha=_number(read("lora_alpha")),
+            rslora=_flag(read("use_rslora")),
+            dora=_flag(read("use_dora")),
+            bias=_text(read("bias")),
+            targets=_names_or_pattern(read("target_modules")),
+            excluded=_names_or_pattern(read("exclude_modules")),
+            parameters=_names(read("target_parameters"), alone=False),
+            saved=_names(read("modules_to_save"), alone=False),
+            layers=None if layers is None else numbers,
+            layers_pattern=_names(read("layers_pattern")),
+            rank_pattern=PatternTable("rank_pattern", read("rank_pattern"), _whole, patterns),
+            alpha_pattern=PatternTable("alpha_pattern", read("alpha_pattern"), _number, patterns),
+            patterns=patterns,
+        )
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether it is a config of LoRA, or does not say its kind."""
+        return self.method in {"LORA", None}
+
+    @property
+    def names_lora_factors(self) -> bool:
+        """Whether the parameters of this kind of adapter are called `lora_A` and `lora_B`."""
+        return self.method is None or self.method in LORA_METHODS
+
+    @property
+    def trained_heads(self) -> tuple[str, ...]:
+        """Heads of classifiers that PEFT adds to `modules_to_save` by itself; a model has one of them."""
+        return tuple(sorted(SEQUENCE_HEADS)) if self.task in HEAD_TASKS else ()
+
+    @property
+    def chooses_layers(self) -> bool:
+        """Whether it leaves layers out on purpose; a regular expression as `target_modules` may do so as well."""
+        return self.layers is not None or bool(self.excluded) or isinstance(self.targets, str)
+
+    def is_target(self, module: str) -> bool | None:
+        """Return whether `target_modules` names a module; None where that is not known.
+
+        Example:
+            >>> config = AdapterConfig.of({"target_modules": ["q_proj"]})
+            >>> config.is_target("layers.0.q_proj"), config.is_target("layers.0.k_proj")
+            (True, False)
+        """
+        if self.targets is None or self.targets == "all-linear":
+            return None
+        try:
+            return self._is_named("target_modules", self.targets, module)
+        except PatternError:
+            return None
+
+    def left_out_by(self, module: str) -> str | None:
+        """Name the field by which PEFT leaves a module out, though `target_modules` names it; None where it does not.
+
+        Source: `check_target_module_exists` in peft/tuners/tuners_utils.py.
+
+        Example:
+            >>> config = AdapterConfig.of({"layers_to_transform": [0, 1], "target_modules": ["q_proj"]})
+            >>> config.left_out_by("layers.3.q_proj")
+            'layers_to_transform'
+        """
+        try:
+            if self.excluded and self._is_named("exclude_modules", self.excluded, module):
+                return "exclude_modules"
+            # With a pattern as target_modules PEFT takes no layers, and a module named in full is one whatever its
+            # layer.
+            if not self.layers or not isinstance(self.targets, frozenset) or module in self.targets:
+                return None
+            return "layers_to_transform" if self.layers.isdisjoint(self._layers_around(module)) else None
+        except PatternError:
+            return None
+
+    def is_saved(self, key: str) -> bool:
+        """Return whether a module around this tensor is in `modules_to_save`.
+
+        PEFT takes each module whose path ends with a name, so that `norm` takes `input_layernorm` as well
+        (`_set_trainable` in peft/utils/other.py).
+
+        Example:
+            >>> config = AdapterConfig.of({"modules_to_save": ["norm"]})
+            >>> config.is_saved("layers.0.input_layernorm.weight"), config.is_saved("layers.0.normal.weight")
+            (True, False)
+        """
+        return bool(self.saved) and any(path.endswith(self.saved) for path in modules_around(key))
+
+    def expected_rank(self, module: str) -> int | None:
+        """Return the rank of a module by `rank_pattern` and `r`; None where that is not known."""
+        try:
+            return self.rank_pattern.find(module, self.rank)
+        except PatternError:
+            return None
+
+    def scaling(self, module: str = "", rank: int | None = None) -> Scaling | None:
+        """Return the scaling that PEFT gives a module: alpha / r, or alpha / sqrt(r) with rsLoRA.
+
+        Args:
+            module: Its path, in the PEFT model or in the base model; for `target_parameters` with the parameter.
+            rank: The rank in the model, for a config without `r`.
+
+        Returns:
+            None where the config has no number, or is not one of LoRA.
+
+        Example:
+            >>> config = AdapterConfig.of({"r": 4, "lora_alpha": 8, "alpha_pattern": {"v_proj": 2}})
+            >>> config.scaling("layers.0.q_proj").value, config.scaling("layers.0.v_proj").value
+            (2.0, 0.5)
+        """
+        if not self.is_lora:
+            return None
+        try:
+            alpha = self.alpha_pattern.find(module, self.alpha)
+            own = self.rank_pattern.find(module, rank if self.rank is None else self.rank)
+        except PatternError:
+            return None
+        return Scaling(alpha, own, bool(self.rslora), self.alpha) if alpha is not None and own else None
+
+    def _is_named(self, where: str, names: str | frozenset[str], module: str) -> bool:
+        if isinstance(names, str):
+            return self.patterns.matches(where, names, module)
+        return any(end in names for end in module_ends(module))
+
+    def _layers_around(self, module: str) -> set[int]:
+        """Give the number of the layer around a module, as any release of PEFT counts it.
+
+        Without a pattern it is the first number that follows two names, and was the last one in releases before 0.19
+        (`layers.1.experts.0` is layer 1, and was layer 0).
+        """
+        forms = [rf"(?:|{any_}\.){name}" for name in self.layers_pattern for any_ in (".*?", ".*")]
+        forms = forms or [r".*?\.[^.]*", r".*\.[^.]*"]
+        found = (self.patterns.match("layers_pattern", rf"{form}\.(?P<number>\d{{1,9}})\..*", module) for form in forms)
+        return {int(match["number"]) for match in found if match}
+
+
+def is_lora(content: Mapping[str, Any] | None) -> bool:
+    """Return whether the content of a PEFT config is that of LoRA, or does not say its kind.
+
+    Example:
+        >>> is_lora({"peft_type": "LORA"}), is_lora({"peft_type": "IA3"}), is_lora(None)
+        (True, False, True)
+    """
+    return AdapterConfig.of(content).is_lora
+
+
+def modules_around(key: str) -> Iterator[str]:
+    """Give the path of every module around a tensor.
+
+    Example:
+        >>> list(modules_around("layers.0.norm.weight"))
+        ['layers', 'layers.0', 'layers.0.norm']
+    """
+    at = key.find(".")
+    while at >= 0:
+        yield key[:at]
+        at = key.find(".", at + 1)
+
+
+def module_ends(path: str) -> Iterator[str]:
+    """Give the names by which a list means this module: its path, and each end of it that begins after a dot.
+
+    Example:
+        >>> list(module_ends("layers.0.q_proj"))
+        ['layers.0.q_proj', '0.q_proj', 'q_proj']
+    """
+    yield path
+    while (at := path.find(".")) >= 0:
+        path = path[at + 1 :]
+        yield path
+
+
+def _base_paths(module: str) -> list[str]:
+    """Give the path as the base model has it, and that path without wrappers: a pattern may begin with `^`."""
+    inside = module.rpartition(PEFT_PREFIX)[2]
+    return list(dict.fromkeys((inside, parse_key(f"{inside}.weight").module_path)))
+
+
+def _is_plain(name: str) -> bool:
+    return name.replace(".", "").replace("_", "").isalnum()
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+
+
+def _text(value: object) -> str | None:
+    value = getattr(value, "value", value)  # An enum's.
+    return value if isinstance(value, str) else None
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _HUGE:
+        return float(value)
+    return None
+
+
+def _whole(value: object) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def _names(value: object, *, alone: bool = True) -> tuple[str, ...]:
+    """Give the names in a list, or the one that stands alone where that is allowed."""
+    if isinstance(value, str) and not alone:
+        return ()
+    return tuple(each for each in _listed(value) if isinstance(each, str) and each)
+
+
+def _names_or_pattern(value: object) -> str | frozenset[str] | None:
+    return value if value is None or isinstance(value, str) else frozenset(_names(value))
