@@ -84,7 +84,7 @@ def score(loader: str, faults: Collection[str] = frozenset(FAULTS)) -> compariso
         for row in found.rows:
             name, trial = row.fault.name, row.trial
             word = "copes" if row.unharmed else trial.load.outcome
-            told = trial.load.told[0] if trial.load.told else ""
+            told = trial.load.messages[0] if trial.load.messages else ""
             cells[name] = comparison_page.Cell(
                 word,
                 trial.output,

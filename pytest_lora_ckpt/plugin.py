@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt import options
 from pytest_lora_ckpt.pytest_plugin.fixtures import (
     _connected_lora_run,
+    _lora_harnesses,
     _lora_run,
     loader_fault,
     lora_base_model,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "_connected_lora_run",
+    "_lora_harnesses",
     "_lora_run",
     "loader_fault",
     "lora_base_model",

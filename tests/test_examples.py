@@ -89,7 +89,7 @@ COMMANDS: dict[str, dict[str, Expected]] = {
         "python score.py guide:load_like_the_guide": Expected(
             lines=(
                 "guide:load_like_the_guide notices 6 of 14 faults (42%).",
-                "8 load in silence. What would notice them:",
+                "8 faults load silently. What would notice them:",
             )
         ),
         "python score.py loading:load_and_look": Expected(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.replicas import PanoramaVLM
     from pytest_lora_ckpt.results import LoadReport
     from pytest_lora_ckpt.scoring import InjectedFault
+    from pytest_lora_ckpt.scoring.harness import LoaderHarness
 
 NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
 NEEDS_LOADER = "needs a loader: --lora-loader=module:function, or override the fixture lora_loader"
@@ -148,14 +149,28 @@ def lora_loaded_model(_connected_lora_run: Run) -> torch.nn.Module:
 
 
 @pytest.fixture
-def loader_fault(lora_ckpt: Path | str, request: pytest.FixtureRequest, tmp_path: Path) -> InjectedFault:
+def loader_fault(
+    lora_ckpt: Path | str, _lora_harnesses: list[LoaderHarness], request: pytest.FixtureRequest, tmp_path: Path
+) -> InjectedFault:
     """A damaged copy of the checkpoint, for `assert_loader_notices`: one test run for each fault that applies to it."""
-    from pytest_lora_ckpt.scoring import give_fault
+    from pytest_lora_ckpt.checkpoint import CheckpointError
+    from pytest_lora_ckpt.faults import NotApplicable
+    from pytest_lora_ckpt.scoring import inject_for_test
 
-    audit = _audit(request)
-    if audit is None:
+    if _audit(request) is None:
         pytest.skip(NEEDS_OPTION)
-    return give_fault(request.param, lora_ckpt, tmp_path, audit.benches)
+    try:
+        return inject_for_test(request.param, lora_ckpt, tmp_path, _lora_harnesses)
+    except NotApplicable as reason:
+        pytest.skip(f"{request.param}: {reason}")
+    except CheckpointError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def _lora_harnesses() -> list[LoaderHarness]:
+    """Loaders that were tried on a healthy checkpoint already: every later test only tries its damaged copy."""
+    return []
 
 
 @pytest.fixture(scope="session")

@@ -63,8 +63,6 @@ class LoraAudit:
         # Names of faults to score the loader with; None where that was not asked for.
         self.faults: list[str] | None = None
         self.accepted_faults: dict[str, str] = {}
-        # What is known of loaders with a healthy checkpoint, for the tests that take `loader_fault`.
-        self.benches: list[Any] = []
         self._read_faults()
 
     def _read_faults(self) -> None:
@@ -73,8 +71,11 @@ class LoraAudit:
         if given is not None or lines:
             from pytest_lora_ckpt.scoring import parse_accepted, parse_fault_names
 
-            self.faults = parse_fault_names(given)
-            self.accepted_faults = parse_accepted(lines, ini_name(self.config))
+            try:
+                self.faults = parse_fault_names(given)
+                self.accepted_faults = parse_accepted(lines, ini_name(self.config))
+            except ValueError as error:
+                raise pytest.UsageError(str(error)) from None
 
     def resolve_references(self) -> None:
         """Import what the options name, so that a wrong name ends the run before anything is collected.

@@ -1,4 +1,4 @@
-"""Scoring a loader: faults are injected into a healthy checkpoint, and what the loader does with each is kept.
+"""Scoring a loader: faults are injected into a healthy checkpoint, and what the loader does with each is recorded.
 
 The names are resolved at first use: reading the options needs no torch.
 """
@@ -11,15 +11,14 @@ from pytest_lora_ckpt._lazy import attach
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.scoring.asserting import assert_loader_notices as assert_loader_notices
-    from pytest_lora_ckpt.scoring.auditing import audit_faults as audit_faults
     from pytest_lora_ckpt.scoring.choosing import parse_accepted as parse_accepted
     from pytest_lora_ckpt.scoring.choosing import parse_fault_names as parse_fault_names
-    from pytest_lora_ckpt.scoring.injecting import InjectedFault as InjectedFault
-    from pytest_lora_ckpt.scoring.injecting import fault_params as fault_params
-    from pytest_lora_ckpt.scoring.injecting import give_fault as give_fault
-    from pytest_lora_ckpt.scoring.injecting import inject_for_test as inject_for_test
+    from pytest_lora_ckpt.scoring.copies import InjectedFault as InjectedFault
+    from pytest_lora_ckpt.scoring.copies import fault_params as fault_params
+    from pytest_lora_ckpt.scoring.copies import inject_for_test as inject_for_test
+    from pytest_lora_ckpt.scoring.faults_check import audit_faults as audit_faults
     from pytest_lora_ckpt.scoring.rendering import render_score as render_score
-    from pytest_lora_ckpt.scoring.score import Gate as Gate
+    from pytest_lora_ckpt.scoring.score import CheckVerdict as CheckVerdict
     from pytest_lora_ckpt.scoring.score import Load as Load
     from pytest_lora_ckpt.scoring.score import LoaderScore as LoaderScore
     from pytest_lora_ckpt.scoring.score import Row as Row
@@ -31,11 +30,11 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "asserting": ("assert_loader_notices",),
-        "auditing": ("audit_faults",),
         "choosing": ("parse_accepted", "parse_fault_names"),
-        "injecting": ("InjectedFault", "fault_params", "give_fault", "inject_for_test"),
+        "copies": ("InjectedFault", "fault_params", "inject_for_test"),
+        "faults_check": ("audit_faults",),
         "rendering": ("render_score",),
-        "score": ("Gate", "Load", "LoaderScore", "Row", "ScoringError", "Trial"),
+        "score": ("CheckVerdict", "Load", "LoaderScore", "Row", "ScoringError", "Trial"),
         "scorer": ("score_loader",),
     },
 )

@@ -1,4 +1,4 @@
-"""Which lines make a loader notice: tried on what it returned, not guessed."""
+"""Which lines make a loader notice: they are tried on the model that it returned."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Lines to write after the load, or before it.
+    """Lines to add after the load, or before it.
 
     Attributes:
         what: What they look at.
-        code: The lines; `path` is the checkpoint, `model` what was loaded.
-        attempt: Does the same with what is known of a checkpoint already; raises AssertionError where it notices.
+        code: The lines; `path` is the checkpoint, `model` the loaded model.
+        attempt: Does the same with what is known about a checkpoint already; raises AssertionError where it notices.
     """
 
     what: str
@@ -57,8 +57,8 @@ def _active(run: Run, model: Any) -> None:
 
 def _manifest(run: Run, _: Any) -> None:
     written = run.manifest
-    if written is not None and (found := compare_checkpoint(written, run.checkpoint).differences):
-        raise AssertionError(found[0].message)
+    if written is not None and (differences := compare_checkpoint(written, run.checkpoint).differences):
+        raise AssertionError(differences[0].message)
 
 
 LINES: dict[str, Lines] = {
@@ -80,7 +80,7 @@ LINES: dict[str, Lines] = {
     "values": Lines("every value", ("assert_load_proved(prove_load(model, path))",), _values),
     "active": Lines("the adapter at work", ("assert_adapter_active(model, inputs)",), _active),
     "manifest": Lines(
-        "what was written down at training time",
+        "the record of the training",
         (
             "# when training: LoraManifestCallback() in the trainer's callbacks, or write_manifest(model, path)",
             "manifest = read_manifest(find_manifest(path))  # from pytest_lora_ckpt.manifest",
@@ -88,27 +88,27 @@ LINES: dict[str, Lines] = {
         ),
         _manifest,
     ),
-    "gate": Lines("all of it", ("pytest --lora-ckpt=PATH --lora-loader=MODULE:FUNCTION",)),
-    "exit": Lines("how it ends", ("raise ValueError(why)  # in place of exiting: whoever calls can tell, and go on",)),
-    "hang": Lines("how long it takes", ("# give each wait of the loader a time limit, and raise at its end",)),
-    "": Lines("nothing of this package notices these", ("# accept them in the ini option lora_accepted_faults",)),
+    "gate": Lines("all checks", ("pytest --lora-ckpt=PATH --lora-loader=MODULE:FUNCTION",)),
+    "exit": Lines("how the load ends", ("raise ValueError(why)  # instead of exiting, so that the caller can go on",)),
+    "hang": Lines("how long the load takes", ("# give every wait in the loader a time limit, and raise at its end",)),
+    "": Lines("nothing in this package notices these", ("# accept them in the ini option lora_accepted_faults",)),
 }
 """The lines by slug, in the order in which they are tried."""
 
 
 def first_that_notices(run: Run, model: Any, usable: frozenset[str]) -> str:
-    """Try the lines on a loaded model, and give the slug of the first that fail; "" where none does.
+    """Try the lines on a loaded model, and return the slug of the first that fail; "" where none does.
 
     Args:
         run: The damaged checkpoint.
-        model: What the loader returned for it.
+        model: The model that the loader returned for it.
         usable: Slugs of the lines that the healthy checkpoint passes.
     """
     return next((slug for slug in LINES if slug in usable and _fails(slug, run, model)), "")
 
 
 def usable_lines(run: Run, model: Any) -> frozenset[str]:
-    """Give the slugs of the lines that the healthy checkpoint passes."""
+    """Return the slugs of the lines that the healthy checkpoint passes."""
     return frozenset(slug for slug, lines in LINES.items() if lines.attempt and not _fails(slug, run, model))
 
 
@@ -117,6 +117,6 @@ def _fails(slug: str, run: Run, model: Any) -> bool:
     try:
         if attempt is not None:
             attempt(run, model)
-    except Exception:  # noqa: BLE001  # Whatever it raises, it is not silent.
+    except Exception:  # noqa: BLE001  # A project would see whatever it raises.
         return True
     return False

@@ -1,4 +1,4 @@
-"""Two loaded models held against each other: by their output, and bit for bit; neither has to be kept."""
+"""Compare two loaded models by their output and bit for bit, without keeping either."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def fingerprint(model: torch.nn.Module) -> str | None:
-    """Give a digest of all that a model holds: its state dict, bit for bit, and how its adapters are applied.
+    """Return a digest of a model: its state dict, bit for bit, and how its adapters are applied.
 
     Returns:
-        Hexadecimal digits; None where some tensor has no values that can be seen (quantised, sharded, meta device).
+        Hexadecimal digits; None where the values of a tensor cannot be read (quantised, sharded, meta device).
 
     Example:
         >>> one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
@@ -44,7 +44,7 @@ def fingerprint(model: torch.nn.Module) -> str | None:
 
 
 def forward(model: torch.nn.Module, inputs: Mapping[str, Any] | None) -> list[torch.Tensor] | Exception | None:
-    """Give the tensors of the model's output, or what the forward pass raised; None without inputs."""
+    """Return the tensors of the model's output, or what the forward pass raised; None without inputs."""
     if inputs is None:
         return None
     try:
@@ -60,7 +60,7 @@ def compare_outputs(
     *,
     same_model: bool,
 ) -> Output:
-    """Say what a fault does to the output.
+    """Return what a fault does to the output.
 
     Args:
         healthy: What `forward` gave for the healthy checkpoint's model.

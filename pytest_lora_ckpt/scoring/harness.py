@@ -1,99 +1,95 @@
-"""The bench on which a loader is tried: the healthy checkpoint first, then one damaged one at a time."""
+"""`LoaderHarness`: tries a loader on the healthy checkpoint first, then on one damaged copy at a time."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from pytest_lora_ckpt.auditing.checks import CHECKS, CheckResult, run_check
 from pytest_lora_ckpt.auditing.evidence import Run
-from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.scoring.advice import first_that_notices, usable_lines
 from pytest_lora_ckpt.scoring.comparing import compare_outputs, fingerprint, forward
-from pytest_lora_ckpt.scoring.recorded_loader import Attempt, Setup, Tap, resolve_loader, tell
-from pytest_lora_ckpt.scoring.score import Gate, Load, ScoringError, Trial
-from pytest_lora_ckpt.scoring.side_effects import Usual, comparable, quietly
+from pytest_lora_ckpt.scoring.recorded_loader import Attempt, RecordedLoader, Setup, error_text, resolve_loader
+from pytest_lora_ckpt.scoring.score import CheckVerdict, Load, ScoringError, Trial
+from pytest_lora_ckpt.scoring.side_effects import BaselineOutput, comparable, quietly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-# The slowest check, and the only one that looks at nothing but the model: the healthy model has passed it.
-_OF_THE_MODEL_ALONE = ("generate",)
-_NOT_JUDGED = Gate("n/a")
-_VERDICTS = (pytest.skip.Exception, pytest.fail.Exception)
+    import torch
+
+_NOT_JUDGED = CheckVerdict("n/a")
 
 
-class Bench:
-    """Tries a loader on checkpoints, in this process.
+class LoaderHarness:
+    """Tries a loader on copies of a checkpoint, in this process.
 
     Args:
         setup: What is tried.
     """
 
     def __init__(self, setup: Setup) -> None:
-        """See the class."""
-        self._setup = setup
+        """Import the loader; `start` comes first, then any number of `trial`."""
+        self.setup = setup
         self._loader = resolve_loader(setup.loader)
         self._inputs: Any = None
         self._base: Any = None
         self._digest: str | None = None
-        self._output: Any = None
-        self._usual = Usual((), ())
+        self._output: list[torch.Tensor] | Exception | None = None
+        self._baseline = BaselineOutput((), ())
         self._warnings: frozenset[str] = frozenset()
         self._usable: frozenset[str] = frozenset()
 
     def start(self, path: Path, folder: Path) -> tuple[str, ...]:
-        """Load the healthy checkpoint, twice, and make every check on it.
+        """Load the healthy checkpoint twice, and run every check on it.
 
         Args:
-            path: The healthy checkpoint.
-            folder: The directory that holds it and what lies beside it.
+            path: A healthy copy.
+            folder: The directory that holds it and its companions.
 
         Returns:
-            What is to be known of the loader as such, in sentences.
+            Remarks about the loader as such, in sentences.
 
         Raises:
             ScoringError: The loader fails, or a check does.
         """
-        given = self._setup.base_model
-        self._base = given() if callable(given) and not is_module(given) else given
-        self._inputs = self._setup.inputs() if callable(self._setup.inputs) else self._setup.inputs
-        first = self._healthy(path, folder)
+        base, inputs = self.setup.base_model, self.setup.inputs
+        self._base = base() if callable(base) and not is_module(base) else base
+        self._inputs = inputs() if callable(inputs) else inputs
+        first = self._load_healthy(path, folder)
         with quietly():
-            # The same for each: what a damaged config would make of them says nothing.
+            # The same inputs for every copy: those made from a damaged config would not be comparable.
             self._inputs = first.run.inputs
         digest, output = self._look(first.model)
-        second = self._healthy(path, folder)
+        second = self._load_healthy(path, folder)
         results = self._check(second.run)
         _require_sound(results)
         again, output_again = self._look(second.model)
         stable = digest == again and compare_outputs(output, output_again, same_model=True) == "same"
         if stable:
             self._digest, self._output = digest, output
-        self._usual = Usual(first.heard, second.heard)
+        self._baseline = BaselineOutput(first.heard, second.heard)
         self._warnings = frozenset(_causes(results.values(), "warning"))
         with quietly():
             self._usable = usable_lines(second.run, second.model)
         return tuple(self._notes(second, stable=stable))
 
     def trial(
-        self, path: Path, folder: Path, loaded: Callable[[], None] = lambda: None, *, thorough: bool = True
+        self, path: Path, folder: Path, *, thorough: bool = True, loaded: Callable[[], None] = lambda: None
     ) -> Trial:
-        """Load a damaged checkpoint and say what came of it.
+        """Load a damaged copy and judge the result.
 
         Args:
-            path: The damaged checkpoint.
-            folder: The directory that holds it and what lies beside it.
-            loaded: Called when the loader is through.
-            thorough: Make the checks as well where the loader noticed, or coped.
+            path: The damaged copy.
+            folder: The directory that holds it and its companions.
+            thorough: Run the checks also where the loader noticed, or coped.
+            loaded: Called when the loader has returned.
         """
         attempt = self._attempt(path, folder)
         loaded()
-        load = self._load(attempt)
+        load = self._classify(attempt)
         if attempt.model is None:
             gate = self._judge(attempt.run) if thorough or not load.loud else _NOT_JUDGED
             return Trial(load, "unknown", same_model=False, gate=gate, lines=self._lines(attempt, load))
@@ -101,19 +97,19 @@ class Bench:
         same = digest is not None and digest == self._digest
         compared = compare_outputs(self._output, output, same_model=same)
         judged = thorough or not (load.loud or same)
-        gate = self._judge(attempt.run, _OF_THE_MODEL_ALONE if same else ()) if judged else _NOT_JUDGED
+        gate = self._judge(attempt.run, known_model=same) if judged else _NOT_JUDGED
         return Trial(load, compared, same, gate, "" if same else self._lines(attempt, load))
 
     @property
     def is_ready(self) -> bool:
-        """It always is, once started; as `IsolatedBench.is_ready`."""
+        """Always true once started; as `IsolatedHarness.is_ready`."""
         return True
 
     def close(self) -> None:
-        """There is nothing to end; as `IsolatedBench.close`."""
+        """Do nothing; as `IsolatedHarness.close`."""
 
-    def without_model(self, path: Path, error: Exception) -> Gate:
-        """Judge a checkpoint whose load came to no end; `error` tells how."""
+    def judge_without_model(self, path: Path, error: Exception) -> CheckVerdict:
+        """Judge a copy whose load did not come to an end; `error` says how."""
 
         def loader(_: Any) -> Any:
             raise error
@@ -121,49 +117,51 @@ class Bench:
         return self._judge(self._run(path, loader))
 
     def _run(self, path: Path, loader: Callable[[Any], Any]) -> Run:
-        run = Run(str(path), path, Demands(manifest=self._setup.manifest))
+        run = Run(str(path), path, Demands(manifest=self.setup.manifest))
         run.subject.connect(
             lora_loader=lambda: loader, lora_inputs=lambda: self._inputs, lora_base_model=lambda: self._base
         )
         return run
 
     def _attempt(self, path: Path, folder: Path) -> Attempt:
-        tap = Tap(self._loader, folder)
-        run = self._run(path, tap)
+        recorded = RecordedLoader(self._loader, folder)
+        run = self._run(path, recorded)
         model = None
         try:
-            # The subject restores the random states, torch's defaults and the working directory.
+            # Restores the random states, torch's defaults and the working directory.
             model = run.subject.loaded
-        except (ProjectError, *_VERDICTS):
-            pass
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # What the loader raises may also be pytest's skip, or SystemExit.
+            if not recorded.was_called:
+                raise
         places = (path, folder, path.resolve(), folder.resolve())
-        raised = () if tap.error is None else tuple(comparable([tell(tap.error)], places))
-        return Attempt(run, model, comparable(tap.heard, places), tap.wrote, raised, tap.error, tap.returned)
+        raised = () if recorded.error is None else tuple(comparable([error_text(recorded.error)], places))
+        return Attempt(run, recorded, model, comparable(recorded.heard, places), raised)
 
-    def _healthy(self, path: Path, folder: Path) -> Attempt:
+    def _load_healthy(self, path: Path, folder: Path) -> Attempt:
         attempt = self._attempt(path, folder)
         if attempt.model is None:
             raise ScoringError(
-                f"The loader does not load the healthy checkpoint (a copy of it, so that the original stays as it is): "
-                f"{attempt.why}. A loader that needs its checkpoint where it is, or files from around it, cannot be "
-                "scored as it is: let it take them from elsewhere."
-            ) from attempt.error
+                f"The loader does not load the healthy checkpoint (a copy, so that the original stays as it is): "
+                f"{attempt.why}. A loader that needs its checkpoint in its place, or files around it, cannot be scored "
+                "before it takes them from elsewhere."
+            ) from attempt.recorded.error
         return attempt
 
-    def _look(self, model: Any) -> tuple[str | None, Any]:
+    def _look(self, model: torch.nn.Module) -> tuple[str | None, list[torch.Tensor] | Exception | None]:
         with quietly():
             return fingerprint(model), forward(model, self._inputs)
 
-    def _load(self, attempt: Attempt) -> Load:
-        error = attempt.error
+    def _classify(self, attempt: Attempt) -> Load:
+        error, wrote = attempt.recorded.error, attempt.recorded.wrote
         if isinstance(error, SystemExit):
-            return Load("exited", attempt.raised, attempt.wrote, loud=error.code not in {None, 0})
+            return Load("exited", attempt.raised, wrote, loud=error.code not in {None, 0})
         if error is not None:
-            return Load("raised", attempt.raised, attempt.wrote, loud=True)
-        news = self._usual.news(attempt.heard)
-        if news:
-            return Load("warned", news, attempt.wrote, loud=True)
-        return Load("silent", () if attempt.model is not None else (attempt.why,), attempt.wrote)
+            return Load("raised", attempt.raised, wrote, loud=True)
+        if new := self._baseline.new_lines(attempt.heard):
+            return Load("warned", new, wrote, loud=True)
+        return Load("silent", () if attempt.model is not None else (attempt.why,), wrote)
 
     def _lines(self, attempt: Attempt, load: Load) -> str:
         if load.loud or load.outcome != "silent":
@@ -171,33 +169,33 @@ class Bench:
         with quietly():
             return first_that_notices(attempt.run, attempt.model, self._usable)
 
-    def _judge(self, run: Run, known: Sequence[str] = ()) -> Gate:
-        """Make the checks; those that are `known` give what they gave for the healthy checkpoint, where they passed."""
-        results = self._check(run, known)
+    def _judge(self, run: Run, *, known_model: bool = False) -> CheckVerdict:
+        results = self._check(run, known_model=known_model)
         failed = tuple(name for name, result in results.items() if result.outcome == "failed")
         # Where the loader raised, every check that needs its model fails with it.
         own = tuple(name for name in failed if _causes([results[name]], "error") != ("loader-failed",))
         if failed:
-            return Gate("caught", own or failed, _causes((results[name] for name in own or failed), "error"))
+            return CheckVerdict("caught", own or failed, _causes((results[name] for name in own or failed), "error"))
         warned = tuple(cause for cause in _causes(results.values(), "warning") if cause not in self._warnings)
-        return Gate("warned" if warned else "missed", (), warned)
+        return CheckVerdict("warned" if warned else "missed", (), warned)
 
     @staticmethod
-    def _check(run: Run, known: Sequence[str] = ()) -> dict[str, CheckResult]:
+    def _check(run: Run, *, known_model: bool = False) -> dict[str, CheckResult]:
+        """Run the checks; not the slow one that looks at the model alone, where the healthy model passed it."""
         with quietly():
-            return {name: _checked(name, run) for name in CHECKS if name not in known}
+            return {name: _checked(name, run) for name in CHECKS if not (known_model and name == "generate")}
 
     def _notes(self, healthy: Attempt, *, stable: bool) -> list[str]:
         notes = []
-        if healthy.wrote:
-            notes.append(f"The loader writes beside the checkpoint: {', '.join(healthy.wrote)}.")
+        if wrote := healthy.recorded.wrote:
+            notes.append(f"The loader writes files next to the checkpoint: {', '.join(wrote)}.")
         if not stable:
             notes.append(
-                "The loader gives another model each time it loads the healthy checkpoint (with the random state the "
-                "same): what a fault changes could not be told."
+                "The loader gives a different model each time it loads the healthy checkpoint (with the same random "
+                "state): the effect of a fault on the model cannot be seen."
             )
         if self._inputs is None:
-            notes.append("There were no inputs for a forward pass: give inputs=, or override the fixture lora_inputs.")
+            notes.append("There are no inputs for a forward pass: give inputs=, or override the fixture lora_inputs.")
         return notes
 
 
@@ -205,19 +203,19 @@ def _checked(name: str, run: Run) -> CheckResult:
     try:
         return run_check(name, run)
     except Exception as error:  # noqa: BLE001  # The table goes on, whatever one check does.
-        return CheckResult(name, "failed", f"the check itself raised {tell(error)}")
+        return CheckResult(name, "failed", f"the check itself raised {error_text(error)}")
 
 
 def _require_sound(results: Mapping[str, CheckResult]) -> None:
     failed = [result for result in results.values() if result.outcome == "failed"]
     if failed:
-        told = "\n".join(f"  {result.name}: {result.summary}" for result in failed)
+        listed = "\n".join(f"  {result.name}: {result.summary}" for result in failed)
         raise ScoringError(
-            f"The checkpoint is not healthy, or the loader does not load it rightly: {len(failed)} checks fail before "
-            f"any fault is injected, so that what a fault does could not be told.\n{told}"
+            f"The checkpoint is not healthy, or the loader does not load it correctly: {len(failed)} checks fail "
+            f"before any fault is injected, so the effect of a fault cannot be seen.\n{listed}"
         )
 
 
-def _causes(results: Any, severity: str) -> tuple[str, ...]:
+def _causes(results: Iterable[CheckResult], severity: str) -> tuple[str, ...]:
     found = (each for result in results for each in result.findings if each.severity == severity)
     return tuple(dict.fromkeys(each.cause for each in found))

@@ -1,4 +1,4 @@
-"""The same bench in a process of its own, with a time limit: for loaders that hang, or end the process."""
+"""`IsolatedHarness`: a harness in a process of its own, with a time limit, for loaders that hang or end the process."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import multiprocessing
 import pickle  # Both ends are ours.
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.scoring.harness import Bench
-from pytest_lora_ckpt.scoring.recorded_loader import Setup, tell
+from pytest_lora_ckpt.scoring.harness import LoaderHarness
+from pytest_lora_ckpt.scoring.recorded_loader import Setup, error_text
 from pytest_lora_ckpt.scoring.score import Load, ScoringError, Trial
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-# A new process imports torch, and the loader its libraries, before a time limit says anything of the loader.
+# A new process imports torch, and the loader its libraries: that is not the time of a load.
 _STARTING = 300.0
-# The checks on what was loaded have no limit of the user's, but must end.
+# The user's limit is for the load; the checks must end as well.
 _JUDGING = 120.0
 # Between the end of the pipe and the end of the process.
 _ENDING = 10.0
 
 
 class _DiedError(Exception):
-    """The process ended; the code is what it ended with, negative where a signal ended it."""
+    """The process ended, with this code; negative where a signal ended it."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -34,11 +34,11 @@ class _TookTooLongError(Exception):
     """The process did not answer in time."""
 
 
-class IsolatedBench:
-    """Tries a loader in a process of its own, which is started anew after a load that did not come back.
+class IsolatedHarness:
+    """Tries a loader in a process of its own; after a load that did not return, `start` makes a new one.
 
     Args:
-        setup: What is tried; it must be such that pickle can send it.
+        setup: What is tried; pickle must be able to send it.
         timeout: Seconds that a load may take.
 
     Raises:
@@ -46,19 +46,20 @@ class IsolatedBench:
     """
 
     def __init__(self, setup: Setup, timeout: float) -> None:
-        """See the class."""
+        """Prepare to send the setup; `start` makes the process."""
+        self.setup = setup
         try:
-            self._setup = pickle.dumps(setup)
+            self._pickled = pickle.dumps(setup)
         except Exception as error:
             raise ScoringError(
-                f"With timeout= the loader runs in another process, and it cannot be sent there ({tell(error)}): name "
-                "it as 'module:function', and give inputs and base_model as functions of a module."
+                f"With timeout= the loader runs in another process, and it cannot be sent there ({error_text(error)}): "
+                "name it as 'module:function', and give inputs and base_model as functions of a module."
             ) from error
         self._timeout = timeout
         self._process: Any = None
         self._connection: Connection | None = None
-        # Judges what has no model: its own loader is never called.
-        self._desk = Bench(Setup(_never, manifest=setup.manifest))
+        # Judges copies that have no model: its own loader is never called.
+        self._judge = LoaderHarness(Setup(_never, setup.checkpoint, manifest=setup.manifest))
 
     @property
     def is_ready(self) -> bool:
@@ -66,11 +67,11 @@ class IsolatedBench:
         return self._process is not None
 
     def start(self, path: Path, folder: Path) -> tuple[str, ...]:
-        """As `Bench.start`, in a new process."""
+        """As `LoaderHarness.start`, in a new process."""
         # Not fork: torch's threads do not survive it.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._setup), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self._pickled), daemon=True)
         self._process.start()
         theirs.close()
         try:
@@ -86,24 +87,24 @@ class IsolatedBench:
         notes: tuple[str, ...] = answer
         return notes
 
-    def trial(self, path: Path, folder: Path) -> Trial:
-        """As `Bench.trial`; a load that hangs, or ends the process, is told as such."""
+    def trial(self, path: Path, folder: Path, *, thorough: bool = True) -> Trial:
+        """As `LoaderHarness.trial`; a load may also hang, or end the process."""
         late = f"did not return within {self._timeout:g} s"
         try:
-            self._send((path, folder))
+            self._send((path, folder, thorough))
             self._receive(self._timeout)
             late = f"returned a model on which the checks did not end within {_JUDGING:g} s"
             trial: Trial = self._receive(_JUDGING)
         except _DiedError as death:
-            told = f"ended the process with {f'signal {-death.code}' if death.code < 0 else f'code {death.code}'}"
-            outcome = Load("exited", (told,), loud=death.code != 0)
+            message = f"ended the process with {f'signal {-death.code}' if death.code < 0 else f'code {death.code}'}"
+            load = Load("exited", (message,), loud=death.code != 0)
         except _TookTooLongError:
-            told, outcome = late, Load("hung", (late,))
+            message, load = late, Load("hung", (late,))
         else:
             return trial
         self.close()
-        gate = self._desk.without_model(path, TimeoutError(f"The loader {told}."))
-        return Trial(outcome, "unknown", same_model=False, gate=gate)
+        gate = self._judge.judge_without_model(path, TimeoutError(f"The loader {message}."))
+        return Trial(load, "unknown", same_model=False, gate=gate)
 
     def close(self) -> None:
         """End the process."""
@@ -134,7 +135,7 @@ class IsolatedBench:
     def _code(self) -> int:
         self._process.join(_ENDING)
         if self._process.exitcode is None:
-            # The loader closed what it did not open, our end of the pipe among it, and goes on.
+            # The loader closed our end of the pipe, and goes on.
             self._process.kill()
             self._process.join()
         code: int = self._process.exitcode
@@ -146,19 +147,19 @@ def _never(_: Any) -> Any:
 
 
 def _serve(connection: Connection, setup: bytes) -> None:
-    """Try one checkpoint after the other, in the process of its own."""
+    """Try one copy after the other, in the process of its own."""
     try:
-        bench = Bench(pickle.loads(setup))  # noqa: S301  # Our own parent wrote it.
-        connection.send(bench.start(*connection.recv()))
+        harness = LoaderHarness(pickle.loads(setup))  # noqa: S301  # Our own parent wrote it.
+        connection.send(harness.start(*connection.recv()))
     except ScoringError as error:
         connection.send(str(error))
         return
-    except Exception as error:  # noqa: BLE001  # Told by the parent.
-        connection.send(f"The loader cannot be brought into another process: {tell(error)}")
+    except Exception as error:  # noqa: BLE001  # The parent reports it.
+        connection.send(f"The loader does not run in another process: {error_text(error)}")
         return
     while True:
         try:
-            path, folder = connection.recv()
+            path, folder, thorough = connection.recv()
         except EOFError:
             return
-        connection.send(bench.trial(path, folder, lambda: connection.send(None)))
+        connection.send(harness.trial(path, folder, thorough=thorough, loaded=lambda: connection.send(None)))

@@ -1,4 +1,4 @@
-"""Call a project's loader once, overheard: what it gave, raised, said and wrote."""
+"""`RecordedLoader`: a project's loader whose result, exception, output and files are recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_lora_ckpt.scoring.score import ScoringError
-from pytest_lora_ckpt.scoring.side_effects import files_below, listening, written
+from pytest_lora_ckpt.scoring.side_effects import changed_files, files_below, listening
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,45 +19,64 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.auditing.evidence import Run
 
-# No seed that people choose: a model that was never loaded would be the one that they trained from.
+# No seed that people choose: a model that was never loaded would equal the one from which they trained.
 _SEED = 0x10AD_5EED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Setup:
-    """What is tried, and what it is held against.
+    """What is tried, and what it is compared with.
 
     Attributes:
         loader: The callable `path -> loaded model`, or `module:function` that names it.
+        checkpoint: The healthy checkpoint.
         inputs: Keyword arguments for a forward pass, a callable that makes them, or None.
         base_model: The base model or the path of its weights, a callable that makes one, or None.
-        manifest: The manifest of the training; None looks for one beside the checkpoint.
+        manifest: The manifest of the training; by default the one next to the checkpoint.
     """
 
     loader: Callable[[Any], Any] | str
+    checkpoint: Path
     inputs: Any = None
     base_model: Any = None
     manifest: Path | None = None
 
+    def equals(self, other: Setup) -> bool:
+        """Whether both try the same: an equal loader (bound methods are made anew), the same inputs and base model."""
+        return (
+            (self.loader, self.checkpoint, self.manifest) == (other.loader, other.checkpoint, other.manifest)
+            and self.inputs is other.inputs
+            and self.base_model is other.base_model
+        )
 
-class Tap:
-    """The loader, overheard.
+
+class RecordedLoader:
+    """A loader that is recorded.
 
     Args:
         loader: The project's own.
-        folder: The directory in which it may write beside the checkpoint.
+        folder: The directory that holds the checkpoint, where files that it writes are noted.
+
+    Attributes:
+        was_called: Whether it was called.
+        error: What it raised.
+        returned: What it returned.
+        heard: What it said: warnings, log records, lines of output.
+        wrote: Files in the folder that it wrote, changed or removed.
     """
 
     def __init__(self, loader: Callable[[Any], Any], folder: Path) -> None:
-        """See the class."""
+        """Record nothing yet."""
         self._loader, self._folder = loader, folder
+        self.was_called = False
         self.error: BaseException | None = None
         self.returned: Any = None
         self.heard: list[str] = []
         self.wrote: tuple[str, ...] = ()
 
     def __call__(self, path: Any) -> Any:
-        """Call the loader, and remember."""
+        """Call the loader, and record."""
+        self.was_called = True
         # What a loader does not load, it draws at random: the same each time, so that models can be compared.
         torch.manual_seed(_SEED)
         random.seed(_SEED)
@@ -68,7 +88,7 @@ class Tap:
             self.error = error
             raise
         finally:
-            self.wrote = written(before, files_below(self._folder))
+            self.wrote = changed_files(before, files_below(self._folder))
         return self.returned
 
 
@@ -77,33 +97,29 @@ class Attempt:
     """One call of the loader.
 
     Attributes:
-        run: The checkpoint, with what is known of it.
-        model: What the loader returned, where that is a model.
-        heard: What it said, in a form that can be compared.
-        wrote: What it wrote beside the checkpoint.
-        raised: What it raised, in such a form.
-        error: What it raised.
-        returned: What it returned.
+        run: The checkpoint, with what is known about it.
+        recorded: What the loader did.
+        model: What it returned, if that is a model.
+        heard: What it said, comparable between copies.
+        raised: What it raised, comparable between copies.
     """
 
     run: Run
+    recorded: RecordedLoader
     model: Any
     heard: list[str]
-    wrote: tuple[str, ...]
     raised: tuple[str, ...]
-    error: BaseException | None
-    returned: Any
 
     @property
     def why(self) -> str:
-        """Say why there is no model."""
-        if self.error is not None:
-            return tell(self.error)
-        return f"it returned {type(self.returned).__name__}, and should return the loaded nn.Module"
+        """The reason why there is no model."""
+        if self.recorded.error is not None:
+            return error_text(self.recorded.error)
+        return f"it returned {type(self.recorded.returned).__name__}, and should return the loaded nn.Module"
 
 
 def resolve_loader(loader: Callable[[Any], Any] | str) -> Callable[[Any], Any]:
-    """Import a loader that is named as `module:function`; give a callable back as it is.
+    """Import a loader that is named as `module:function`; return a callable as it is.
 
     Raises:
         ScoringError: There is no such module or function, or it is not callable.
@@ -117,16 +133,16 @@ def resolve_loader(loader: Callable[[Any], Any] | str) -> Callable[[Any], Any]:
                 found = getattr(found, part)
         except Exception as error:
             raise ScoringError(
-                f"The loader {loader!r} cannot be imported ({tell(error)}): name it as module:function."
+                f"The loader {loader!r} cannot be imported ({error_text(error)}): name it as module:function."
             ) from error
     if not callable(found):
         raise ScoringError(f"The loader {loader!r} is {type(found).__name__}, and should be callable: path -> model.")
     return found  # type: ignore[no-any-return]  # Any callable is taken.
 
 
-def tell(error: BaseException) -> str:
-    """Say in a line what was raised."""
+def error_text(error: BaseException) -> str:
+    """Write an exception in one line."""
     if isinstance(error, SystemExit):
         return f"sys.exit({'' if error.code is None else repr(error.code)})"
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

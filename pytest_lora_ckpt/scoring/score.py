@@ -1,4 +1,4 @@
-"""What scoring a loader gives: one row for each fault, and what they come to."""
+"""The result of scoring a loader: one row for each fault, and their sums."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Output: TypeAlias = Literal["changed", "same", "fails", "unknown"]
 Verdict: TypeAlias = Literal["caught", "warned", "missed", "n/a"]
 
 SCHEMA = 1
-"""Of `LoaderScore.to_dict`. 1: the first."""
+"""Version of `LoaderScore.to_dict`. 1: the first."""
 
 
 class ScoringError(Exception):
-    """A loader cannot be scored: the healthy checkpoint does not load, or fails the checks; the text says which."""
+    """A loader cannot be scored: it does not load the healthy checkpoint, or a check fails on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +29,26 @@ class Load:
     Attributes:
         outcome: `"raised"`; `"warned"` (a warning, a log record of WARNING or above, or a line of output that the
             healthy checkpoint does not cause); `"silent"`; `"exited"` (the process, or `SystemExit`); `"hung"`.
-        told: What it raised, or said anew.
-        wrote: Files that it wrote, changed or removed beside the checkpoint.
-        loud: Whether whoever calls it can know: it raised, warned, or ended the process with an error code.
+        messages: What it raised, or the lines that the healthy checkpoint does not cause.
+        wrote: Files next to the checkpoint that it wrote, changed or removed.
+        loud: Whether its caller can know: it raised, warned, or ended the process with an error code.
     """
 
     outcome: Outcome
-    told: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
     wrote: tuple[str, ...] = ()
     loud: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """What the plugin's own checks say of one checkpoint and what the loader made of it.
+class CheckVerdict:
+    """What the plugin's checks say about one checkpoint and the model that the loader made of it.
 
     Attributes:
-        verdict: `"caught"`: a check failed. `"warned"`: a check found a warning that the healthy checkpoint has not.
-            `"n/a"`: nothing but a manifest would show the fault, and there is none. Else `"missed"`.
-        checks: Names of the checks that failed; where some did for other reasons than that the loader raised, those.
-        causes: Slugs of the causes that they gave, or of the warnings.
+        verdict: `"caught"`: a check failed. `"warned"`: a check has a warning that the healthy checkpoint does not
+            cause. `"n/a"`: only a manifest would show the fault, and there is none. Otherwise `"missed"`.
+        checks: Names of the checks that failed; those that fail only because the loader raised, if there are no others.
+        causes: Slugs of their causes, or of the warnings.
     """
 
     verdict: Verdict
@@ -62,26 +62,26 @@ class Trial:
 
     Attributes:
         load: What the loader did.
-        output: The model's output against that of the healthy checkpoint's model.
-        same_model: Whether it is the healthy checkpoint's model bit for bit.
+        output: The model's output compared with that of the healthy checkpoint's model.
+        same_model: Whether it is the healthy checkpoint's model, bit for bit.
         gate: What the checks say.
-        lines: Slug of the lines of `advice.LINES` that notice it, tried on the loaded model; empty where none does.
+        lines: Slug of the `advice.LINES` that notice it, tried on the loaded model; empty where none does.
     """
 
     load: Load
     output: Output
     same_model: bool
-    gate: Gate
+    gate: CheckVerdict
     lines: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One fault, and what came of it.
+    """The result for one fault.
 
     Attributes:
         fault: What was injected.
-        trial: What came of it.
+        trial: How the loader and the checks took it.
         accepted: Why the project accepts it; None where it does not.
     """
 
@@ -91,33 +91,33 @@ class Row:
 
     @property
     def noticed(self) -> bool:
-        """Whether the loader let it be known."""
+        """Whether the loader's caller can know."""
         return self.trial.load.loud
 
     @property
     def unharmed(self) -> bool:
-        """Whether the loader coped: silently it gave the very model that the healthy checkpoint gives."""
+        """Whether the loader coped: silently it gave the same model as for the healthy checkpoint."""
         return self.trial.load.outcome == "silent" and self.trial.same_model
 
     @property
     def unnoticed(self) -> bool:
-        """Whether it went wrong and nobody was told."""
+        """Whether it did harm without notice."""
         return not self.noticed and not self.unharmed
 
     @property
     def slipped(self) -> bool:
-        """Whether loader and checks both let it pass, without so much as a warning, and it is not accepted."""
+        """Whether loader and checks both let it pass, without even a warning, and it is not accepted."""
         return self.unnoticed and self.accepted is None and self.trial.gate.verdict == "missed"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row in JSON's terms."""
+        """Return the row for JSON."""
         trial = self.trial
         return {
             "fault": self.fault.name,
             "story": self.fault.story,
             "seen": self.fault.seen,
             "loader": trial.load.outcome,
-            "told": list(trial.load.told),
+            "told": list(trial.load.messages),
             "wrote": list(trial.load.wrote),
             "noticed": self.noticed,
             "unharmed": self.unharmed,
@@ -132,15 +132,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class LoaderScore:
-    """What a loader does with each fault, and what the plugin's checks say to it.
+    """What a loader does with each fault, and what the plugin's checks say.
 
     Attributes:
         loader: Its name.
         checkpoint: Path of the healthy checkpoint.
         rows: One for each fault that was injected.
-        has_manifest: Whether there was a manifest to hold the damaged checkpoints against.
+        has_manifest: Whether there was a manifest to compare the damaged checkpoints with.
         seconds: How long it took.
-        notes: What is to be known of the loader as such.
+        notes: Remarks about the loader as such.
     """
 
     loader: str
@@ -152,7 +152,7 @@ class LoaderScore:
 
     @property
     def counted(self) -> tuple[Row, ...]:
-        """The rows that the score counts: neither accepted, nor such that the loader coped."""
+        """The rows that the score counts: not accepted, and the loader did not cope."""
         return tuple(row for row in self.rows if row.accepted is None and not row.unharmed)
 
     @property
@@ -167,21 +167,21 @@ class LoaderScore:
 
     @property
     def score(self) -> float | None:
-        """The share, from 0.0 to 1.0, of the counted faults that the loader noticed; None where none counts."""
+        """The fraction, from 0.0 to 1.0, of the counted faults that the loader noticed; None where none counts."""
         return _share(row.noticed for row in self.counted)
 
     @property
     def gated(self) -> tuple[Row, ...]:
-        """The rows that the checks' own score counts: not accepted, not harmless, and something there to show it."""
+        """The rows that the checks' own score counts: counted, and there is something that could show the fault."""
         return tuple(row for row in self.counted if row.trial.gate.verdict != "n/a")
 
     @property
     def gate_score(self) -> float | None:
-        """The share of them that the checks caught; None where none counts."""
+        """The fraction of them that the checks caught; None where none counts."""
         return _share(row.trial.gate.verdict == "caught" for row in self.gated)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it in JSON's terms."""
+        """Return the score for JSON."""
         return {
             "schema": SCHEMA,
             "loader": self.loader,

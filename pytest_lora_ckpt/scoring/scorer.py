@@ -1,34 +1,43 @@
-"""`score_loader`: inject every fault that applies, load, and keep what came of it."""
+"""`score_loader`: inject every fault that applies, load each copy, and record what the loader does."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
-import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from pytest_lora_ckpt.checkpoint import open_checkpoint
-from pytest_lora_ckpt.faults import NotApplicable, faults_for
-from pytest_lora_ckpt.faults.draft import Draft
-from pytest_lora_ckpt.faults.inject import write
+from pytest_lora_ckpt.faults import FAULTS, NotApplicable
 from pytest_lora_ckpt.manifest import find_manifest
 from pytest_lora_ckpt.scoring.choosing import choose_accepted, choose_faults
-from pytest_lora_ckpt.scoring.harness import Bench
-from pytest_lora_ckpt.scoring.isolated import IsolatedBench
+from pytest_lora_ckpt.scoring.copies import Workspace
+from pytest_lora_ckpt.scoring.harness import LoaderHarness
+from pytest_lora_ckpt.scoring.isolated import IsolatedHarness
 from pytest_lora_ckpt.scoring.recorded_loader import Setup
-from pytest_lora_ckpt.scoring.score import Gate, LoaderScore, Row, ScoringError, Trial
+from pytest_lora_ckpt.scoring.score import CheckVerdict, LoaderScore, Row, ScoringError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
 
     from pytest_lora_ckpt.faults import Fault
     from pytest_lora_ckpt.scoring.choosing import Accepted, Faults
+    from pytest_lora_ckpt.scoring.copies import InjectedFault
+    from pytest_lora_ckpt.scoring.score import Trial
+
+
+class ScoringOptions(TypedDict, total=False):
+    """The keyword arguments of `score_loader`, but for `faults`; see there."""
+
+    inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
+    base_model: torch.nn.Module | Callable[[], torch.nn.Module] | str | os.PathLike[str] | None
+    manifest: str | os.PathLike[str] | None
+    accepted: Accepted
+    timeout: float | None
+    at_one_path: bool
 
 
 def score_loader(  # noqa: PLR0913  # One argument for each thing that a project may have to say.
@@ -46,28 +55,27 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
     """Score a loader: damage a healthy checkpoint in every way that applies, and see whether the loader notices.
 
     Each damaged checkpoint is a copy in a temporary directory; the original is only read. The loader is called once
-    for each, and twice for the healthy one. Random states, torch's defaults and the working directory are as before
-    afterwards.
+    for each copy, and twice for a healthy one. Random states, torch's defaults and the working directory are restored.
 
     Args:
         loader: The project's loading code, path -> loaded model, or `module:function` that names it.
-        checkpoint: A healthy checkpoint, with what lies beside it.
+        checkpoint: A healthy checkpoint, with its companions.
         faults: Names or `Fault` objects; None for all that apply to the checkpoint.
-        inputs: Keyword arguments for a forward pass, or a function that makes them; made from the config of a Hugging
-            Face model where none are given.
+        inputs: Keyword arguments for a forward pass, or a function that makes them; by default they are made from the
+            config of a Hugging Face model.
         base_model: The base model before any adapter, a function that builds it, or the path of its weights.
-        manifest: What was written at training time; one beside the checkpoint is found by itself.
+        manifest: What was written at training time; by default the one next to the checkpoint.
         accepted: Names of faults that the project accepts, best with the reason: they are tried and shown, and not
             counted.
         timeout: Seconds that a load may take. The loader then runs in a process of its own, which may end or hang; it
             must be a function of a module. None runs it in this process.
-        at_one_path: Call the loader with the same path each time, at which the checkpoints take turns.
+        at_one_path: Call the loader with the same path each time, where one copy replaces the other.
 
     Returns:
         A row for each fault, and the scores.
 
     Raises:
-        ScoringError: The loader does not load the healthy checkpoint, or the checks fail on it, or the loader cannot be
+        ScoringError: The loader does not load the healthy checkpoint, a check fails on it, the loader cannot be
             imported or sent to another process, or no fault applies.
         ValueError: There is no fault of such a name, or `timeout` is not above 0.
         CheckpointError: The checkpoint cannot be read.
@@ -86,115 +94,118 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout={timeout!r} is a number of seconds above 0, or None.")
     began = time.perf_counter()
-    path = Path(checkpoint)
-    excused, chosen = choose_accepted(accepted), choose_faults(faults)
-    setup = Setup(loader, inputs, base_model, None if manifest is None else Path(manifest))
-    bench = Bench(setup) if timeout is None else IsolatedBench(setup, timeout)
-    there = has_manifest(setup, path)
-    rows: list[Row] = []
-    left: list[str] = []
-    with _room() as room, contextlib.closing(bench):
-        place = _Place(room, path, at_one_path=at_one_path)
-        notes = list(bench.start(*place.healthy()))
-        for fault in faults_for(path) if chosen is None else chosen:
-            if not bench.is_ready:
-                bench.start(*place.healthy())
-            try:
-                damaged, folder = place.damaged(fault)
-            except NotApplicable as reason:
-                left.append(f"{fault.name} ({reason})")
-                continue
-            rows.append(make_row(fault, bench.trial(damaged, folder), there=there, accepted=excused.get(fault.name)))
-            place.clear(fault.name)
+    reasons, chosen = choose_accepted(accepted), choose_faults(faults)
+    setup = Setup(loader, Path(checkpoint), inputs, base_model, None if manifest is None else Path(manifest))
+    harness = LoaderHarness(setup) if timeout is None else IsolatedHarness(setup, timeout)
+    skipped: list[str] = []
+    with Workspace.open(checkpoint, at_one_path=at_one_path) as work, contextlib.closing(harness):
+        notes = list(harness.start(*work.healthy()))
+        rows = _try_each(harness, _injected(work, harness, chosen, skipped), reasons)
     if not rows:
-        raise ScoringError(f"No fault applies to {path}: {'; '.join(left) or 'there is nothing to damage in it'}.")
-    notes += [f"Not applicable: {'; '.join(left)}."] if left else []
-    notes += _oddities(rows, loader)
-    return LoaderScore(name_of(loader), str(path), tuple(rows), there, time.perf_counter() - began, tuple(notes))
+        raise ScoringError(f"No fault applies to {checkpoint}: {'; '.join(skipped) or 'there is nothing to damage'}.")
+    notes += [f"Not applicable: {'; '.join(skipped)}."] if skipped else []
+    notes += _remarks(rows, loader)
+    return _score(setup, rows, seconds=time.perf_counter() - began, notes=notes)
 
 
-def start_bench(setup: Setup, checkpoint: Path) -> Bench:
-    """Give a bench that knows the healthy checkpoint, for damaged ones that lie somewhere already.
+def score_injected(
+    loader: Callable[[Path], Any] | str, faults: Sequence[InjectedFault], options: ScoringOptions
+) -> LoaderScore:
+    """Score a loader with copies that are damaged already, all of one checkpoint, in this process.
+
+    The checks run only where the loader is silent, for the advice. What is known of the healthy checkpoint comes from
+    an earlier test, where one tried the same loader.
 
     Raises:
         ScoringError: As for `score_loader`.
     """
-    bench = Bench(setup)
-    with _room() as room:
-        bench.start(*_Place(room, checkpoint, at_one_path=False).healthy())
-    return bench
+    first, manifest = faults[0], options.get("manifest")
+    given = None if manifest is None else Path(manifest)
+    setup = Setup(loader, first.healthy, options.get("inputs"), options.get("base_model"), given)
+    harness = next((each for each in first.harnesses if each.setup.equals(setup)), None)
+    if harness is None:
+        harness = LoaderHarness(setup)
+        with Workspace.open(first.healthy) as work:
+            harness.start(*work.healthy())
+        first.harnesses.append(harness)
+    return _score(setup, _try_each(harness, faults, choose_accepted(options.get("accepted")), thorough=False))
 
 
-def make_row(fault: Fault, trial: Trial, *, there: bool, accepted: str | None = None) -> Row:
-    """Make the row of a fault; `there` says whether there was a manifest.
+def _injected(
+    work: Workspace, harness: LoaderHarness | IsolatedHarness, chosen: Sequence[Fault] | None, skipped: list[str]
+) -> Iterator[InjectedFault]:
+    """Write one damaged copy after the other; `skipped` takes the faults that do not apply, with the reason."""
+    for fault in FAULTS.values() if chosen is None else chosen:
+        try:
+            draft = work.apply(fault)
+        except NotApplicable as reason:
+            if chosen is not None:
+                skipped.append(f"{fault.name} ({reason})")
+            continue
+        if not harness.is_ready:
+            harness.start(*work.healthy())
+        try:
+            injected = work.damaged(fault, draft)
+        except NotApplicable as reason:
+            skipped.append(f"{fault.name} ({reason})")
+            continue
+        yield injected
 
-    Of what only a manifest shows it says that there was none, where the checks let it pass; and it chooses the advice
-    where no lines were found to notice it.
-    """
+
+def _try_each(
+    harness: LoaderHarness | IsolatedHarness,
+    faults: Sequence[InjectedFault] | Iterator[InjectedFault],
+    accepted: Mapping[str, str],
+    *,
+    thorough: bool = True,
+) -> tuple[Row, ...]:
+    has_manifest = _has_manifest(harness.setup)
+    rows = []
+    for each in faults:
+        trial = harness.trial(each.path, each.folder, thorough=thorough)
+        trial = _with_advice(each.fault, trial, has_manifest=has_manifest)
+        rows.append(Row(each.fault, trial, accepted.get(each.name)))
+    return tuple(rows)
+
+
+def _with_advice(fault: Fault, trial: Trial, *, has_manifest: bool) -> Trial:
+    """Say where only a manifest would show the fault; choose the advice where no lines were found that notice it."""
     gate, lines = trial.gate, trial.lines
-    if gate.verdict == "missed" and fault.seen == "manifest" and not there:
-        gate = Gate("n/a")
+    if gate.verdict == "missed" and fault.seen == "manifest" and not has_manifest:
+        gate = CheckVerdict("n/a")
     if trial.load.outcome in {"exited", "hung"}:
         lines = "exit" if trial.load.outcome == "exited" else "hang"
     elif trial.load.outcome == "silent" and not trial.same_model and not lines:
         lines = {"n/a": "manifest", "caught": "gate"}.get(gate.verdict, "")
-    return Row(fault, dataclasses.replace(trial, gate=gate, lines=lines), accepted)
+    return dataclasses.replace(trial, gate=gate, lines=lines)
 
 
-def has_manifest(setup: Setup, checkpoint: Path) -> bool:
-    """Tell whether there is a manifest of the training, given or beside the checkpoint."""
-    return (setup.manifest or find_manifest(checkpoint)) is not None
+def _score(setup: Setup, rows: tuple[Row, ...], *, seconds: float = 0.0, notes: Sequence[str] = ()) -> LoaderScore:
+    return LoaderScore(
+        _name_of(setup.loader), str(setup.checkpoint), rows, _has_manifest(setup), seconds=seconds, notes=tuple(notes)
+    )
 
 
-@contextlib.contextmanager
-def _room() -> Iterator[Path]:
-    # What a loader maps into memory may still be in use, where a file in use cannot be deleted.
-    with tempfile.TemporaryDirectory(prefix="lora-faults-", ignore_cleanup_errors=True) as room:
-        yield Path(room)
+def _has_manifest(setup: Setup) -> bool:
+    return (setup.manifest or find_manifest(setup.checkpoint)) is not None
 
 
-class _Place:
-    """Where the copies lie: each in a directory of its own, or all in turn in one."""
-
-    def __init__(self, room: Path, original: Path, *, at_one_path: bool) -> None:
-        self._room, self._original, self._one = room, original, at_one_path
-
-    def _folder(self, name: str) -> Path:
-        folder = self._room / ("checkpoint" if self._one else name)
-        shutil.rmtree(folder, ignore_errors=True)
-        # Of a file's directory the name is kept as well; that of an adapter is the checkpoint itself.
-        return folder / self._original.resolve().parent.name if self._original.is_file() else folder
-
-    def healthy(self) -> tuple[Path, Path]:
-        folder = self._folder("healthy")
-        return write(Draft(open_checkpoint(self._original)), folder), folder
-
-    def damaged(self, fault: Fault) -> tuple[Path, Path]:
-        folder = self._folder(fault.name)
-        return fault.inject(self._original, folder), folder
-
-    def clear(self, name: str) -> None:
-        if not self._one:
-            shutil.rmtree(self._room / name, ignore_errors=True)
-
-
-def _oddities(rows: list[Row], loader: Any) -> Iterator[str]:
+def _remarks(rows: Sequence[Row], loader: Any) -> Iterator[str]:
     blind = [row.fault.name for row in rows if row.unharmed and row.fault.erases]
     if blind:
         yield (
-            f"{name_of(loader)} gives the healthy model where nothing can be loaded ({', '.join(blind)}): it does not "
+            f"{_name_of(loader)} gives the healthy model where nothing can be loaded ({', '.join(blind)}): it does not "
             "read the path that it is given."
         )
     now = [row.fault.name for row in rows if row.accepted is not None and not row.unnoticed]
     if now:
-        yield f"Accepted, and noticed or harmless now: {', '.join(now)}. Take them off the list."
+        yield f"Accepted, but noticed or harmless now: {', '.join(now)}. Take them off the list."
     wrote = [row.fault.name for row in rows if row.trial.load.wrote]
     if wrote:
-        yield f"The loader wrote beside {len(wrote)} of the damaged checkpoints."
+        yield f"The loader wrote files next to {len(wrote)} of the damaged checkpoints."
 
 
-def name_of(loader: Any) -> str:
-    """Give the name under which a loader is told of."""
+def _name_of(loader: Any) -> str:
     if isinstance(loader, str):
         return loader
     return str(getattr(loader, "__qualname__", type(loader).__name__))

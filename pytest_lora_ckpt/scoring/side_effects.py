@@ -1,4 +1,4 @@
-"""Hear what a loader says, whichever way: warnings, log records, lines of output; and see what it writes beside."""
+"""What a loader does besides returning a model: warnings, log records, lines of output, files that it writes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.wording import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PROGRESS = re.compile(r"\d+%\|")
-# What differs from run to run, and says nothing of the checkpoint.
+# What differs from run to run, whatever the checkpoint.
 _VOLATILE = (
     (re.compile(r"0x[0-9a-fA-F]+"), "0x"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?"), "DATE"),
@@ -27,16 +29,17 @@ _LONGEST = 2_000
 
 @contextlib.contextmanager
 def listening(heard: list[str]) -> Iterator[None]:
-    """Add to `heard` what the body says; nothing of it is printed.
+    """Add the output of the body to `heard`, and print none of it.
 
     Python warnings (all of them, whatever the filters say), log records of WARNING and above that a logger lets
-    through, and lines written to `sys.stdout` and `sys.stderr`. What goes past Python to the file descriptors is not
-    heard. Log records are taken where every logger hands them on, since many libraries' loggers do not propagate.
+    through, and lines written to `sys.stdout` and `sys.stderr`; not what goes to the file descriptors directly. Log
+    records are taken from `Logger.callHandlers`: many libraries' loggers do not propagate, so that no handler on the
+    root logger receives their records, and their own handlers would print them.
     """
     output = io.StringIO()
     records: list[logging.LogRecord] = []
     hand_on = logging.Logger.callHandlers
-    _forget_what_was_said_once()
+    _forget_warnings_given_once()
     with (
         warnings.catch_warnings(record=True) as warned,
         contextlib.redirect_stdout(output),
@@ -55,7 +58,7 @@ def listening(heard: list[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Let the body run without a word."""
+    """Print nothing of what the body prints, warns or logs."""
     with listening([]):
         yield
 
@@ -63,12 +66,12 @@ def quietly() -> Iterator[None]:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001  # A message whose arguments do not fit: logging itself prints and goes on.
+    except Exception:  # noqa: BLE001  # The arguments do not fit the message: logging prints an error and goes on.
         return str(record.msg)
 
 
-def _forget_what_was_said_once() -> None:
-    """Let transformers say again what it says once in a process (`logger.warning_once`)."""
+def _forget_warnings_given_once() -> None:
+    """Let transformers repeat what it logs only once in a process (`logger.warning_once`)."""
     module: Any = sys.modules.get("transformers.utils.logging")
     forget = getattr(getattr(module, "warning_once", None), "cache_clear", None)
     if callable(forget):
@@ -76,7 +79,7 @@ def _forget_what_was_said_once() -> None:
 
 
 def comparable(heard: Iterable[str], places: Iterable[Path | str]) -> list[str]:
-    """Leave out of what was heard all that does not depend on what is in the checkpoint.
+    """Remove from the output what does not depend on the contents of the checkpoint.
 
     Args:
         heard: What `listening` gave.
@@ -87,42 +90,42 @@ def comparable(heard: Iterable[str], places: Iterable[Path | str]) -> list[str]:
         ['printed: read <checkpoint>/last.ckpt in TIME']
     """
     named = sorted({str(place) for place in places}, key=len, reverse=True)
-    found = []
+    lines: dict[str, None] = {}
     for text in heard:
-        told = _ANSI.sub("", text)[:_LONGEST]
+        line = _ANSI.sub("", text)[:_LONGEST]
         for place in named:
-            told = told.replace(place, "<checkpoint>")
+            line = line.replace(place, "<checkpoint>")
         for pattern, word in _VOLATILE:
-            told = pattern.sub(word, told)
-        told = " ".join(told.split())
-        if not _PROGRESS.search(told) and told != "printed:" and told not in found:
-            found.append(told)
-    return found
+            line = pattern.sub(word, line)
+        line = printable(" ".join(line.split()))
+        if not _PROGRESS.search(line) and line != "printed:":
+            lines[line] = None
+    return list(lines)
 
 
-class Usual:
-    """What a loader says of the healthy checkpoint, heard twice.
+class BaselineOutput:
+    """The output of a loader for the healthy checkpoint, recorded twice.
 
     Args:
-        first: What it said the first time.
-        second: What it said the second time.
+        first: Its output the first time.
+        second: Its output the second time.
     """
 
     def __init__(self, first: Iterable[str], second: Iterable[str]) -> None:
-        """See the class."""
+        """Compare the two."""
         one, other = set(first), set(second)
-        self.said = frozenset(one | other)
-        # Numbers in it that were not the same twice are no news the third time either.
+        self._lines = frozenset(one | other)
+        # A line whose numbers differ between the two may have other numbers the third time as well.
         self._skeletons = frozenset(_skeleton(text) for text in one ^ other)
 
-    def news(self, heard: Iterable[str]) -> tuple[str, ...]:
-        """Give what was not said of the healthy checkpoint.
+    def new_lines(self, heard: Iterable[str]) -> tuple[str, ...]:
+        """Return the lines that the healthy checkpoint does not cause.
 
         Example:
-            >>> Usual(["step 1"], ["step 2"]).news(["step 3", "4 keys missing"])
+            >>> BaselineOutput(["step 1"], ["step 2"]).new_lines(["step 3", "4 keys missing"])
             ('4 keys missing',)
         """
-        return tuple(text for text in heard if text not in self.said and _skeleton(text) not in self._skeletons)
+        return tuple(text for text in heard if text not in self._lines and _skeleton(text) not in self._skeletons)
 
 
 def _skeleton(text: str) -> str:
@@ -130,16 +133,16 @@ def _skeleton(text: str) -> str:
 
 
 def files_below(folder: Path) -> dict[str, tuple[int, int]]:
-    """List the files below a directory with what a change of them would change: size and time."""
-    found = {}
+    """Map each file below a directory to its size and modification time."""
+    files = {}
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
             if not path.is_dir():
                 about = path.lstat()
-                found[path.relative_to(folder).as_posix()] = (about.st_size, about.st_mtime_ns)
-    return found
+                files[path.relative_to(folder).as_posix()] = (about.st_size, about.st_mtime_ns)
+    return files
 
 
-def written(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> tuple[str, ...]:
+def changed_files(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> tuple[str, ...]:
     """Name the files that are new, changed or gone."""
     return tuple(sorted(name for name in {*before, *after} if before.get(name) != after.get(name)))

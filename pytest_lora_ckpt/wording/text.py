@@ -78,23 +78,16 @@ def key_groups(keys: Iterable[str], most: int = 4, width: int = WIDTH) -> list[s
     return [f"{number:>5} {printable(pattern, width)}" for pattern, number in group_keys(keys, limit=most)]
 
 
-def table(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> list[str]:
-    """Align rows of cells: the first column to the left, the others, which are numbers, to the right.
+def table(rows: Sequence[Sequence[str]], *, indent: str = "  ", numbers: bool = True) -> list[str]:
+    """Align rows of cells: the first column to the left, the others to the right where they are numbers.
 
     Example:
         >>> table([["component", "in file"], ["resampler", "34"]])
         ['  component  in file', '  resampler       34']
     """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
-    return [
-        "  ".join(
-            [
-                indent + row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        for row in rows
-    ]
+    align = str.rjust if numbers else str.ljust
+    return ["  ".join([indent + row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 def sentence(text: str, width: int = 2 * WIDTH) -> str:

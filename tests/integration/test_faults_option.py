@@ -66,7 +66,7 @@ def test_the_table_and_the_score(scored: Callable[..., AuditRun], workers: tuple
         "truncated file raised",
         "notices 1 of 3 faults (33%)",
         "The checks of --lora-ckpt catch 3 of 3 (100%)",
-        "2 load in silence. What would notice them:",
+        "2 faults load silently. What would notice them:",
         "assert_load_proved(prove_load(model, path))",
     ):
         assert words in run.text

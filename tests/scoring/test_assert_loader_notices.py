@@ -27,7 +27,7 @@ def test_a_silent_loader_fails_with_stories_and_lines_to_write(tiny: Path) -> No
         )
     told = str(caught.value)
     assert told.startswith("lenient does not notice 2 of 3 faults.\n")
-    assert "wrapper-prefix: loads in silence; the output: changed" in told
+    assert "wrapper-prefix: loads silently; the output: changed" in told
     assert FAULTS["wrapper-prefix"].story in told
     assert "empty-file" not in told
     assert "assert_load_proved(prove_load(model, path))" in told
@@ -38,7 +38,7 @@ def test_a_fault_with_which_the_loader_copes_is_no_offence(
     adapter: Path, base: Callable[[], Any], from_pretrained: Callable[[Path], Any]
 ) -> None:
     assert_loader_notices(from_pretrained, "adapter-name-in-keys", checkpoint=adapter, base_model=base)
-    with pytest.raises(AssertionError, match="nan: loads in silence"):
+    with pytest.raises(AssertionError, match="nan: loads silently"):
         assert_loader_notices(from_pretrained, ["adapter-name-in-keys", "nan"], checkpoint=adapter, base_model=base)
 
 
@@ -53,6 +53,8 @@ def test_names_need_a_checkpoint(tiny: Path) -> None:
         assert_loader_notices(loaders.strict)
     with pytest.raises(ValueError, match=r"no fault 'nann' \(near to it: nan"):
         assert_loader_notices(loaders.strict, "nann", checkpoint=tiny)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'input'"):
+        assert_loader_notices(loaders.strict, "nan", checkpoint=tiny, input={})
 
 
 def test_injected_faults_know_their_checkpoint_and_load_the_healthy_one_but_once(tiny: Path, tmp_path: Path) -> None:
@@ -62,16 +64,16 @@ def test_injected_faults_know_their_checkpoint_and_load_the_healthy_one_but_once
         loads.append(path)
         return loaders.strict(path)
 
-    benches: list[Any] = []
+    harnesses: list[Any] = []
     for name in ("wrapper-prefix", "truncated", "no-tensors"):
-        injected = inject_for_test(name, tiny, tmp_path, benches)
+        injected = inject_for_test(name, tiny, tmp_path, harnesses)
         assert_loader_notices(counting, injected)
         assert loads[-1] == injected.path
     # The healthy one is loaded twice, to know what is the same each time.
     assert len(loads) == 2 + 3
     # Another loader is told from it.
     with pytest.raises(AssertionError, match="lenient does not notice 1 of 1"):
-        assert_loader_notices(loaders.lenient, inject_for_test("compile-prefix", tiny, tmp_path, benches))
+        assert_loader_notices(loaders.lenient, inject_for_test("compile-prefix", tiny, tmp_path, harnesses))
 
 
 def test_several_injected_faults_fail_in_one_error(tiny: Path, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ def test_a_load_that_hangs_or_ends_the_process_is_reported_and_the_table_goes_on
     )
     hung, died, raised = score.rows
     assert hung.trial.load.outcome == "hung"
-    assert hung.trial.load.told == ("did not return within 3 s",)
+    assert hung.trial.load.messages == ("did not return within 3 s",)
     assert (hung.noticed, hung.trial.lines) == (False, "hang")
     assert died.trial.load.outcome == "exited"
-    assert died.trial.load.told == ("ended the process with code 3",)
+    assert died.trial.load.messages == ("ended the process with code 3",)
     assert died.noticed
     assert raised.trial.load.outcome == "raised"
     # The file is judged all the same.

@@ -35,7 +35,7 @@ def test_a_strict_loader_raises_and_a_lenient_one_is_silent(tiny: Path) -> None:
     found = score_tiny(loaders.strict, tiny, "wrapper-prefix", "no-tensors", "empty-file")
     assert {row.trial.load.outcome for row in found.values()} == {"raised"}
     assert all(row.noticed and row.trial.gate.verdict == "caught" for row in found.values())
-    assert "module.fc.weight" in found["wrapper-prefix"].trial.load.told[0]
+    assert "module.fc.weight" in found["wrapper-prefix"].trial.load.messages[0]
     silent = score_tiny(loaders.lenient, tiny, "wrapper-prefix")["wrapper-prefix"]
     assert (silent.trial.load.outcome, silent.trial.output, silent.noticed) == ("silent", "changed", False)
     assert silent.trial.gate.verdict == "caught"
@@ -51,7 +51,7 @@ def test_a_loader_that_swallows_is_silent_with_another_output(tiny: Path) -> Non
 def test_no_model_is_no_notice(tiny: Path) -> None:
     row = score_tiny(loaders.without_model, tiny, "truncated")["truncated"]
     assert row.trial.load.outcome == "silent"
-    assert row.trial.load.told == ("it returned NoneType, and should return the loaded nn.Module",)
+    assert row.trial.load.messages == ("it returned NoneType, and should return the loaded nn.Module",)
     assert row.unnoticed
     assert "readable" in row.trial.gate.checks
 
@@ -64,7 +64,7 @@ def test_what_is_said_anew_is_a_notice_whichever_way_it_is_said(
     row = score_tiny(loaders.complaining, tiny, "wrapper-prefix")["wrapper-prefix"]
     assert row.trial.load.outcome == "warned"
     # Neither the warning that it gives each time, nor the line with an address, a path and a number that counts up.
-    assert [text.partition(": ")[2] for text in row.trial.load.told] == ["2 keys are missing"]
+    assert [text.partition(": ")[2] for text in row.trial.load.messages] == ["2 keys are missing"]
     assert row.noticed
     assert capfd.readouterr() == ("", "")
 
@@ -82,7 +82,7 @@ def test_sys_exit_is_reported_and_the_table_goes_on(
     found = score_tiny(loaders.exiting, tiny, "wrapper-prefix", "compile-prefix")
     assert [row.trial.load.outcome for row in found.values()] == ["exited", "exited"]
     assert [row.noticed for row in found.values()] == [loud, loud]
-    assert found["wrapper-prefix"].trial.load.told == (f"sys.exit({(code or 0)!r})",)
+    assert found["wrapper-prefix"].trial.load.messages == (f"sys.exit({(code or 0)!r})",)
     assert found["wrapper-prefix"].trial.lines == "exit"
 
 
@@ -90,7 +90,7 @@ def test_a_loader_that_writes_beside_never_touches_the_original(tiny: Path) -> N
     before = snapshot(tiny.parent)
     score = score_loader(loaders.writing_beside, tiny, faults="wrapper-prefix", inputs=loaders.inputs)
     assert score.rows[0].trial.load.wrote == ("cache/converted.bin",)
-    assert "writes beside the checkpoint: cache/converted.bin" in score.notes[0]
+    assert "writes files next to the checkpoint: cache/converted.bin" in score.notes[0]
     assert snapshot(tiny.parent) == before
 
 
@@ -154,7 +154,7 @@ def test_another_model_each_time_makes_the_output_unknown(
     score = score_loader(unseeded, tmp_path / "adapter-3", faults=["nan"])
     assert score.rows[0].trial.output == "unknown"
     assert not score.rows[0].unharmed
-    assert any("another model each time" in note for note in score.notes)
+    assert any("a different model each time" in note for note in score.notes)
 
 
 def test_global_state_is_as_before(tiny: Path) -> None:
@@ -215,7 +215,7 @@ def test_peft_warns_of_missing_keys_and_is_silent_about_values(
     names = ["wrapper-prefix", "layers-exchanged", "alpha-changed", "config-missing", "adapter-name-in-keys"]
     found = rows(score_loader(from_pretrained, adapter, faults=names, base_model=base))
     assert [found[name].trial.load.outcome for name in names] == ["warned", "silent", "silent", "raised", "silent"]
-    assert any("missing adapter keys" in text for text in found["wrapper-prefix"].trial.load.told)
+    assert any("missing adapter keys" in text for text in found["wrapper-prefix"].trial.load.messages)
     assert found["adapter-name-in-keys"].unharmed
     assert all(found[name].trial.gate.verdict == "caught" for name in names[:4])
     assert found["alpha-changed"].trial.output == "changed"

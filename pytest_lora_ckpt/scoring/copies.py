@@ -1,0 +1,155 @@
+"""Damaged copies of a checkpoint: one for one test (`InjectedFault`), or all in turn in a temporary directory."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from pytest_lora_ckpt.faults import FAULTS, Fault, faults_for, find_fault
+from pytest_lora_ckpt.faults.draft import Draft
+from pytest_lora_ckpt.faults.inject import write
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+
+    from pytest_lora_ckpt.scoring.harness import LoaderHarness
+
+
+@dataclass(frozen=True, slots=True)
+class InjectedFault:
+    """A damaged copy of a checkpoint, to give to a loader.
+
+    Attributes:
+        fault: What was injected.
+        path: The damaged copy.
+        healthy: The original, which is only read.
+        folder: The directory that holds the copy and its companions.
+        harnesses: Loaders that were tried on a healthy checkpoint already; shared by the tests of a session, so that
+            `assert_loader_notices` loads the healthy checkpoint only once.
+    """
+
+    fault: Fault
+    path: Path
+    healthy: Path
+    folder: Path = field(repr=False)
+    harnesses: list[LoaderHarness] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The fault's slug."""
+        return self.fault.name
+
+
+def inject_for_test(
+    fault: Fault | str,
+    checkpoint: str | os.PathLike[str],
+    tmp_path: str | os.PathLike[str],
+    harnesses: list[LoaderHarness] | None = None,
+) -> InjectedFault:
+    """Write a damaged copy of a checkpoint for one test.
+
+    Args:
+        fault: One of `FAULTS`, or its name.
+        checkpoint: The healthy checkpoint.
+        tmp_path: A directory of the test's own; the copy is written to `tmp_path/FAULT/`.
+        harnesses: A list that the tests of a session share; see `InjectedFault`.
+
+    Raises:
+        NotApplicable: The fault does not apply to the checkpoint.
+        CheckpointError: The checkpoint cannot be read.
+        ValueError: There is no fault of that name.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"fc.weight": torch.ones(2)}, f"{folder}/last.pt")
+        ...     injected = inject_for_test("wrapper-prefix", f"{folder}/last.pt", f"{folder}/test")
+        ...     injected.name, injected.path.name
+        ('wrapper-prefix', 'last.pt')
+    """
+    chosen = find_fault(fault) if isinstance(fault, str) else fault
+    healthy, folder = Path(checkpoint), Path(tmp_path) / chosen.name
+    path = chosen.inject(healthy, folder)
+    # An empty list may be shared as well.
+    return InjectedFault(chosen, path, healthy, folder, [] if harnesses is None else harnesses)
+
+
+def fault_params(checkpoints: Iterable[str], chosen: Iterable[str] | None = None) -> list[str]:
+    """Name the faults for which the fixture `loader_fault` runs a test.
+
+    Args:
+        checkpoints: What `--lora-ckpt` names. Those that exist are read; a replica or an address cannot be read before
+            the tests run: for them every fault is named, and the fixture skips where one does not apply.
+        chosen: Names out of `FAULTS` to keep to; None for all that apply.
+    """
+    names = {name for spec in checkpoints for name in _applicable(spec)}
+    return [name for name in FAULTS if name in names and (chosen is None or name in chosen)]
+
+
+def _applicable(spec: str) -> Iterable[str]:
+    try:
+        return [fault.name for fault in faults_for(spec)]
+    except (CheckpointError, OSError):
+        return FAULTS
+
+
+class Workspace:
+    """A temporary directory for copies of one checkpoint, one at a time.
+
+    Args:
+        root: The directory.
+        checkpoint: The healthy checkpoint.
+        at_one_path: Whether all copies get the same path; else each has a directory of its own name.
+    """
+
+    def __init__(self, root: Path, checkpoint: Checkpoint, *, at_one_path: bool) -> None:
+        """Write nothing yet."""
+        self._root, self._checkpoint, self._at_one_path = root, checkpoint, at_one_path
+
+    @classmethod
+    @contextmanager
+    def open(cls, checkpoint: str | os.PathLike[str], *, at_one_path: bool = False) -> Iterator[Workspace]:
+        """Make the directory, and remove it at the end.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read.
+        """
+        # A loader may still have a copy mapped into memory, and some systems do not delete a file in use.
+        with tempfile.TemporaryDirectory(prefix="lora-faults-", ignore_cleanup_errors=True) as root:
+            yield cls(Path(root), open_checkpoint(checkpoint), at_one_path=at_one_path)
+
+    def healthy(self) -> tuple[Path, Path]:
+        """Write a healthy copy; return its path and the directory that holds it."""
+        return self._write(Draft(self._checkpoint), "healthy")
+
+    def apply(self, fault: Fault) -> Draft:
+        """Note what a fault does to the checkpoint.
+
+        Raises:
+            NotApplicable: It does not apply.
+        """
+        return fault.apply(self._checkpoint)
+
+    def damaged(self, fault: Fault, draft: Draft) -> InjectedFault:
+        """Write a damaged copy.
+
+        Raises:
+            NotApplicable: The checkpoint cannot be written again without running code from it.
+        """
+        path, folder = self._write(draft, fault.name)
+        return InjectedFault(fault, path, self._checkpoint.path, folder)
+
+    def _write(self, draft: Draft, name: str) -> tuple[Path, Path]:
+        for earlier in self._root.iterdir():
+            shutil.rmtree(earlier, ignore_errors=True)
+        folder = self._root / ("checkpoint" if self._at_one_path else name)
+        original = self._checkpoint.path
+        # The copy of a file keeps the name of its directory as well; an adapter's directory is the checkpoint itself.
+        folder = folder / original.resolve().parent.name if original.is_file() else folder
+        return write(draft, folder), folder
