@@ -63,8 +63,7 @@ def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
     if isinstance(source, KeySet):
         return KeySet(source, [*source.aliases, *groups]) if groups else source
     if isinstance(source, Mapping):
-        held = {str(key): value for key, value in source.items() if not _is_lazy(value)}
-        return KeySet({key: _info_of(key, value) for key, value in held.items()}, groups)
+        return KeySet(_infos_of(source), groups)
     raise TypeError(
         f"Keys are taken from a Checkpoint, an nn.Module or a mapping of key to shape, and this is {describe(source)}."
     )
@@ -77,7 +76,12 @@ def is_module(value: object) -> bool:
 
 def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     """Tell whether this is a `torch.Tensor`, without importing torch for a value that cannot be one."""
-    return any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in type(value).__mro__)
+    return is_tensor_type(type(value))
+
+
+def is_tensor_type(kind: type) -> bool:
+    """Tell whether this is `torch.Tensor` or a class derived from it."""
+    return any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in kind.__mro__)
 
 
 def _is_lazy(tensor: object) -> bool:
@@ -99,6 +103,20 @@ def describe(value: object) -> str:
     article = "an" if name[0].lower() in "aeiou" else "a"
     size = f" of {len(value)}" if isinstance(value, (tuple, list, dict, set)) else ""
     return f"{article} {name}{size}"
+
+
+def _infos_of(source: Mapping[Any, Any]) -> dict[str, TensorInfo]:
+    """Coerce the values of a plain mapping; there are few shapes and many keys, and equal shapes share one object."""
+    infos: dict[str, TensorInfo] = {}
+    by_shape: dict[object, TensorInfo] = {}
+    for key, value in source.items():
+        if type(value) is tuple and value in by_shape:
+            infos[str(key)] = by_shape[value]
+        elif not _is_lazy(value):
+            infos[str(key)] = info = _info_of(str(key), value)
+            if type(value) is tuple:
+                by_shape[value] = info
+    return infos
 
 
 def _info_of(key: str, value: Any) -> TensorInfo:

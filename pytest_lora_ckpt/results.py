@@ -34,12 +34,19 @@ class ClassifiedKeys(Sequence[str]):
         (['a.lora_A.weight', 'a.weight'], 1, ('a.weight',))
     """
 
-    __slots__ = ("_class_of", "_keys")
+    __slots__ = ("_class_of", "_sorted")
 
     def __init__(self, class_of: Mapping[str, str]) -> None:
-        """Take key -> class."""
-        self._class_of = dict(class_of)
-        self._keys = tuple(sorted(self._class_of))
+        """Take key -> class, and keep this very mapping."""
+        self._class_of = class_of
+        self._sorted: tuple[str, ...] | None = None
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        """The keys, sorted when somebody looks at them: of a million mostly the number is wanted."""
+        if self._sorted is None:
+            self._sorted = tuple(sorted(self._class_of))
+        return self._sorted
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -51,7 +58,7 @@ class ClassifiedKeys(Sequence[str]):
 
     def __len__(self) -> int:
         """Return the number of keys of all classes."""
-        return len(self._keys)
+        return len(self._class_of)
 
     def __iter__(self) -> Iterator[str]:
         """Go over the keys in sorted order."""
@@ -88,7 +95,7 @@ class ClassifiedKeys(Sequence[str]):
 
     def of(self, *classes: str) -> tuple[str, ...]:
         """Return the sorted keys of these classes."""
-        return tuple(key for key in self._keys if self._class_of[key] in classes)
+        return tuple(sorted(key for key, own in self._class_of.items() if own in classes))
 
     def class_of(self, key: str) -> str:
         """Return the class of one key."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.auditing.project import ProjectError, Subject
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from pytest_lora_ckpt.checkpoint.layouts.transformers_model import find_base, open_base
-from pytest_lora_ckpt.comparison.companion import compare_with_beside
+from pytest_lora_ckpt.comparison.companion import compare_with_companion
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import Demands, Stage, detect_stage
 from pytest_lora_ckpt.findings.from_values import ValueAudit, audit_values
@@ -121,7 +121,7 @@ class Run:
 
     def compared_with(self, model: Any) -> LoadReport:
         """Compare with a model; LoRA that lies in an adapter directory beside the checkpoint is not lost."""
-        return compare_with_beside(self.checkpoint, model, stage=self.demands.stage)[0]
+        return compare_with_companion(self.checkpoint, model, stage=self.demands.stage)[0]
 
     @cached_property
     def base(self) -> BaseWeights | None:

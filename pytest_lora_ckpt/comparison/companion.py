@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.comparison.compare import compare
+from pytest_lora_ckpt.comparison.compare import compare, compare_excusing
+from pytest_lora_ckpt.comparison.pairing import Excuses
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.lora.layers import active_adapter
+from pytest_lora_ckpt.models import as_key_set
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.results import LoadReport
 
 
-def compare_with_beside(
+def compare_with_companion(
     checkpoint: Checkpoint,
     model: Any,
     remapping: Remapping | None = None,
@@ -39,14 +41,16 @@ def compare_with_beside(
         The report, and which keys of the directory fill which keys of the model.
     """
     name = adapter_name or active_adapter(model) or "default"
-    report = compare(checkpoint, model, remapping, stage=stage, adapter_name=name)
-    beside = checkpoint.adapter_companion
-    if report.remapped is None or beside is None:
+    target = as_key_set(model)
+    report = compare(checkpoint, target, remapping, stage=stage, adapter_name=name)
+    companion = checkpoint.adapter_companion
+    if report.remapped is None or companion is None:
         return report, {}
-    brought = compare(beside, model, scope="adapter", adapter_name=name).mapping
-    slots = set(report.remapped.missing.of("lora")).intersection(brought.values())
+    brought = compare(companion, target, scope="adapter", adapter_name=name).mapping
+    slots = frozenset(report.remapped.missing.of("lora")).intersection(brought.values())
     if report.lora_keys[0] or not slots:
         return report, brought
-    report = compare(checkpoint, model, remapping, stage=stage, adapter_name=name, elsewhere=slots)
-    told = f"{len(slots)} LoRA keys of the model are not in the checkpoint but in {beside.path.name}/ beside it."
-    return dataclasses.replace(report, findings=(*report.findings, finding("lora-beside", told, slots))), brought
+    excuses = Excuses(stage, provided_elsewhere=slots)
+    report = compare_excusing(checkpoint, target, report.remapping, excuses, adapter_name=name, adapter=companion)
+    message = f"{len(slots)} LoRA keys of the model are not in the checkpoint but in {companion.path.name}/ beside it."
+    return dataclasses.replace(report, findings=(*report.findings, finding("lora-beside", message, slots))), brought

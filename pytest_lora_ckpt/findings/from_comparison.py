@@ -5,18 +5,19 @@ A recogniser is a function from a `Comparison` to findings; `_RECOGNISERS` lists
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.findings.causes import finding
-from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.keys import ParsedKey, Rule, parse_key, readings, templates
 from pytest_lora_ckpt.results import Finding, LoadReport, LoadState
 from pytest_lora_ckpt.wording import group_keys
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.keys import ParsedKey, Remapping, Rule
+    from pytest_lora_ckpt.keys import Remapping
     from pytest_lora_ckpt.tensors import KeySet
 
 _SEVERITIES = ("error", "warning", "note")
@@ -35,8 +36,6 @@ class Comparison:
         report: The counts, without findings.
         source: The checkpoint's keys.
         target: The model's keys.
-        source_parsed: The checkpoint's keys, parsed.
-        target_parsed: The model's keys, parsed.
         layout: The checkpoint's layout, where it is a `Checkpoint`.
         adapter_config: The content of `adapter_config.json`, or None.
     """
@@ -44,10 +43,16 @@ class Comparison:
     report: LoadReport
     source: KeySet
     target: KeySet
-    source_parsed: Mapping[str, ParsedKey]
-    target_parsed: Mapping[str, ParsedKey]
     layout: str | None
     adapter_config: Mapping[str, Any] | None
+
+    def in_source(self, key: str) -> ParsedKey:
+        """Parse a key of the checkpoint."""
+        return ParsedKey(key, readings(self.source)[key])
+
+    def in_target(self, key: str) -> ParsedKey:
+        """Parse a key of the model."""
+        return ParsedKey(key, readings(self.target)[key])
 
     @property
     def after(self) -> LoadState:
@@ -65,7 +70,7 @@ class Comparison:
     @property
     def model_is_peft(self) -> bool:
         """Whether a `PeftModel` stands around the model, whose loader inserts adapter names by itself."""
-        return any("peft_wrapper" in parsed.roles for parsed in self.target_parsed.values())
+        return any("peft_wrapper" in reading.structure for reading in {*readings(self.target).values()})
 
     @property
     def model_has_lora(self) -> bool:
@@ -163,7 +168,7 @@ def _adapter_without_home(c: Comparison) -> Iterator[Finding]:
         if c.report.scope == "full" and c.layout != "lightning":
             yield finding("unmerged-peft-full-save", "A full checkpoint was saved with its adapter unmerged.")
     elif len(homeless) < total:
-        modules = {c.source_parsed[key].module_path for key in homeless}
+        modules = {c.in_source(key).module_path for key in homeless}
         yield finding("target-mismatch", f"{told}: the model has no LoRA on {_list(modules)}.", homeless)
     else:
         yield finding("adapter-without-home", f"{told}, though the model has LoRA: the names do not meet.", homeless)
@@ -197,8 +202,8 @@ def _heads(c: Comparison) -> Iterator[Finding]:
 def _exchanged_heads(c: Comparison) -> tuple[dict[str, str], dict[str, str]]:
     """Find heads that only the model has and heads that only the checkpoint has: key -> name; both or neither."""
     lost, unused = (
-        {key: parsed[key].modules[-1] for key in keys.of("non_lora") if not _HEADS.isdisjoint(parsed[key].modules[-1:])}
-        for keys, parsed in ((c.after.missing, c.target_parsed), (c.after.unexpected, c.source_parsed))
+        {key: parse(key).modules[-1] for key in keys.of("non_lora") if not _HEADS.isdisjoint(parse(key).modules[-1:])}
+        for keys, parse in ((c.after.missing, c.in_target), (c.after.unexpected, c.in_source))
     )
     return (lost, unused) if lost and unused else ({}, {})
 
@@ -210,7 +215,7 @@ def _lost(c: Comparison) -> Iterator[Finding]:
     lost = [key for key in c.after.missing.of("non_lora") if key not in heads and key not in told]
     by_component: dict[str, list[str]] = defaultdict(list)
     for key in lost:
-        by_component[c.target_parsed[key].component].append(key)
+        by_component[c.in_target(key).component].append(key)
     absent = {
         row.name
         for row in c.report.components
@@ -231,7 +236,7 @@ def _biases(c: Comparison) -> Iterator[Finding]:
     """Find trained biases that are not in an adapter: only a model shows that there are any to train."""
     kind = (c.adapter_config or {}).get("bias")
     # Those that were not trained are excused.
-    lost = [key for key in c.after.missing.of("non_lora") if c.target_parsed[key].parameter == "bias"]
+    lost = [key for key in c.after.missing.of("non_lora") if c.in_target(key).parameter == "bias"]
     if lost and kind in {"all", "lora_only"} and c.report.scope == "adapter":
         told = f"adapter_config.json has bias {kind!r}, and {len(lost)} biases of the model are not in the file"
         yield finding("config-bias", f"{told}, such as {lost[0]}.", lost)
@@ -244,11 +249,11 @@ def _partly_held(c: Comparison) -> Iterator[Finding]:
     adapted = {row.name for row in c.report.components if row.lora}
     for row in c.report.components:
         if not row.lora and row.name not in adapted and row.in_file and row.remapped and row.excused:
-            left = [key for key in c.after.missing.of("excused") if c.target_parsed[key].component == row.name]
+            left = [key for key in c.after.missing.of("excused") if c.in_target(key).component == row.name]
             yield finding(
                 "component-partly-held",
                 f"The checkpoint holds {row.remapped} of the {row.in_model} keys of {row.name}.",
-                [key for key in left if not c.target_parsed[key].is_adapter],
+                [key for key in left if not c.in_target(key).is_adapter],
             )
 
 
@@ -307,15 +312,25 @@ def _renamed(c: Comparison) -> Iterator[Finding]:
     """Turn the rules that somebody has to apply into causes."""
     by_cause: dict[str, list[str]] = defaultdict(list)
     keys: dict[str, list[str]] = defaultdict(list)
-    renamed = [key for key, place in c.report.mapping.items() if key != place]
+    mapping = c.report.mapping
+    renamed = [
+        [key for key in template.members.values() if mapping.get(key, key) != key] for template in templates(c.source)
+    ]
     for rule in c.remapping.rules:
         if rule.by == "torch" or (rule.by == "peft" and _peft_does(c, rule)):
             continue
         cause = _rule_cause(c, rule)
         by_cause[cause].append(rule.text)
-        keys[cause] += [key for key in renamed if rule.apply(key) != key]
+        keys[cause] += [key for own in renamed for key in _changed_by(rule, own)]
     for cause, texts in by_cause.items():
         yield finding(cause, f"The keys need a renaming ({_texts(texts)})", dict.fromkeys(keys[cause]))
+
+
+def _changed_by(rule: Rule, alike: Sequence[str]) -> Sequence[str]:
+    """Return the keys that a rule changes, of some that differ only in numbers: all or none unless it has a number."""
+    if any(map(str.isdigit, re.sub(r"\[0-9\][+*]", "", rule.pattern))):
+        return [key for key in alike if rule.apply(key) != key]
+    return alike if alike and rule.apply(alike[0]) != alike[0] else ()
 
 
 def _texts(texts: list[str], most: int = 3) -> str:

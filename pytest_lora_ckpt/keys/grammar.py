@@ -7,9 +7,19 @@ looks at literal names and at shapes before it believes a role.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from pytest_lora_ckpt.vocabulary.lora import (
+    CONTAINED_FACTORS,
+    LORA_CONTAINERS,
+    LORA_MID,
+    LORA_SCALES,
+    MAGNITUDE,
+    OTHER_FACTORS,
+    PEFT_FACTORS,
+    PEFT_PARAMETER_DICTS,
+    TOKENS_DELTA,
+)
 from pytest_lora_ckpt.vocabulary.models import WRAPPERS
 
 if TYPE_CHECKING:
@@ -28,26 +38,8 @@ Role: TypeAlias = Literal[
     "parameter",
 ]
 
-# `lora_A` and the like as PEFT names them, after which it puts the adapter's name
-# (https://huggingface.co/docs/peft/developer_guides/checkpoint). The second set lies in a ParameterDict, so that the
-# adapter's name ends the key.
-PEFT_LORA = frozenset(
-    {
-        "lora_A",
-        "lora_B",
-        "lora_embedding_A",
-        "lora_embedding_B",
-        "lora_magnitude_vector",
-        "trainable_tokens_delta",
-    },
-)
-_PARAMETER_DICTS = frozenset({"lora_embedding_A", "lora_embedding_B", "trainable_tokens_delta"})
-
-# Other conventions: torchtune's `lora_a`, kohya's and diffusers' `lora_down`, `lora.down`, `to_q_lora.down`, `alpha`.
-_OTHER_LORA = frozenset({"lora_a", "lora_b", "lora_down", "lora_up", "lora_mid"})
-_LORA_CONTAINERS = frozenset({"lora", "lora_linear_layer"})
-_FACTORS = frozenset({"A", "B", "a", "b", "down", "up"})
-LORA_SCALES = frozenset({"alpha", "dora_scale"})
+PEFT_LORA = frozenset({*PEFT_FACTORS, MAGNITUDE, TOKENS_DELTA})
+_OTHER_LORA = frozenset({*OTHER_FACTORS, LORA_MID})
 _PARAMETERS = frozenset({"weight", "bias"})
 
 _WORDS = frozenset(
@@ -55,7 +47,7 @@ _WORDS = frozenset(
         *WRAPPERS,
         *PEFT_LORA,
         *_OTHER_LORA,
-        *_FACTORS,
+        *CONTAINED_FACTORS,
         *LORA_SCALES,
         "base_model",
         "base_layer",
@@ -72,30 +64,34 @@ _OWN_ROLES: dict[str, Role] = {
     **dict.fromkeys(WRAPPERS, "wrapper"),
 }
 
+_STRUCTURE: frozenset[Role] = frozenset(
+    {"peft_wrapper", "base_layer", "original_module", "modules_to_save", "token_adapter"}
+)
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+
+class Reading(NamedTuple):
     """What the grammar makes of a key; keys that differ only in numbers share one.
 
     Attributes:
         roles: One role per segment.
+        component: The first module of the plain path, after one leading `model`; empty for a bare parameter.
         lora: What of an adapter it is: `lora_A`, `lora_magnitude_vector`, `lora_down`, `lora.A`, `alpha` …, or None.
         adapter: The adapter's name, or None.
+        structure: Which of PEFT's own segments stand in it.
+        is_adapter: Whether an adapter brings it: part of a low-rank adapter, or a copy in `modules_to_save`.
     """
 
     roles: tuple[Role, ...]
-    lora: str | None
-    adapter: str | None
+    component: str
+    lora: str | None = None
+    adapter: str | None = None
+    structure: frozenset[Role] = frozenset()
+    is_adapter: bool = False
 
     @property
     def is_lora(self) -> bool:
         """Whether it belongs to a low-rank adapter in any convention (`lora_A`, `lora_down`, `alpha` …)."""
         return self.lora is not None
-
-    @property
-    def is_adapter(self) -> bool:
-        """Whether an adapter brings it: `is_lora`, or a copy in `modules_to_save`."""
-        return self.lora is not None or "modules_to_save" in self.roles
 
 
 def read_segments(segments: Sequence[str]) -> Reading:
@@ -106,16 +102,32 @@ def read_segments(segments: Sequence[str]) -> Reading:
         'default'
     """
     if _WORDS.isdisjoint(segments):
-        return plain_reading(len(segments))
+        return plain_reading(segments)
     roles = tuple(_roles(segments))
     lora = ".".join(segment for segment, role in zip(segments, roles, strict=True) if role == "lora")
-    return Reading(roles, lora or None, segments[roles.index("adapter")] if "adapter" in roles else None)
+    adapter = segments[roles.index("adapter")] if "adapter" in roles else None
+    structure = _STRUCTURE.intersection(roles)
+    is_adapter = bool(lora) or "modules_to_save" in structure
+    return Reading(roles, _component(segments, roles), lora or None, adapter, structure, is_adapter)
 
 
-def plain_reading(length: int) -> Reading:
+def plain_reading(segments: Sequence[str]) -> Reading:
     """Return the reading of a key without wrapper or adapter: modules, then a parameter."""
-    modules: list[Role] = ["module"] * (length - 1)
-    return Reading((*modules, "parameter"), None, None)
+    modules: list[Role] = ["module"] * (len(segments) - 1)
+    roles: tuple[Role, ...] = (*modules, "parameter")
+    return Reading(roles, _component(segments, roles))
+
+
+def _component(segments: Sequence[str], roles: Sequence[Role]) -> str:
+    at = component_at(segments, roles)
+    return "" if at is None else segments[at]
+
+
+def component_at(segments: Sequence[str], roles: Sequence[Role]) -> int | None:
+    """Return the position of the segment that names the component, or None."""
+    modules = [at for at, role in enumerate(roles) if role == "module"]
+    is_below_model = len(modules) > 1 and segments[modules[0]] == "model"
+    return modules[is_below_model] if modules else None
 
 
 class ParsedKey(NamedTuple):
@@ -172,10 +184,7 @@ class ParsedKey(NamedTuple):
             >>> parse_key("module.model.vision_encoder.patch.weight").component
             'vision_encoder'
         """
-        modules = self.modules
-        if len(modules) > 1 and modules[0] == "model":
-            return modules[1]
-        return modules[0] if modules else ""
+        return self.reading.component
 
     @property
     def parameter(self) -> str:
@@ -195,12 +204,12 @@ class ParsedKey(NamedTuple):
     @property
     def in_modules_to_save(self) -> bool:
         """Whether it is the trained copy of a whole module."""
-        return "modules_to_save" in self.reading.roles
+        return "modules_to_save" in self.reading.structure
 
     @property
     def is_original_module(self) -> bool:
         """Whether it is the untrained original beside a copy in `modules_to_save`."""
-        return "original_module" in self.reading.roles
+        return "original_module" in self.reading.structure
 
     @property
     def is_lora(self) -> bool:
@@ -246,8 +255,8 @@ def _roles(segments: Sequence[str]) -> list[Role]:
             return roles + _after_peft_lora(segments[at:])
         if segment in _OTHER_LORA:
             return [*roles, "lora", *_tail(segments[at + 1 :])]
-        if following in _FACTORS and (segment in _LORA_CONTAINERS or segment.endswith("_lora")):
-            container: Role = "lora" if segment in _LORA_CONTAINERS else "module"
+        if following in CONTAINED_FACTORS and (segment in LORA_CONTAINERS or segment.endswith("_lora")):
+            container: Role = "lora" if segment in LORA_CONTAINERS else "module"
             return [*roles, container, "lora", *_tail(segments[at + 2 :])]
         if segment == "base_model" and following == "model" and at + 1 < last:
             roles += ("peft_wrapper", "peft_wrapper")
@@ -271,7 +280,7 @@ def _after_peft_lora(tail: Sequence[str]) -> list[Role]:
     roles: list[Role] = ["lora"]
     rest = tail[1:]
     if len(rest) == 1:
-        named = tail[0] in _PARAMETER_DICTS or rest[0] not in _PARAMETERS
+        named = tail[0] in PEFT_PARAMETER_DICTS or rest[0] not in _PARAMETERS
         return [*roles, "adapter" if named else "parameter"]
     for at, segment in enumerate(rest):
         if at == len(rest) - 1:

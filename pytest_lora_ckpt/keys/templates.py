@@ -10,8 +10,9 @@ from sys import intern
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path, read_forms
-from pytest_lora_ckpt.keys.grammar import LORA_SCALES, ParsedKey, Reading, plain_reading, read_segments
+from pytest_lora_ckpt.keys.grammar import ParsedKey, Reading, component_at, plain_reading, read_segments
 from pytest_lora_ckpt.tensors import KeySet
+from pytest_lora_ckpt.vocabulary.lora import LORA_SCALES
 from pytest_lora_ckpt.wording.patterns import NUMBERS, segments_of
 
 if TYPE_CHECKING:
@@ -57,11 +58,9 @@ class Template:
         return tuple(part for part, role in zip(self.marked, self.reading.roles, strict=True) if role == "module")
 
     def module_numbers(self) -> set[Indices]:
-        """Return the numbers that stand in the modules' plain paths, of all members."""
-        numbers = [role for part, role in zip(self.marked, self.reading.roles, strict=True) if part == NUMBER]
-        if all(role == "module" for role in numbers):
-            return {*self.members}
-        picks = [at for at, role in enumerate(numbers) if role == "module"]
+        """Return the numbers in the modules' plain paths, of all members."""
+        roles = [role for part, role in zip(self.marked, self.reading.roles, strict=True) if part == NUMBER]
+        picks = [at for at, role in enumerate(roles) if role == "module"]
         return {tuple(indices[at] for at in picks) for indices in self.members}
 
     def shape_at(self, indices: Indices) -> Shape:
@@ -137,21 +136,20 @@ def _parse(keys: KeySet) -> dict[str, ParsedKey]:
 
 def _read(keys: Mapping[str, Any]) -> dict[str, Reading]:
     own = templates(keys)
-    found = dict.fromkeys(keys, plain_reading(1))
+    found = dict.fromkeys(keys, plain_reading(("",)))
     for template in own:
-        found.update(dict.fromkeys(template.members.values(), template.reading))
+        at = component_at(template.marked, template.reading.roles)
+        if at is None or template.marked[at] != NUMBER:
+            found.update(dict.fromkeys(template.members.values(), template.reading))
+        else:
+            found.update((key, read_segments(key.split("."))) for key in template.members.values())
     scales = [template for template in own if template.reading.lora in LORA_SCALES]
     if scales:
         factors = [template for template in own if template.reading.is_lora and template not in scales]
         adapted = {path for template in factors for path in _module_paths(template)}
         for template in scales:
-            plain = plain_reading(len(template.marked))
-            alone = [
-                key
-                for key, path in zip(template.members.values(), _module_paths(template), strict=True)
-                if path not in adapted
-            ]
-            found.update(dict.fromkeys(alone, plain))
+            members = zip(template.members.values(), _module_paths(template), strict=True)
+            found.update((key, plain_reading(key.split("."))) for key, path in members if path not in adapted)
     return found
 
 

@@ -6,8 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.comparison.companion import compare_with_beside
-from pytest_lora_ckpt.comparison.compare import compare
+from pytest_lora_ckpt.comparison.companion import compare_with_companion
+from pytest_lora_ckpt.comparison.compare import compare, compare_excusing
+from pytest_lora_ckpt.comparison.pairing import Excuses
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.pairs import lora_factor
@@ -64,7 +65,7 @@ def match_loaded(
     """
     loaded = LoadedModel.of(model)
     name = _adapter_by_values(loaded, checkpoint) or loaded.active_adapter
-    report, companion = compare_with_beside(
+    report, companion = compare_with_companion(
         checkpoint, loaded.keys, remapping, stage=stage, adapter_name=name or "default"
     )
     source = checkpoint if report.lora_keys[0] else checkpoint.adapter_companion
@@ -75,7 +76,8 @@ def match_loaded(
     if not merge.complete:
         return LoadedMatch(report, companion, merge)
     # Merged by another scaling than expected, it is not lost either: the values decide.
-    report = compare(checkpoint, loaded.keys, remapping, stage=stage, merged=True)
+    excuses = Excuses(stage, merged=True)
+    report = compare_excusing(checkpoint, loaded.keys, report.remapping, excuses, adapter=source)
     scaling = "different scalings" if merge.scaling is None else f"the scaling {merge.scaling:.4g}"
     message = f"The adapter is merged into the weights of the loaded model, with {scaling}."
     report = dataclasses.replace(report, findings=(*report.findings, finding("adapter-merged", message)))
