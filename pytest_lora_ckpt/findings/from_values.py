@@ -10,6 +10,7 @@ from pytest_lora_ckpt.findings.from_copies import copy_findings
 from pytest_lora_ckpt.findings.from_dtypes import mixed_dtype_findings
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.lora.pairs import lora_pairs
+from pytest_lora_ckpt.lora.zeros import changes_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,12 +106,11 @@ def _codes(codes: list[str]) -> Iterator[Finding]:
 
 def _zeros(keys: KeySet, zero: set[str]) -> tuple[list[Finding], bool]:
     """One lora_B may be zero with reason (a module that takes no part in the forward pass); all of them may not."""
-    pairs = [pair for pair in lora_pairs(keys) if pair.down and pair.up]
-    idle = [pair for pair in pairs if pair.up and (pair.up[0] in zero or not pair.up[1].numel)]
-    # Of what is empty, the check `lora-complete` tells.
-    zeros = [pair.up[0] for pair in idle if pair.up and pair.up[0] in zero]
-    lost = [pair.down[0] for pair in pairs if pair.down and pair.down[0] in zero]
-    everything = bool(pairs) and len(idle) == len(pairs)
+    pairs = [(pair.down[0], pair.up[0]) for pair in lora_pairs(keys) if pair.down and pair.up]
+    # PEFT initialises the other factor of an embedding to zero (peft/tuners/lora/layer.py, `reset_lora_parameters`).
+    zeros = [key for key in (down if "embedding" in down else up for down, up in pairs) if key in zero]
+    lost = [key for key in (up if "embedding" in down else down for down, up in pairs) if key in zero]
+    everything = changes_nothing(keys, zero.__contains__)
     findings = []
     if everything and zeros:
         findings.append(
