@@ -1,25 +1,30 @@
-"""The adapter's values: NaN, Inf, all zero, integer codes. Reads the adapter's tensors and nothing else."""
+"""The adapter's values and dtypes: NaN, Inf, all zero, integer codes, mixed dtypes.
+
+`audit_values` reads the adapter's tensors and nothing else.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.findings.causes import finding
-from pytest_lora_ckpt.findings.from_copies import copy_findings
-from pytest_lora_ckpt.findings.from_dtypes import mixed_dtype_findings
-from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.findings.copies import copy_findings
+from pytest_lora_ckpt.findings.from_names import like_modules, stand_out
+from pytest_lora_ckpt.keys import readings
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.lora.zeros import changes_nothing
+from pytest_lora_ckpt.wording import count, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pytest_lora_ckpt.results import Finding
     from pytest_lora_ckpt.tensors import KeySet
 
 # dtype -> (unsigned integer of the same width, bits of the exponent, all bits but the sign). NaN and Inf have every bit
-# of the exponent set (IEEE 754), zero has no bit set beside the sign. float8_e4m3fn has no Inf, and NaN is all ones.
+# of the exponent set (IEEE 754), zero has no bit set but the sign. float8_e4m3fn has no Inf, and NaN is all ones.
 _FLOATS: dict[str, tuple[str, int, int]] = {
     "float64": ("<u8", 0x7FF0_0000_0000_0000, 0x7FFF_FFFF_FFFF_FFFF),
     "float32": ("<u4", 0x7F80_0000, 0x7FFF_FFFF),
@@ -29,11 +34,12 @@ _FLOATS: dict[str, tuple[str, int, int]] = {
     "float8_e4m3fn": ("u1", 0x7F, 0x7F),
 }
 _CHUNK = 1 << 20
+_CODES = frozenset({"int8", "uint8"})
 
 
 @dataclass(frozen=True, slots=True)
 class ValueAudit:
-    """What was found in the adapter's values.
+    """What the adapter's values show.
 
     Attributes:
         findings: NaN or Inf, all zero, integer codes, tensors that are there twice, dtypes that differ.
@@ -60,9 +66,8 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
     codes: list[str] = []
     unreadable: list[str] = []
     checked = 0
-    for key, info in keys.items():
-        parsed = parse_key(key)
-        if not parsed.is_adapter or not info.numel or (parsed.lora or "").endswith("alpha"):
+    for key, reading in readings(keys).items():
+        if not reading.is_adapter or not (info := keys[key]).numel or (reading.lora or "").endswith("alpha"):
             continue
         if info.dtype not in _FLOATS:
             (codes if info.dtype.lstrip("uq").startswith("int") else unreadable).append(key)
@@ -73,14 +78,80 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
             broken.append(key)
         if not nonzero:
             zero.add(key)
-    found = [*_broken(broken, checked), *_codes(codes)]
+    findings: list[Finding] = []
+    if broken:
+        message = f"{len(broken)} of {count(checked, 'adapter tensor')} hold NaN or Inf."
+        findings.append(finding("nan-or-inf", message, broken))
+    if codes:
+        findings.append(finding("integer-codes", f"{len(codes)} adapter tensors are of an integer dtype.", codes))
+    findings += copy_findings(keys, read_bytes, zero)
+    findings += mixed_dtype_findings(keys)
     zeros, all_zero = _zeros(keys, zero)
-    found += [*copy_findings(keys, read_bytes, zero), *mixed_dtype_findings(keys)]
-    return ValueAudit((*found, *zeros), checked, tuple(unreadable), all_zero)
+    return ValueAudit((*findings, *zeros), checked, tuple(unreadable), all_zero)
+
+
+def base_code_findings(keys: KeySet, others: Iterable[str] = ()) -> Iterator[Finding]:
+    """Find integer base weights without anything next to them that could be their scale.
+
+    Whatever quantises leaves something next to the codes: bitsandbytes `SCB` or `weight.absmax`, compressed-tensors
+    `weight_scale`, quanto `weight._scale`, Transformer Engine `_extra_state`. Where anything but a bias and an adapter
+    is there, nothing is reported.
+
+    Args:
+        keys: The checkpoint's keys.
+        others: Entries of the state dict that are not plain tensors (`Checkpoint.opaque_keys`).
+    """
+    codes = {
+        key.removesuffix(".weight"): key
+        for key, info in keys.items()
+        if info.dtype in _CODES and len(info.shape) > 1 and info.numel and key.endswith(".weight")
+    }
+    if not codes:
+        return
+    read = readings(keys)
+    codes = {module: key for module, key in codes.items() if not read[key].is_adapter}
+    scales = (key for key in keys if key.rpartition(".")[2] not in {"weight", "bias"} and not read[key].is_lora)
+    scaled = {module for key in (*scales, *others) for module in _around(key)}
+    lost = [key for module, key in codes.items() if module not in scaled]
+    if lost:
+        message = f"{len(lost)} base weights are of an integer dtype and have no scale next to them, such as "
+        yield finding("integer-codes", f"{message}{printable(lost[0])}.", lost)
+
+
+def mixed_dtype_findings(keys: KeySet) -> Iterator[Finding]:
+    """Find the few factors of another dtype than the same factor of the other layers, or than the other of the pair."""
+    similar: dict[tuple[str, str | None, str], list[tuple[str, str]]] = defaultdict(list)
+    pairs = [pair for pair in lora_pairs(keys) if pair.down and pair.up]
+    for pair in pairs:
+        for word, factor in (("A", pair.down), ("B", pair.up)):
+            if factor:
+                similar[like_modules(pair.module), pair.adapter, word].append((factor[0], factor[1].dtype))
+    outliers: set[str] = set()
+    for group in similar.values():
+        usual, _ = Counter(dtype for _, dtype in group).most_common(1)[0]
+        others = [key for key, dtype in group if dtype != usual]
+        if len(group) > 2 and stand_out(len(others), len(group)):  # noqa: PLR2004  # Of two, neither is the usual one.
+            outliers.update(others)
+    for pair in pairs:
+        if pair.down and pair.up and pair.down[1].dtype != pair.up[1].dtype and outliers.isdisjoint(pair.keys):
+            outliers.update((pair.down[0], pair.up[0]))
+    # Integer factors are reported by `audit_values`.
+    outliers = {key for key in outliers if "float" in keys[key].dtype}
+    if outliers:
+        first = min(outliers)
+        message = f"{len(outliers)} of {2 * len(pairs)} LoRA factors are of another dtype than the others: "
+        yield finding("dtype-mixed", f"{message}{printable(first)} is {keys[first].dtype}.", outliers)
+
+
+def _around(key: str) -> Iterator[str]:
+    """Give the modules around a key, the innermost two: `fc.SCB` and `fc.weight.absmax` lie next to `fc.weight`."""
+    for _ in range(3):
+        key = key.rpartition(".")[0]
+        yield key
 
 
 def _look(data: memoryview | bytes, dtype: str) -> tuple[bool, bool]:
-    """Tell whether all values are finite, and whether any is not zero."""
+    """Return whether all values are finite, and whether any is not zero."""
     import numpy as np  # Nobody pays for numpy who reads no values.
 
     kind, exponent, magnitude = _FLOATS[dtype]
@@ -94,46 +165,21 @@ def _look(data: memoryview | bytes, dtype: str) -> tuple[bool, bool]:
     return True, nonzero
 
 
-def _broken(broken: list[str], checked: int) -> Iterator[Finding]:
-    if broken:
-        yield finding("nan-or-inf", f"{len(broken)} of {checked} adapter tensors hold NaN or Inf.", broken)
-
-
-def _codes(codes: list[str]) -> Iterator[Finding]:
-    if codes:
-        yield finding("integer-codes", f"{len(codes)} adapter tensors are of an integer dtype.", codes)
-
-
 def _zeros(keys: KeySet, zero: set[str]) -> tuple[list[Finding], bool]:
     """One lora_B may be zero with reason (a module that takes no part in the forward pass); all of them may not."""
     pairs = [(pair.down[0], pair.up[0]) for pair in lora_pairs(keys) if pair.down and pair.up]
     # PEFT initialises the other factor of an embedding to zero (peft/tuners/lora/layer.py, `reset_lora_parameters`).
-    zeros = [key for key in (down if "embedding" in down else up for down, up in pairs) if key in zero]
-    lost = [key for key in (up if "embedding" in down else down for down, up in pairs) if key in zero]
+    ups = [key for key in (down if "embedding" in down else up for down, up in pairs) if key in zero]
+    downs = [key for key in (up if "embedding" in down else down for down, up in pairs) if key in zero]
     everything = changes_nothing(keys, zero.__contains__)
     findings = []
-    if everything and zeros:
-        findings.append(
-            finding(
-                "adapter-all-zero",
-                f"Every lora_B ({len(zeros)} of {len(pairs)}) is zero: the adapter changes nothing.",
-                zeros,
-            )
-        )
-    elif zeros:
-        findings.append(
-            finding(
-                "adapter-partly-zero",
-                f"{len(zeros)} of {len(pairs)} lora_B are zero: these modules are as in the base model.",
-                zeros,
-            )
-        )
-    if lost:
-        findings.append(
-            finding(
-                "adapter-all-zero",
-                f"{len(lost)} of {len(pairs)} lora_A are zero, which no initialisation and no training gives.",
-                lost,
-            )
-        )
+    if everything and ups and not downs:
+        message = f"Every lora_B ({len(ups)} of {len(pairs)}) is zero: the adapter changes nothing."
+        findings.append(finding("adapter-all-zero", message, ups))
+    elif ups:
+        message = f"{len(ups)} of {len(pairs)} lora_B are zero: these modules are as in the base model."
+        findings.append(finding("adapter-partly-zero", message, ups))
+    if downs:
+        message = f"{len(downs)} of {len(pairs)} lora_A are zero, which no initialisation and no training gives."
+        findings.append(finding("adapter-all-zero", message, downs))
     return findings, everything

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import open_checkpoint
-from pytest_lora_ckpt.findings.from_copies import beside_findings
+from pytest_lora_ckpt.findings.copies import companion_findings
 from pytest_lora_ckpt.findings.from_values import audit_values
 
 if TYPE_CHECKING:
@@ -95,13 +95,13 @@ def trained(tmp_path: Path) -> tuple[Path, Tensors]:
 
 def test_the_directory_beside_holds_the_same_adapter(trained: tuple[Path, Tensors]) -> None:
     path, state = trained
-    assert list(beside_findings(open_checkpoint(path))) == []
+    assert list(companion_findings(open_checkpoint(path))) == []
     half = {key: tensor.bfloat16() for key, tensor in state.items()}
     torch.save({"state_dict": half}, path)
-    assert list(beside_findings(open_checkpoint(path))) == []
+    assert list(companion_findings(open_checkpoint(path))) == []
     base = {key: tensor for key, tensor in state.items() if "lora_" not in key}
     torch.save({"state_dict": base}, path)
-    assert list(beside_findings(open_checkpoint(path))) == []
+    assert list(companion_findings(open_checkpoint(path))) == []
 
 
 def test_the_directory_beside_holds_another_adapter(trained: tuple[Path, Tensors]) -> None:
@@ -109,9 +109,9 @@ def test_the_directory_beside_holds_another_adapter(trained: tuple[Path, Tensors
     odd = next(key for key in state if "layers.1.self_attn.v_proj.lora_B" in key)
     state[odd] = state[odd] + 1
     torch.save({"state_dict": state}, path)
-    (found,) = beside_findings(open_checkpoint(path))
+    (found,) = companion_findings(open_checkpoint(path))
     assert (found.cause, found.severity, found.keys) == ("adapters-disagree", "warning", (odd,))
     assert "1 of 18 adapter tensors of last.ckpt" in found.message
     strided = {key: tensor.t().contiguous().t() if tensor.dim() == 2 else tensor for key, tensor in state.items()}
     torch.save({"state_dict": strided}, path)
-    assert [each.keys for each in beside_findings(open_checkpoint(path))] == [(odd,)]
+    assert [each.keys for each in companion_findings(open_checkpoint(path))] == [(odd,)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_lora_ckpt.findings.from_dtypes import base_code_findings, mixed_dtype_findings
+from pytest_lora_ckpt.findings.from_values import base_code_findings, mixed_dtype_findings
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 LORA = {"fc.lora_A.default.weight": TensorInfo((2, 8)), "fc.lora_B.default.weight": TensorInfo((8, 2))}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_lora_ckpt.findings.from_empties import empty_findings
+from pytest_lora_ckpt.findings.from_names import empty_findings
 from pytest_lora_ckpt.models import as_key_set
 
 

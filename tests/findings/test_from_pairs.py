@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pytest_lora_ckpt.findings.from_pairs import lora_pair_findings
+from pytest_lora_ckpt.findings.from_names import lora_pair_findings
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import as_key_set
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.checks.check import NotChecked, Outcome, check, outcome_of
 from pytest_lora_ckpt.findings import finding, lora_pair_findings
+from pytest_lora_ckpt.findings.copies import companion_findings, differing_twins
 from pytest_lora_ckpt.findings.from_config import config_findings, intruder_findings
-from pytest_lora_ckpt.findings.from_copies import beside_findings, differing_twins
-from pytest_lora_ckpt.findings.from_dtypes import base_code_findings
-from pytest_lora_ckpt.findings.from_empties import empty_findings
+from pytest_lora_ckpt.findings.from_names import empty_findings
+from pytest_lora_ckpt.findings.from_values import base_code_findings
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.lora.config import is_lora
 from pytest_lora_ckpt.lora.pairs import lora_pairs
@@ -97,7 +97,7 @@ def values(run: Run) -> Outcome:
     left = f"; {len(audit.unreadable)} of a dtype that was not checked" if audit.unreadable else ""
     found = [*audit.findings, *(each for part in run.adapter_parts for each in _damaged(part))]
     found += [each for part in run.adapter_parts for each in base_code_findings(part.keys, part.opaque_keys)]
-    found += beside_findings(run.checkpoint)
+    found += companion_findings(run.checkpoint)
     return outcome_of(found, f"{audit.checked} adapter tensors are finite, not all zero{left}")
 
 

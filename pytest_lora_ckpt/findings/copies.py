@@ -1,4 +1,4 @@
-"""Adapter tensors that are there twice: two of one name, one in several layers, one beside the file that differs."""
+"""Adapter tensors that are there twice: under two names, in several layers, or in a second file with other values."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import CheckpointError
-from pytest_lora_ckpt.findings.alike import template
 from pytest_lora_ckpt.findings.causes import finding
+from pytest_lora_ckpt.findings.from_names import like_modules
 from pytest_lora_ckpt.keys import infer_remapping, parse_keys
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.tensors import KeySet
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -41,47 +42,49 @@ def copy_findings(
         if names[1] not in aliases.get(names[0], ()) and not _same_bytes(keys, read_bytes, *names)
     ]
     if again:
-        told = f"{len(again)} LoRA tensors are there twice, under two prefixes and with other values: "
-        told += f"{again[0][0]} and {again[0][1]}."
-        yield finding("duplicate-adapter", told, [key for names in again for key in names])
-    alike: dict[tuple[str, ...], dict[bytes, list[str]]] = defaultdict(lambda: defaultdict(list))
+        message = f"{len(again)} LoRA tensors are there twice, under two prefixes and with different values: "
+        message += " and ".join(map(printable, again[0]))
+        yield finding("duplicate-adapter", f"{message}.", [key for names in again for key in names])
+    same: dict[tuple[str, ...], dict[bytes, list[str]]] = defaultdict(lambda: defaultdict(list))
     for pair in pairs:
         key = pair.up[0] if pair.up else None
         # Layers that share one module have one adapter: Zamba calls it `shared_transformer`.
         if key is None or key in zero or keys[key].numel < _LEAST or "shared" in pair.module:
             continue
-        place = template(pair.module)
-        if "*" in place:
+        module = like_modules(pair.module)
+        if "*" in module:
             digest = hashlib.blake2b(read_bytes(key), digest_size=16).digest()
-            alike[place, pair.adapter or "", keys[key].dtype][digest].append(key)
-    groups = [group for by_value in alike.values() for group in by_value.values()]
-    told_of = [
+            same[module, pair.adapter or "", keys[key].dtype][digest].append(key)
+    groups = [
         group
-        for group in groups
+        for by_value in same.values()
+        for group in by_value.values()
         if len({aliases.get(key, (key,)) for key in group}) > 1 and not _is_constant(read_bytes(group[0]))
     ]
-    if told_of:
-        told = f"{sum(map(len, told_of))} lora_B are bit for bit those of another layer: {told_of[0][0]} and "
-        yield finding("layers-identical", f"{told}{told_of[0][1]}.", [key for group in told_of for key in group])
+    if groups:
+        message = f"{sum(map(len, groups))} lora_B are bit for bit those of another layer: "
+        message += " and ".join(map(printable, groups[0][:2]))
+        yield finding("layers-identical", f"{message}.", [key for group in groups for key in group])
 
 
-def beside_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Tell where the adapter in a checkpoint and the one in the directory beside it have other values."""
-    beside = checkpoint.adapter_companion
-    if beside is None:
+def companion_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Find the tensors of which a checkpoint and the adapter directory next to it have different values."""
+    companion = checkpoint.adapter_companion
+    if companion is None:
         return
-    here, there = (_adapter_keys(part.keys) for part in (checkpoint, beside))
+    here, there = (_adapter_keys(part.keys) for part in (checkpoint, companion))
     if not here or not there:
         return
-    pairs = infer_remapping(there, here, adapter_config=beside.adapter_config).mapping
-    differ = [place for key, place in pairs.items() if not _agree(beside, key, checkpoint, place)]
-    if differ:
-        told = f"{len(differ)} of {len(pairs)} adapter tensors of {checkpoint.path.name} have other values in "
-        yield finding("adapters-disagree", f"{told}{beside.path.name}/ beside it.", differ)
+    mapping = infer_remapping(there, here, adapter_config=companion.adapter_config).mapping
+    differing = [own for key, own in mapping.items() if not _agree(companion, key, checkpoint, own)]
+    if differing:
+        message = f"{len(differing)} of {len(mapping)} adapter tensors of {printable(checkpoint.path.name)} have other "
+        message += f"values in {printable(companion.path.name)}/ next to it."
+        yield finding("adapters-disagree", message, differing)
 
 
 def differing_twins(adapter: Checkpoint) -> list[str] | None:
-    """List the tensors that the file of the other format has otherwise, or not at all; None where it cannot be read."""
+    """List the tensors that differ in the file of the other format, or are not in it; None if it cannot be read."""
     companion = adapter.companion("twin")
     if companion is None:
         return []
@@ -100,14 +103,14 @@ def _adapter_keys(keys: KeySet) -> KeySet:
     return KeySet({key: keys[key] for key, parsed in parse_keys(keys).items() if parsed.is_lora and keys[key].numel})
 
 
-def _agree(one: Checkpoint, key: str, other: Checkpoint, place: str) -> bool:
+def _agree(one: Checkpoint, key: str, other: Checkpoint, other_key: str) -> bool:
     """Compare bit for bit, or after the cast to the other's dtype: one of the two may be saved in half precision."""
-    infos = one.keys[key], other.keys[place]
+    infos = one.keys[key], other.keys[other_key]
     if infos[0].dtype == infos[1].dtype and infos[0].stride is None and infos[1].stride is None:
-        return one.read_bytes(key) == other.read_bytes(place)
+        return one.read_bytes(key) == other.read_bytes(other_key)
     import torch  # Only tensors that cannot be compared as bytes pay for it.
 
-    left, right = one.read(key), other.read(place)
+    left, right = one.read(key), other.read(other_key)
     return torch.equal(left.to(right.dtype), right) or torch.equal(left, right.to(left.dtype))
 
 
