@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.keys.rules.emission import rules_for_pairs
 from pytest_lora_ckpt.keys.rules.export import Loader, key_mapping, python_source
-from pytest_lora_ckpt.keys.rules.rule import Rule
 from pytest_lora_ckpt.wording import group_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from pytest_lora_ckpt.keys.rules.rule import Rule
 
 _MOST_LISTED = 8
 _LONGEST_SHOWN = 200
@@ -35,11 +35,6 @@ class Ambiguity:
         """Return plain data for JSON."""
         return {"keys": list(self.keys), "choices": [list(c) for c in self.choices], "distinction": self.distinction}
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Ambiguity:
-        """Read what `to_dict` wrote."""
-        return cls(tuple(data["keys"]), tuple(tuple(c) for c in data["choices"]), data["distinction"])
-
 
 @dataclass(frozen=True, slots=True)
 class KeyProblem:
@@ -60,11 +55,6 @@ class KeyProblem:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {"kind": self.kind, "keys": list(self.keys), "model_keys": list(self.model_keys), "text": self.text}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> KeyProblem:
-        """Read what `to_dict` wrote."""
-        return cls(data["kind"], tuple(data["keys"]), tuple(data["model_keys"]), data["text"])
 
 
 @dataclass(frozen=True)
@@ -168,32 +158,8 @@ class Remapping:
         """
         return key_mapping(self.rules, {**self.mapping, **self.shape_mismatches}, loader)
 
-    def inverse(self) -> Remapping:
-        """Return the way back: model key -> checkpoint key. Of aliases that share a model key the first is kept."""
-        mapping = _turned(self.mapping)
-        mismatches = {goal: key for goal, key in _turned(self.shape_mismatches).items() if goal not in mapping}
-        return Remapping(_rules_of(mapping, mismatches), mapping, mismatches)
-
-    def then(self, other: Remapping) -> Remapping:
-        """Return this remapping followed by another one, whose checkpoint keys are this one's model keys.
-
-        Example:
-            >>> from pytest_lora_ckpt.keys import infer_remapping
-            >>> first = infer_remapping({"module.fc.weight": (2, 3)}, {"fc.weight": (2, 3)})
-            >>> first.then(first.inverse()).mapping
-            {'module.fc.weight': 'module.fc.weight'}
-        """
-        mapping: dict[str, str] = {}
-        mismatches: dict[str, str] = {}
-        for key, middle in [*self.mapping.items(), *self.shape_mismatches.items()]:
-            fits = key in self.mapping and middle in other.mapping
-            goal = other.mapping.get(middle, other.shape_mismatches.get(middle))
-            if goal is not None:
-                (mapping if fits else mismatches)[key] = goal
-        return Remapping(_rules_of(mapping, mismatches), mapping, mismatches)
-
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; `from_dict` reads it back."""
+        """Return plain data for JSON."""
         return {
             "rules": [rule.to_dict() for rule in self.rules],
             "mapping": dict(self.mapping),
@@ -201,36 +167,6 @@ class Remapping:
             "ambiguities": [ambiguity.to_dict() for ambiguity in self.ambiguities],
             "problems": [problem.to_dict() for problem in self.problems],
         }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Remapping:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            KeyError: A field is absent.
-
-        Example:
-            >>> Remapping.from_dict(Remapping().to_dict()) == Remapping()
-            True
-        """
-        return cls(
-            rules=tuple(Rule.from_dict(rule) for rule in data["rules"]),
-            mapping=dict(data["mapping"]),
-            shape_mismatches=dict(data["shape_mismatches"]),
-            ambiguities=tuple(Ambiguity.from_dict(one) for one in data["ambiguities"]),
-            problems=tuple(KeyProblem.from_dict(one) for one in data["problems"]),
-        )
-
-
-def _turned(pairs: Mapping[str, str]) -> dict[str, str]:
-    turned: dict[str, str] = {}
-    for key in sorted(pairs):
-        turned.setdefault(pairs[key], key)
-    return turned
-
-
-def _rules_of(mapping: Mapping[str, str], mismatches: Mapping[str, str]) -> tuple[Rule, ...]:
-    return tuple(rules_for_pairs({**mismatches, **mapping}))
 
 
 def _listed(keys: Iterable[str]) -> list[str]:

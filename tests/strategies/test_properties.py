@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt import compare
-from pytest_lora_ckpt.keys import Remapping, infer_remapping, parse_key
+from pytest_lora_ckpt.keys import infer_remapping, parse_key
 from pytest_lora_ckpt.strategies import (
     DrawnKeySet,
     LoraKeySet,
@@ -73,28 +73,6 @@ def test_unrelated_keys_change_no_pair(example: RemappingExample, data: st.DataO
     other = data.draw(st.dictionaries(st.sampled_from(["rotary.inv_freq", "gate.3.threshold", "seen"]), shapes))
     after = infer_remapping(example.checkpoint.with_more(more), example.model.with_more(other))
     assert after.mapping == before.mapping
-
-
-@slow
-@given(remappings())
-def test_there_and_back_again(example: RemappingExample) -> None:
-    found = infer_remapping(example.checkpoint, example.model)
-    back = found.inverse()
-    assert {back.mapping[goal]: goal for goal in found.mapping.values()} == found.mapping
-    assert {back.apply(goal) for goal in found.mapping.values()} == set(found.mapping)
-    assert found.then(back).mapping == {key: key for key in found.mapping}
-    assert Remapping.from_dict(found.to_dict()) == found
-
-
-# Found by 1,500 examples of the test above: the rule for the adapter `1` also renamed layer 1.
-def test_back_again_from_an_adapter_that_is_called_as_a_layer() -> None:
-    def keys(adapter: str) -> DrawnKeySet:
-        base = DrawnKeySet({"layers.0.q.weight": (2, 2), "layers.1.q.weight": (2, 2), "head.weight": (2, 2)})
-        return LoraKeySet.wrap(base, {"r": 1, "target_modules": ["head"]}, adapter).model
-
-    found = infer_remapping(keys("policy"), keys("1"))
-    back = found.inverse()
-    assert {back.apply(goal): goal for goal in found.mapping.values()} == found.mapping
 
 
 @slow

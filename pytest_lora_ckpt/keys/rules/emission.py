@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -95,27 +94,6 @@ def rules_for(sources: Sequence[Template], model_keys: Container[str], pairs: Pa
         single = (Goal(key, goal, 1, key) for key in every if (goal := pairs.goal(key)) is not None)
         rules = derive_rules(single, general=False) or rules
     return rules
-
-
-def rules_for_pairs(pairs: Mapping[str, str]) -> list[Rule]:
-    """Derive rules that turn each first key into its second; what becomes of other keys is left open.
-
-    Keys are joined into templates where their numbers carry over. A pattern that then also hits a number that should
-    have stayed (an adapter called `1`, a layer 1) is found out, and the keys are taken one by one.
-    """
-    rules = derive_rules(flat_goals(pairs)) or []
-    if len(pairs) > _PROVE_ALL_BELOW or _all_arrive(rules, pairs):
-        return rules
-    single = [Goal(key, goal, 1, key) for key, goal in sorted(pairs.items())]
-    for general in (True, False):
-        found = derive_rules(single, general=general)
-        if found is not None and _all_arrive(found, pairs):
-            return found
-    return rules
-
-
-def _all_arrive(rules: Sequence[Rule], pairs: Mapping[str, str]) -> bool:
-    return all(reduce(lambda now, rule: rule.apply(now), rules, key) == goal for key, goal in pairs.items())
 
 
 def _goals(sources: Sequence[Template], pairs: Pairs, apart: set[int], held: set[int]) -> Iterator[Goal]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,18 +70,13 @@ class Rule:
         """Return the key after this step; the same key where the step does not concern it."""
         return _compiled(self.pattern).sub(self.replacement, key)
 
-    @property
-    def applies_to(self) -> int:
-        """The number of checkpoint keys that it serves; the same as `keys`."""
-        return self.keys
-
     def describe(self) -> str:
         """Say in one line what the step does, for how many keys, and who applies it."""
         plural = "key" if self.keys == 1 else "keys"
         return f"{self.text} ({self.keys} {plural}, {_WHO[self.by]})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; `from_dict` reads it back."""
+        """Return plain data for JSON."""
         return {
             "rule": self.text,
             "kind": self.kind,
@@ -91,21 +86,3 @@ class Rule:
             "keys": self.keys,
             "example": list(self.example),
         }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Rule:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            KeyError: A field is absent.
-        """
-        before, after = data["example"]
-        return cls(
-            kind=cast("Kind", data["kind"]),
-            pattern=data["pattern"],
-            replacement=data["replacement"],
-            by=cast("AppliedBy", data["by"]),
-            keys=int(data["keys"]),
-            example=(before, after),
-            text=data["rule"],
-        )
