@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.auditing.project import ProjectError, Subject
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from pytest_lora_ckpt.checkpoint.layouts.transformers_model import find_base, open_base
 from pytest_lora_ckpt.comparison.companion import compare_with_companion
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import Demands, Stage, detect_stage
@@ -20,7 +21,6 @@ from pytest_lora_ckpt.models import is_module
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from pytest_lora_ckpt.lora.layers import AdapterLayer
     from pytest_lora_ckpt.manifest import Manifest, ManifestComparison
@@ -137,14 +137,16 @@ class Run:
         given = self.subject.base
         if given is not None:
             try:
-                base = given if is_module(given) else open_base(given)
+                base = given if is_module(given) else open_checkpoint(given)
             except CheckpointError as error:
                 # Not the checkpoint under test: what the project gives beside it.
                 raise ProjectError("model-failed", f"The base model of lora_base_model: {error}") from error
             return BaseWeights(base, self.loaded)
         named = (self.checkpoint.adapter_config or {}).get("base_model_name_or_path")
-        found = find_base(named)
-        return None if found is None else BaseWeights(found, self.loaded)
+        if isinstance(named, str) and named and Path(named).is_dir():
+            with contextlib.suppress(CheckpointError):
+                return BaseWeights(open_checkpoint(named), self.loaded)
+        return None
 
     @cached_property
     def reference(self) -> Reference:

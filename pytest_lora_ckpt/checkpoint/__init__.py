@@ -1,8 +1,8 @@
 """From a path to a `Checkpoint`: what a file holds, read from its index alone, running nothing that is in it."""
 
-from pytest_lora_ckpt.checkpoint.checkpoint import AdapterInfo, Checkpoint, Companion, Reader
-from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError, UnknownKeyError
-from pytest_lora_ckpt.checkpoint.index import Extent, TensorSource
+from pytest_lora_ckpt.checkpoint.checkpoint import AdapterInfo, Checkpoint, Companion
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
+from pytest_lora_ckpt.checkpoint.index import Piece
 from pytest_lora_ckpt.checkpoint.open import open_checkpoint
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque
 
@@ -11,11 +11,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Companion",
-    "Extent",
-    "NotMineError",
     "Opaque",
-    "Reader",
-    "TensorSource",
+    "Piece",
     "UnknownKeyError",
     "open_checkpoint",
 ]

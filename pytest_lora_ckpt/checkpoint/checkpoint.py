@@ -1,24 +1,23 @@
-"""`Checkpoint`: what is known of a checkpoint from its index, and its tensors on demand; and what a reader is."""
+"""`Checkpoint`: what is known of a checkpoint from its index, and its tensors on demand."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.checkpoint import index as sources
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
+from pytest_lora_ckpt.checkpoint.index import read_bytes, read_tensor
+from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
 
     import torch
 
-    from pytest_lora_ckpt.tensors import KeySet
-
-_LORA_A = re.compile(r"^(?:(?P<module>.*)\.)?lora_(?:embedding_)?A(?:\.(?P<name>(?!weight$)[^.]+))?(?:\.weight)?$")
+    from pytest_lora_ckpt.checkpoint.index import Piece, TensorSource
+    from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +59,17 @@ class Checkpoint:
 
     Attributes:
         path: What was opened.
-        layout: How it lies on disk: `"lightning"`, `"torch"`, `"safetensors"` or `"peft_adapter"`.
+        layout: How it lies on disk: `"lightning"`, `"torch"`, `"safetensors"`, `"peft_adapter"` or
+            `"transformers"`.
         format: The file format that holds the tensors: `"torch zip"`, `"torch legacy"`, `"safetensors"`.
         keys: The state dict's keys, exactly as they are in it, with what is known of each tensor.
         source: Where the tensors' bytes lie.
-        file_bytes: Size on disk of the files that make up the checkpoint.
+        files: The files that hold the tensors.
         envelope: What lies beside the state dict in a torch file (`hyper_parameters`, `optimizer_states`, versions …)
             as plain data, with `TensorInfo` for a tensor and `Opaque` for an object of any other class; the
             `__metadata__` of a safetensors file.
-        opaque_keys: Entries of the state dict that are no plain tensor -> what they are (quantized, sparse, on the meta
-            device, an `_extra_state`). They are not in `keys`.
+        opaque_keys: Entries of the state dict that are not plain tensors -> what they are (quantized, sparse, on the
+            meta device, an `_extra_state`). They are not in `keys`.
         globals: Every `module.name` that the pickle names, sorted; none of them was imported.
         adapter_config: The contents of `adapter_config.json`, for a PEFT adapter.
         companions: Other parts of the same run in the same directory, each with its kind.
@@ -89,8 +89,8 @@ class Checkpoint:
     layout: str
     format: str
     keys: KeySet
-    source: sources.TensorSource = field(repr=False)
-    file_bytes: int
+    source: TensorSource = field(repr=False)
+    files: tuple[Path, ...]
     envelope: Mapping[str, object] = field(default_factory=dict, repr=False)
     opaque_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     globals: tuple[str, ...] = field(default=(), repr=False)
@@ -103,11 +103,11 @@ class Checkpoint:
         """Adapters that the keys or the config show, by name; `"default"` where the keys carry none, as PEFT saves."""
         ranks: dict[str, set[int]] = {}
         modules: dict[str, set[str]] = {}
-        for key, info in self.keys.items():
-            if "lora_" in key and (found := _LORA_A.match(key)):
-                name = found["name"] or "default"
-                modules.setdefault(name, set()).add(found["module"] or "")
-                ranks.setdefault(name, set()).update(info.shape[:1])
+        for pair in lora_pairs(self.keys):
+            if pair.down is not None:
+                name = pair.adapter or "default"
+                modules.setdefault(name, set()).add(pair.module)
+                ranks.setdefault(name, set()).update(pair.down[1].shape[:1])
         config = self.adapter_config or {}
         alpha = _number(config.get("lora_alpha"))
         if not modules and self.adapter_config is not None:
@@ -126,7 +126,7 @@ class Checkpoint:
         return companion.checkpoint if companion else None
 
     def read(self, key: str) -> torch.Tensor:
-        """Return the tensor called `key`, on the CPU, from a private memory map of just its bytes.
+        """Return the tensor called `key`, on the CPU: where it is big, in place in a private map of just its bytes.
 
         Writing into it never changes the file. Strides are kept; memory shared with other keys is not.
 
@@ -134,8 +134,7 @@ class Checkpoint:
             UnknownKeyError: There is no such key; also a `KeyError`.
             CheckpointError: It is one of `opaque_keys`, or the file has changed since it was opened.
         """
-        self._require(key)
-        return sources.read_tensor(self.keys[key], self.source.locate(key))
+        return read_tensor(self._info(key), self.pieces(key))
 
     def read_bytes(self, key: str) -> memoryview:
         """Return the bytes of the tensor called `key`, without torch.
@@ -147,8 +146,16 @@ class Checkpoint:
             UnknownKeyError: There is no such key; also a `KeyError`.
             CheckpointError: It is one of `opaque_keys`, or the file has changed since it was opened.
         """
-        self._require(key)
-        return sources.read_bytes(self.source.locate(key))
+        return read_bytes(self._info(key), self.pieces(key))
+
+    def pieces(self, key: str) -> tuple[Piece, ...]:
+        """Return where the bytes of the tensor called `key` lie.
+
+        Raises:
+            UnknownKeyError: There is no such key; also a `KeyError`.
+            CheckpointError: It is one of `opaque_keys`, or the file has changed since it was opened.
+        """
+        return self.source.pieces(key, self._info(key))
 
     def damaged(self, keys: Iterable[str]) -> tuple[str, ...]:
         """Return those of the keys whose bytes do not have the checksum that the file gives for them.
@@ -159,13 +166,12 @@ class Checkpoint:
         Raises:
             CheckpointError: The file has changed since it was opened.
         """
-        known = [key for key in keys if key in self.keys]
-        return tuple(self.source.damaged(known)) if isinstance(self.source, sources.ChecksummedSource) else ()
+        return tuple(self.source.damaged({key: self.keys[key] for key in keys if key in self.keys}))
 
-    def _require(self, key: str) -> None:
-        """Raise unless `key` names a plain tensor."""
-        if key in self.keys:
-            return
+    def _info(self, key: str) -> TensorInfo:
+        """Return what is known of a plain tensor, or raise."""
+        if (info := self.keys.get(key)) is not None:
+            return info
         if key in self.opaque_keys:
             raise CheckpointError(
                 "opaque-key",
@@ -186,37 +192,12 @@ class Checkpoint:
         )
 
 
-def open_companion(kind: str, path: Path, read: Callable[[Path], Checkpoint]) -> Companion:
-    """Open a companion: what cannot be read is part of the answer, not an error."""
+def open_companion(kind: str, path: str, read: Callable[[], Checkpoint]) -> Companion:
+    """Open a companion: that it cannot be read is part of the answer, not an error."""
     try:
-        return Companion(kind, path, read(path))
+        return Companion(kind, Path(path), read())
     except CheckpointError as error:
-        return Companion(kind, path, error=error)
-
-
-class Reader(Protocol):
-    """One module of `readers/`: reads one format.
-
-    Attributes:
-        NAME: What it reads, as in `Checkpoint.format`.
-        EXPECTS: How such a file or directory is recognised, in words.
-    """
-
-    NAME: str
-    EXPECTS: str
-
-    def accepts(self, head: bytes, path: Path) -> bool:
-        """Say, cheaply, whether this may be such a checkpoint; `head` is empty for a directory."""
-        ...
-
-    def read(self, path: Path) -> Checkpoint:
-        """Read the index.
-
-        Raises:
-            NotMineError: It is of another format after all.
-            CheckpointError: It is of this format, and broken.
-        """
-        ...
+        return Companion(kind, Path(path), error=error)
 
 
 def _number(value: object) -> float | None:

@@ -25,25 +25,24 @@ class CheckpointError(Exception):
     """
 
     def __init__(self, problem: str, path: str | Path, *, expected: str, found: str, remedy: str) -> None:
-        """See the class."""
         super().__init__(problem, str(path))
         self.problem = problem
         self.path = Path(path)
-        self._told = str(path)  # As a Path, an address loses one of its slashes.
+        self._shown = str(path)  # As a Path, an address loses one of its slashes.
         self.expected = expected
         self.found = found
         self.remedy = remedy
 
     def __str__(self) -> str:
         """Put the fact first, then what was expected, what was found and what to do."""
-        lines = [f"cannot read checkpoint {self._told} ({self.problem})"]
+        lines = [f"cannot read checkpoint {self._shown} ({self.problem})"]
         for label, text in (("expected", self.expected), ("found", self.found), ("what to do", self.remedy)):
             lines.append(f"  {label}: {text.strip()}".replace("\n", "\n    "))
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the way from a pytest-xdist worker: `Exception` itself would forget the keyword arguments."""
-        return (_rebuild, (type(self), self.problem, self._told, self.expected, self.found, self.remedy))
+        return (_rebuild, (type(self), self.problem, self._shown, self.expected, self.found, self.remedy))
 
 
 class UnknownKeyError(CheckpointError, KeyError):
@@ -53,7 +52,18 @@ class UnknownKeyError(CheckpointError, KeyError):
 
 
 class NotMineError(Exception):
-    """A reader's word that the file is of another format, and how it can tell: the next one is asked."""
+    """The file is of another format than the one that was asked; the message says how it can tell."""
+
+
+def big_endian(path: str | Path, found: str) -> CheckpointError:
+    """Return the error for values that this machine would have to turn around."""
+    return CheckpointError(
+        "big-endian",
+        path,
+        expected="values with the lowest byte first",
+        found=f"{found}: names and shapes are known, values are not",
+        remedy="Load it with `torch.load`, which swaps the bytes, and save it again.",
+    )
 
 
 def _rebuild(  # noqa: PLR0913, PLR0917 - These are the fields of the exception.

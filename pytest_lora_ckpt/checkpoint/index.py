@@ -1,60 +1,67 @@
-"""Where the bytes of a tensor lie, and the two ways to get them: as a torch tensor, and without torch."""
+"""Where the bytes of tensors lie, and the two ways to get them: as a torch tensor, and without torch."""
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass
-from mmap import ACCESS_COPY, ALLOCATIONGRANULARITY, mmap
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.window import DeflatedWindow, PartWindow
+from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
     import torch
 
-    from pytest_lora_ckpt.tensors import TensorInfo
+    from pytest_lora_ckpt.checkpoint.window import Window
+
+Target = slice | tuple[slice, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """A stretch of a file: the bytes from a tensor's first element to its last.
+class Piece:
+    """A stretch of bytes that is a tensor, or a part of one.
 
     Attributes:
-        path: The file.
-        offset: Where in the file it begins; for a packed record, where the packed data begins.
-        length: Bytes, unpacked.
-        packed: Length of the deflated record that holds it; 0 where the bytes lie in the file as they are.
-        skip: How many unpacked bytes of that record come before it.
+        window: What it lies in.
+        offset: Where in the window it begins.
+        length: How many bytes.
+        target: Which part of the tensor it is: a slice per dimension, or one slice of the elements in order, with
+            their start and stop. None for the whole tensor, from its first element to its last.
     """
 
-    path: Path
+    window: Window
     offset: int
     length: int
-    packed: int = 0
-    skip: int = 0
+    target: Target | None = None
+
+    @property
+    def file_offset(self) -> int | None:
+        """Where in the file it begins; None where the file does not hold it as it is."""
+        window: Window = self.window
+        offset = self.offset
+        while isinstance(window, PartWindow):
+            offset += window.start
+            window = window.window
+        return None if isinstance(window, DeflatedWindow) else offset
 
 
 class TensorSource(Protocol):
-    """What a reader leaves behind: an index, no open file."""
+    """What a format leaves behind: where tensors lie. It keeps no file open."""
 
-    def locate(self, key: str) -> Extent:
-        """Say where the tensor called `key`, one of the checkpoint's keys, lies.
+    def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
+        """Return where a tensor lies.
 
         Raises:
             CheckpointError: The file does not say, or says it in a way that cannot be followed.
         """
         ...
 
-
-@runtime_checkable
-class ChecksummedSource(Protocol):
-    """A source whose format has checksums of the tensors' bytes."""
-
-    def damaged(self, keys: Iterable[str]) -> list[str]:
-        """Return those of the keys whose bytes do not have the checksum that the file gives for them.
+    def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
+        """Return the keys whose bytes do not have the checksum that the file gives for them.
 
         Raises:
             CheckpointError: The file has changed since it was opened.
@@ -62,46 +69,60 @@ class ChecksummedSource(Protocol):
         ...
 
 
-def read_bytes(extent: Extent) -> memoryview:
-    """Return the bytes of a stretch from a private map of it, which goes when the last view of it goes.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FileIndex:
+    """What one file holds, read by its format from its index alone.
 
-    The map is copy-on-write: whoever writes into the result changes a copy, never the file.
+    Attributes:
+        format: The format's name.
+        window: The file.
+        contents: What the file describes: a mapping of names to `TensorInfo` for a format that has nothing else, and
+            whatever object was saved for torch's formats, as plain data with `TensorInfo` and `Opaque` in it.
+        source: Where the tensors in it lie.
+        metadata: What the format keeps next to its tensors; None for one whose `contents` is all that it has.
+        opaque: Entries of which torch has no dtype -> what they are.
+        globals: Every `module.name` that a pickle names.
+        notes: Short remarks worth showing.
+    """
+
+    format: str
+    window: Window
+    contents: object
+    source: TensorSource
+    metadata: Mapping[str, str] | None = None
+    opaque: Mapping[str, str] = field(default_factory=dict)
+    globals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_bytes(info: TensorInfo, pieces: tuple[Piece, ...]) -> memoryview:
+    """Return the bytes of a tensor: one piece in place, where its window can give it so; several pieces put together.
+
+    Whoever writes into the result changes a copy, never the file.
 
     Raises:
-        CheckpointError: The file is gone, or shorter than it was when its index was read.
+        CheckpointError: The file is gone, or shorter than it was when its index was read; or the pieces are not the
+            whole tensor.
     """
-    if not extent.length:
+    if not any(piece.length for piece in pieces):
         return memoryview(b"")
+    piece = pieces[0]
     try:
-        with extent.path.open("rb") as file:
-            if extent.packed:
-                file.seek(extent.offset)
-                return memoryview(_unpacked(file.read(extent.packed), extent))
-            start = extent.offset - extent.offset % ALLOCATIONGRANULARITY
-            length = extent.offset - start + extent.length
-            whole = memoryview(mmap(file.fileno(), length, offset=start, access=ACCESS_COPY))
-            return whole[extent.offset - start :]
-    except (OSError, ValueError, zlib.error) as error:
+        if len(pieces) == 1 and piece.target is None:
+            return piece.window.view(piece.offset, piece.length)
+        return memoryview(_put_together(info, pieces))
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             "changed",
-            extent.path,
-            expected=f"{extent.length} bytes of a tensor at byte {extent.offset}, as when the checkpoint was opened",
+            piece.window.origin,
+            expected=f"{piece.length} bytes of a tensor at byte {piece.offset}, as when the checkpoint was opened",
             found=f"they cannot be read: {error}",
             remedy="Open the checkpoint again once nothing writes to it any more.",
         ) from error
 
 
-def _unpacked(packed: bytes, extent: Extent) -> bytearray:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    data = bytearray(inflater.decompress(packed, extent.skip + extent.length))
-    if len(data) != extent.skip + extent.length:
-        raise ValueError("the packed record is shorter than its index says")
-    del data[: extent.skip]
-    return data
-
-
-def read_tensor(info: TensorInfo, extent: Extent) -> torch.Tensor:
-    """Return the tensor on a private map of its bytes: writing into it never changes the file.
+def read_tensor(info: TensorInfo, pieces: tuple[Piece, ...]) -> torch.Tensor:
+    """Return the tensor: writing into it never changes the file.
 
     Raises:
         CheckpointError: As `read_bytes`.
@@ -109,10 +130,62 @@ def read_tensor(info: TensorInfo, extent: Extent) -> torch.Tensor:
     import torch  # Whoever asks for a tensor pays for torch; nobody else does.
 
     dtype = getattr(torch, info.dtype)
-    if not extent.length:
+    data = read_bytes(info, pieces)
+    if not data:
         return torch.empty(info.shape, dtype=dtype)
-    data: memoryview | bytearray = read_bytes(extent)
-    if extent.offset % dtype.itemsize and not extent.packed:
-        data = bytearray(data)  # Only a map that begins at a multiple of the item size may be used in place.
     flat = torch.frombuffer(data, dtype=dtype)
+    if flat.data_ptr() % dtype.itemsize:  # Only memory at a multiple of the item size may be used in place.
+        flat = torch.frombuffer(bytearray(data), dtype=dtype)
     return flat.view(info.shape) if info.stride is None else flat.as_strided(info.shape, info.stride)
+
+
+def _put_together(info: TensorInfo, pieces: tuple[Piece, ...]) -> bytearray:
+    """Copy each piece to its place."""
+    size = ITEM_SIZES[info.dtype]
+    whole = bytearray(info.numel * size)
+    filled = 0
+    for piece in pieces:
+        data = piece.window.view(piece.offset, piece.length)
+        position = 0
+        for start, count in _runs(info.shape, piece.target):
+            whole[start * size : (start + count) * size] = data[position : position + count * size]
+            position += count * size
+        if position != piece.length or len(whole) != info.numel * size:
+            raise _misfit(info, piece, f"a piece of {piece.length} bytes for {position}")
+        filled += position
+    if filled != len(whole):
+        raise _misfit(info, pieces[0], f"pieces of {filled} bytes in all")
+    return whole
+
+
+def _misfit(info: TensorInfo, piece: Piece, found: str) -> CheckpointError:
+    return CheckpointError(
+        "incomplete-tensor",
+        piece.window.origin,
+        expected=f"the {info.numel} elements of a tensor {info.shape} {info.dtype}",
+        found=found,
+        remedy="Copy all files of the checkpoint again, from one save.",
+    )
+
+
+def _runs(shape: tuple[int, ...], target: Target | None) -> Iterator[tuple[int, int]]:
+    """List the stretches of consecutive elements that a target consists of: where each begins, and its length.
+
+    Example:
+        >>> list(_runs((3, 4), (slice(1, 3), slice(0, 2)))), list(_runs((3, 4), (slice(1, 3), slice(0, 4))))
+        ([(4, 2), (8, 2)], [(4, 8)])
+    """
+    if target is None:
+        target = slice(0, math.prod(shape))
+    if isinstance(target, slice):
+        shape, target = (math.prod(shape),), (target,)
+    bounds = [part.indices(size)[:2] for part, size in zip(target, shape, strict=True)]
+    inner = len(shape)  # Dimensions from here on are taken whole, and so are one stretch.
+    while inner and bounds[inner - 1] == (0, shape[inner - 1]):
+        inner -= 1
+    strides = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+    split = max(inner - 1, 0)
+    run = math.prod(stop - start for start, stop in bounds[split:])
+    first = sum(start * stride for (start, _), stride in zip(bounds[split:], strides[split:], strict=True))
+    for indices in itertools.product(*(range(start, stop) for start, stop in bounds[:split])):
+        yield first + sum(index * stride for index, stride in zip(indices, strides, strict=False)), run

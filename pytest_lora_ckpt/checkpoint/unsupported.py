@@ -1,13 +1,24 @@
-"""What a path is instead, when it is no checkpoint that can be read: told by cheap signs, with the way on."""
+"""What a path is instead, when it is not a checkpoint that can be read: recognised by cheap signs, with the way on."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, MAX_LEVELS
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, WEIGHTS_ENDINGS
+from pytest_lora_ckpt.wording import listed, printable
 
-_READABLE = "a torch file (.ckpt, .pt, .pth, .bin), a .safetensors file, or a PEFT adapter directory"
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.checkpoint.storage import Listing
+    from pytest_lora_ckpt.checkpoint.window import Window
+
+_READABLE = (
+    "a torch file (.ckpt, .pt, .pth, .bin), a .safetensors file, a PEFT adapter directory, or the directory of a"
+    " Hugging Face model"
+)
 _UNPACK = "Unpack it and give the path of the checkpoint inside."
 _EXPORTED = "Give the training checkpoint that it was exported from."
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -27,27 +38,20 @@ _MAGIC: tuple[tuple[bytes, str, str, str], ...] = (
     (b"\xfd7zXZ\x00", "xz", "an xz archive", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "zstd", "a zstd archive", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "7z", "a 7z archive", _UNPACK),
-    (b"PAR1", "parquet", "a Parquet table", "Give the path of a checkpoint."),
-    (b"%PDF", "pdf", "a PDF document", "Give the path of a checkpoint."),
-    (b"\x89PNG", "image", "a PNG image", "Give the path of a checkpoint."),
-    (b"\xff\xd8\xff", "image", "a JPEG image", "Give the path of a checkpoint."),
-    (b"\x7fELF", "program", "a program", "Give the path of a checkpoint."),
 )
-_WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 _SHOWN = 5
 _SHORT = 16  # Bytes: no checkpoint is so short.
-_ENTRIES = 5000
-_LEVELS = 3
+_CUT = 2500  # Bytes: a text this long may go on behind them.
 
 
-def recognise_head(path: Path, head: bytes) -> CheckpointError | None:
+def recognise_head(path: str, head: bytes) -> CheckpointError | None:
     """Return the error for a file whose first bytes leave no doubt that it is something else."""
     if head.startswith(_LFS):
         return _error(
             "git-lfs-pointer",
             path,
             "a git-LFS pointer: a few lines of text that stand for the real file",
-            f"Run `git lfs pull --include={path.name}` in its repository (after `git lfs install`).",
+            f"Run `git lfs pull --include={Path(path).name}` in its repository (after `git lfs install`).",
         )
     if (named := _named_by_magic(path, head)) is not None:
         return named
@@ -62,28 +66,26 @@ def recognise_head(path: Path, head: bytes) -> CheckpointError | None:
     return _tar(path, head) if head[257:262] == b"ustar" else None
 
 
-def _named_by_magic(path: Path, head: bytes) -> CheckpointError | None:
+def _named_by_magic(path: str, head: bytes) -> CheckpointError | None:
     for magic, kind, what, remedy in _MAGIC:
         if head.startswith(magic):
             return _error(kind, path, what, remedy)
     if head[4:8] == b"TFL3":
         return _error("tflite", path, "a TensorFlow Lite model", _EXPORTED)
-    if path.suffix == ".onnx" or (head.startswith(b"\x08") and b"pytorch" in head[:64]):
+    if path.endswith(".onnx") or (head.startswith(b"\x08") and b"pytorch" in head[:64]):
         return _error("onnx", path, "an ONNX model", _EXPORTED)
     return None
 
 
-def not_a_checkpoint(path: Path, head: bytes, reasons: list[str]) -> CheckpointError:
-    """Return the error for what no reader takes; `reasons` has one line per reader."""
-    if not head:
-        return _directory(path, reasons)
-    kind, what = _unknown_file(path, head)
-    return _error(kind, path, "\n".join([what, "no reader takes it:", *reasons]), "Give the path of a checkpoint file.")
+def file(window: Window, head: bytes, reasons: list[str]) -> CheckpointError:
+    """Return the error for a file of no format; `reasons` has one line per layout and format."""
+    kind, what = _unknown_file(window.length, head)
+    what = "\n".join([what, "nothing reads it:", *reasons])
+    return _error(kind, window.origin, what, "Give the path of a checkpoint file.")
 
 
-def _unknown_file(path: Path, head: bytes) -> tuple[str, str]:
+def _unknown_file(size: int, head: bytes) -> tuple[str, str]:
     """Return kind and description of a file without a sign of its own."""
-    size = path.stat().st_size
     if b"PK\x03\x04".startswith(head) or (size < _SHORT and not _is_text(head)):
         return "truncated", f"only {size} bytes"
     if head.startswith(b"PK"):
@@ -93,7 +95,7 @@ def _unknown_file(path: Path, head: bytes) -> tuple[str, str]:
         return "pickle", f"a plain pickle ({size} bytes), as `pickle.dump` or joblib write it: torch did not save it"
     if _is_text(head):
         line = head.decode("utf-8", "replace").strip().partition("\n")[0]
-        return "text-file", f"a text file that begins {line[:60]!r}"
+        return "text-file", f"a text file that begins {printable(repr(line[:60]))}"
     if not any(head):
         return "zeros", f"a file of {size} bytes that begins with {len(head)} zeros: it was allocated and not written"
     return "not-a-checkpoint", f"{size} bytes that begin {head[:8].hex(' ')}"
@@ -108,13 +110,13 @@ def _is_text(head: bytes) -> bool:
         return False
     try:
         # The last character may be cut in two.
-        head[:-4].decode("utf-8") if len(head) >= _ENTRIES // 2 else head.decode("utf-8")
+        head[:-4].decode("utf-8") if len(head) >= _CUT else head.decode("utf-8")
     except UnicodeDecodeError:
         return False
     return True
 
 
-def _tar(path: Path, head: bytes) -> CheckpointError:
+def _tar(path: str, head: bytes) -> CheckpointError:
     members = {head[block : block + 100].partition(b"\0")[0].strip(b"./") for block in range(0, len(head), 512)}
     if members & {b"sys_info", b"pickle", b"storages", b"tensors"}:
         return _error(
@@ -126,40 +128,35 @@ def _tar(path: Path, head: bytes) -> CheckpointError:
     return _error("tar", path, "a tar archive", _UNPACK)
 
 
-def _directory(path: Path, reasons: list[str]) -> CheckpointError:
+def directory(listing: Listing, reasons: list[str]) -> CheckpointError:
     """Return the error for a directory: what it is, and which paths in it may be meant."""
+    path = listing.path
     try:
-        names = sorted(entry.name for entry in os.scandir(path))
+        names = listing.names
     except OSError as error:
         return _error("no-permission", path, error.strerror or str(error), "Give permission to list the directory.")
     for signs, kind, what, remedy in _DIRECTORIES:
         found = [name for name in names if any(_matches(name, sign) for sign in signs)]
         if found:
-            inside = [path / name for name in found if name.endswith((".safetensors", ".bin"))]
-            meant = f" Did you mean {inside[0]}?" if inside else ""
-            return _error(kind, path, f"{what} (it has {', '.join(found[:3])})", remedy + meant)
-    candidates = _candidates(path)
+            return _error(kind, path, f"{what} (it has {listed(found)})", remedy)
+    candidates = _candidates(Path(path))
     if candidates:
-        listed = "\n".join(map(str, candidates[:_SHOWN]))
+        shown = "\n".join(printable(each) for each in candidates[:_SHOWN])
         more = f"\n… and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
         return _error(
-            "directory-of-checkpoints", path, "a directory, with checkpoints in it", f"Did you mean\n{listed}{more}"
+            "directory-of-checkpoints", path, "a directory, with checkpoints in it", f"Did you mean\n{shown}{more}"
         )
-    shown = f"a directory with {', '.join(names[:_SHOWN])}" if names else "an empty directory"
-    found_here = "\n".join([shown, "no reader takes it:", *reasons])
+    shown = f"a directory with {listed(names, _SHOWN)}" if names else "an empty directory"
     return _error(
-        "not-a-checkpoint", path, found_here, "Give the path of a checkpoint file, or of a PEFT adapter directory."
+        "not-a-checkpoint",
+        path,
+        "\n".join([shown, "nothing reads it:", *reasons]),
+        "Give the path of a checkpoint file, or of a PEFT adapter directory.",
     )
 
 
-# Names that a directory has (`*` at an end stands for anything) -> kind, what it is, what to do.
+# Names that a directory has (`*` at its end stands for anything) -> kind, what it is, what to do.
 _DIRECTORIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
-    (
-        ("*.safetensors.index.json", "*.bin.index.json"),
-        "sharded-model",
-        "a sharded Hugging Face model",
-        "Shards are not put together here: give one shard, or merge them with `save_pretrained(max_shard_size=...)`.",
-    ),
     (
         (".metadata",),
         "distributed-checkpoint",
@@ -172,18 +169,10 @@ _DIRECTORIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         "a DeepSpeed checkpoint",
         "Convert it first: `python zero_to_fp32.py . out.pt` in the directory.",
     ),
-    (
-        ("model.safetensors", "pytorch_model.bin"),
-        "model-directory",
-        "a Hugging Face model",
-        "Give its weights file.",
-    ),
 )
 
 
 def _matches(name: str, sign: str) -> bool:
-    if sign.startswith("*"):
-        return name.endswith(sign[1:])
     return name.startswith(sign[:-1]) if sign.endswith("*") else name == sign
 
 
@@ -192,7 +181,7 @@ def _candidates(top: Path) -> list[Path]:
     found: list[Path] = []
     level = [top]
     seen = 0
-    for _ in range(_LEVELS):
+    for _ in range(MAX_LEVELS):
         deeper: list[Path] = []
         for folder in level:
             try:
@@ -201,16 +190,16 @@ def _candidates(top: Path) -> list[Path]:
                 continue
             seen += len(entries)
             names = {entry.name for entry in entries}
-            if folder != top and "adapter_config.json" in names:
+            if folder != top and ADAPTER_CONFIG in names:
                 found.append(folder)
                 continue
-            found += [Path(entry.path) for entry in entries if entry.name.endswith(_WEIGHTS) and entry.is_file()]
+            found += [Path(entry.path) for entry in entries if entry.name.endswith(WEIGHTS_ENDINGS) and entry.is_file()]
             deeper += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-            if seen > _ENTRIES:
+            if seen > MAX_ENTRIES:
                 return found
         level = deeper
     return found
 
 
-def _error(kind: str, path: Path, found: str, remedy: str) -> CheckpointError:
+def _error(kind: str, path: str, found: str, remedy: str) -> CheckpointError:
     return CheckpointError(kind, path, expected=_READABLE, found=found, remedy=remedy)

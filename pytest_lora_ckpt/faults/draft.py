@@ -108,7 +108,8 @@ class Draft:
             NotApplicable: The checkpoint does not say where its tensors lie.
         """
         try:
-            return self.checkpoint.source.locate(next(iter(self.keys))).path
+            self.checkpoint.pieces(next(iter(self.keys)))
+            return self.checkpoint.files[0]
         except (StopIteration, CheckpointError) as error:
             raise NotApplicable(f"{self.name} does not say where its tensors lie") from error
 

@@ -79,7 +79,7 @@ def trailing_bytes(draft: Draft) -> None:
 def zero_tail(draft: Draft) -> None:
     """Zero the bytes from the first byte of a LoRA tensor in the middle to the end."""
     _require_safetensors(draft)
-    starts = sorted(draft.checkpoint.source.locate(key).offset for key in selecting.lora_keys(draft))
+    starts = sorted(draft.checkpoint.pieces(key)[0].offset for key in selecting.lora_keys(draft))
     start = starts[len(starts) // 2]
 
     def zero(path: Path) -> None:
@@ -144,14 +144,14 @@ def bit_flip_in_zip(draft: Draft) -> None:
 def _flip(draft: Draft) -> None:
     for pair in draft.pairs:
         info = draft.keys[pair.up]
-        extent = draft.checkpoint.source.locate(pair.up)
+        at_byte = draft.checkpoint.pieces(pair.up)[0].file_offset
         data = draft.checkpoint.read_bytes(pair.up)
         # The sign lies in the last byte of a little-endian float; for a zero it makes no difference.
         size = info.nbytes // max(info.numel, 1)
-        values = range(0, len(data) - size + 1, max(size, 1)) if "float" in info.dtype and not extent.packed else ()
+        values = range(0, len(data) - size + 1, max(size, 1)) if "float" in info.dtype and at_byte is not None else ()
         for at in values:
             if any(data[at : at + size]):
-                draft.patches.append(_xor(extent.offset + at + size - 1))
+                draft.patches.append(_xor((at_byte or 0) + at + size - 1))
                 return
     raise NotApplicable("every lora_B is zero, or not of floats")
 

@@ -14,5 +14,19 @@ LORA_WEIGHTS = "lora_weights"
 MANIFEST = "lora_manifest.json"
 """What `write_manifest` writes."""
 
-MODEL_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""transformers' weights of a model that fits into one file (transformers/utils/__init__.py)."""
+MODEL_CONFIG = "config.json"
+"""The config of a transformers or diffusers model (transformers/utils/__init__.py, `CONFIG_NAME`)."""
+
+MODEL_WEIGHTS = (
+    *("model.safetensors", "pytorch_model.bin"),
+    *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+)
+"""Weights that `save_pretrained` writes, in the order in which the library prefers them
+(transformers/utils/__init__.py, `SAFE_WEIGHTS_NAME` and `WEIGHTS_NAME`; diffusers/utils/constants.py)."""
+
+SHARD_INDEX = ".index.json"
+"""What follows the name of the weights where they are sharded: `model.safetensors.index.json`
+(transformers/utils/__init__.py, `SAFE_WEIGHTS_INDEX_NAME`)."""
+
+WEIGHTS_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+"""Endings of files with weights."""

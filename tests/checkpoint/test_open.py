@@ -60,7 +60,7 @@ def test_no_permission(tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyP
         def deny(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(Path, "open", deny)
+        monkeypatch.setattr("pytest_lora_ckpt.checkpoint.window.FileIO", deny)
     assert "chmod" in fails(tmp_path / "a.pt", "no-permission").remedy
 
 

@@ -1,4 +1,4 @@
-"""What is no checkpoint is named, and the way on is told."""
+"""What is not a checkpoint is named, with a remedy."""
 
 from __future__ import annotations
 
@@ -52,12 +52,9 @@ def test_the_error_lists_each_reader_with_its_reason(tmp_path: Path, fails: Fail
 
 
 DIRECTORIES: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "sharded": (("model-00001-of-00002.safetensors", "model.safetensors.index.json"), "sharded-model", "merge"),
-    "sharded bin": (("pytorch_model.bin.index.json",), "sharded-model", "merge"),
     "dcp": (("__0_0.distcp", ".metadata"), "distributed-checkpoint", "dcp_to_torch"),
     "deepspeed": (("zero_pp_rank_0_mp_rank_00_optim_states.pt",), "deepspeed-checkpoint", "zero_to_fp32"),
     "deepspeed top": (("latest", "global_step12/x"), "deepspeed-checkpoint", "zero_to_fp32"),
-    "model": (("config.json", "model.safetensors"), "model-directory", "model.safetensors"),
     "runs": (("last.ckpt", "best.ckpt", "hparams.yaml"), "directory-of-checkpoints", "best.ckpt"),
     "nested": (("a/b/epoch=3.ckpt",), "directory-of-checkpoints", "a/b/epoch=3.ckpt"),
     "trainer": (("checkpoint-5/adapter_config.json",), "directory-of-checkpoints", "checkpoint-5"),

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import open_checkpoint
-from pytest_lora_ckpt.checkpoint.layouts.transformers_model import find_base, open_base
 from pytest_lora_ckpt.proof import BaseWeights, compare_base
 from pytest_lora_ckpt.replicas import make_panorama_vlm
 
@@ -73,19 +72,9 @@ def test_from_a_file_and_from_the_directory_of_save_pretrained(model: Any, base:
     torch.save(base.state_dict(), tmp_path / "base.pt")
     assert compare_base(model, BaseWeights(open_checkpoint(tmp_path / "base.pt"), model)).same == 25
     base.save_pretrained(tmp_path / "hub")
-    assert open_base(tmp_path / "hub").path.name == "model.safetensors"
-    found = find_base(str(tmp_path / "hub"))
-    assert found is not None
+    found = open_checkpoint(tmp_path / "hub")
+    assert found.layout == "transformers"
     assert compare_base(model, BaseWeights(found, model)).same >= 24
-
-
-@pytest.mark.parametrize("name", [None, "", 3, "Qwen/Qwen3-0.6B", "/no/such/directory"])
-def test_a_name_that_is_no_directory_here(name: object) -> None:
-    assert find_base(name) is None
-
-
-def test_a_directory_without_weights(tmp_path: Path) -> None:
-    assert find_base(str(tmp_path)) is None
 
 
 def test_a_model_is_no_witness_for_itself(model: Any, base: Any) -> None:

@@ -12,106 +12,62 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError
-from pytest_lora_ckpt.checkpoint.index import Extent
+from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece
+from pytest_lora_ckpt.checkpoint.limits import MAX_SAFETENSORS_HEADER
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
-from pytest_lora_ckpt.tensors import KeySet, TensorInfo
+from pytest_lora_ckpt.tensors import TensorInfo
+from pytest_lora_ckpt.vocabulary.formats import SAFETENSORS_DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
+
+    from pytest_lora_ckpt.checkpoint.window import Window
 
 NAME = "safetensors"
 EXPECTS = "eight bytes with the length of a JSON header, then the header"
 
-MAX_HEADER = 100_000_000  # `MAX_HEADER_SIZE` in safetensors/src/tensor.rs.
 _LENGTH = 8
 _METADATA = "__metadata__"
 _UINT64 = 1 << 64
-# safetensors' name -> torch's name, bits per element. torch has no type for the six-bit ones.
-_DTYPES: Mapping[str, tuple[str, int]] = {
-    "BOOL": ("bool", 8),
-    "F4": ("float4_e2m1fn_x2", 4),
-    "F6_E2M3": ("", 6),
-    "F6_E3M2": ("", 6),
-    "U8": ("uint8", 8),
-    "I8": ("int8", 8),
-    "F8_E5M2": ("float8_e5m2", 8),
-    "F8_E4M3": ("float8_e4m3fn", 8),
-    "F8_E8M0": ("float8_e8m0fnu", 8),
-    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 8),
-    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
-    "I16": ("int16", 16),
-    "U16": ("uint16", 16),
-    "F16": ("float16", 16),
-    "BF16": ("bfloat16", 16),
-    "I32": ("int32", 32),
-    "U32": ("uint32", 32),
-    "F32": ("float32", 32),
-    "C64": ("complex64", 64),
-    "F64": ("float64", 64),
-    "I64": ("int64", 64),
-    "U64": ("uint64", 64),
-}
 
 
 class _BrokenHeaderError(Exception):
     """The header breaks a rule of the format."""
 
 
-def accepts(head: bytes, path: Path) -> bool:
-    """Say whether a header follows the first eight bytes, or the name promises one."""
-    return bool(head) and (head[_LENGTH : _LENGTH + 1] == b"{" or path.suffix == ".safetensors")
+def accepts(head: bytes, name: str) -> bool:
+    """See `Format`: a header follows the first eight bytes, or the name promises one."""
+    return head[_LENGTH : _LENGTH + 1] == b"{" or name.endswith(".safetensors")
 
 
-def read(path: Path) -> Checkpoint:
-    """Read the header.
-
-    Raises:
-        NotMineError: The name alone spoke for it, and no header could begin like this.
-        CheckpointError: A rule of the format is broken, or there is no tensor.
-    """
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        first = file.read(_LENGTH + 1)
-        length = int.from_bytes(first[:_LENGTH], "little")
-        if length > MAX_HEADER and not first.endswith(b"{"):
-            raise NotMineError(f"its first eight bytes would be the length of a header of {length} bytes")
-        if len(first) < _LENGTH or _LENGTH + length > size or length > MAX_HEADER:
-            raise _length_error(path, size, length)
-        file.seek(_LENGTH)
-        raw = file.read(length)
+def index(window: Window) -> FileIndex:
+    """See `Format`: read the header."""
+    first = window.read(0, _LENGTH + 1)
+    length = int.from_bytes(first[:_LENGTH], "little")
+    if length > MAX_SAFETENSORS_HEADER and not first.endswith(b"{"):
+        raise NotMineError(f"its first eight bytes would be the length of a header of {length} bytes")
+    start = _LENGTH + length
+    if len(first) < _LENGTH or start > window.length or length > MAX_SAFETENSORS_HEADER:
+        raise _length_error(window, length)
     notes: list[str] = []
     try:
-        metadata, infos, starts, opaque = _parse(raw, size - _LENGTH - length, notes)
+        metadata, infos, starts, opaque = _parse(window.read(_LENGTH, length), window.length - start, notes)
     except _BrokenHeaderError as error:
         raise CheckpointError(
             "damaged",
-            path,
+            window.origin,
             expected="a safetensors file that keeps the rules of the format",
             found=str(error),
             remedy="Copy the file again, or save it again with `safetensors.torch.save_file`.",
         ) from error
-    if not infos and not opaque:
-        raise CheckpointError(
-            "empty",
-            path,
-            expected="tensors",
-            found="a whole safetensors file with no tensor in it",
-            remedy="Save again and look at what is passed to the saving function: under ZeRO-3 or FSDP the weights"
-            " must be gathered first.",
-        )
-    return Checkpoint(
-        path=path,
-        layout="safetensors",
+    return FileIndex(
         format=NAME,
-        keys=KeySet(infos),
-        source=SafetensorsSource(path, infos, {key: _LENGTH + length + start for key, start in starts.items()}),
-        file_bytes=size,
-        envelope=metadata,
-        opaque_keys=opaque,
+        window=window,
+        contents=infos,
+        source=SafetensorsSource(window, start, starts),
+        metadata=metadata,
+        opaque=opaque,
         notes=tuple(notes),
     )
 
@@ -120,24 +76,31 @@ def read(path: Path) -> Checkpoint:
 class SafetensorsSource:
     """Finds a tensor behind the header."""
 
-    path: Path
-    infos: Mapping[str, TensorInfo]
+    window: Window
+    data: int
     starts: Mapping[str, int]
 
-    def locate(self, key: str) -> Extent:
+    def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
         """See `TensorSource`."""
-        return Extent(self.path, self.starts[key], self.infos[key].nbytes)
+        return (Piece(self.window, self.data + self.starts[key], info.nbytes),)
+
+    def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:  # noqa: ARG002 - It has no checksums.
+        """See `TensorSource`."""
+        return []
 
 
-def _length_error(path: Path, size: int, length: int) -> CheckpointError:
+def _length_error(window: Window, length: int) -> CheckpointError:
     """Return what is wrong with a header that is not there in full."""
-    if length > MAX_HEADER:
-        problem, found = "damaged", f"a header of {length} bytes, more than the {MAX_HEADER} that the format allows"
+    if length > MAX_SAFETENSORS_HEADER:
+        problem, found = (
+            "damaged",
+            f"a header of {length} bytes, more than the {MAX_SAFETENSORS_HEADER} that the format allows",
+        )
     else:
-        problem, found = "truncated", f"{size} bytes, of which the header alone needs {_LENGTH + length}"
+        problem, found = "truncated", f"{window.length} bytes, of which the header alone needs {_LENGTH + length}"
     return CheckpointError(
         problem,
-        path,
+        window.origin,
         expected="a whole safetensors file",
         found=found,
         remedy="Copy the file again and compare its size with the original's.",
@@ -208,7 +171,7 @@ def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
     """Return dtype, shape, begin and end of one entry."""
     fields = dict(entry) if isinstance(entry, _Object) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    known = _DTYPES.get(dtype) if isinstance(dtype, str) else None
+    known = SAFETENSORS_DTYPES.get(dtype) if isinstance(dtype, str) else None
     if known is None:
         raise _BrokenHeaderError(f"tensor {describe(name)} has the unknown dtype {describe(dtype)}")
     if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:  # noqa: PLR2004 - Begin and end.

@@ -1,84 +1,75 @@
 """torch's zip format, since torch 1.6: a pickle, `data.pkl`, and each storage as a record of its own, `data/N`.
 
-Source: `torch.serialization._save` and `_load`. Only the archive's directory and the pickle are read, and of the pickle
-at most `MAX_PICKLE` bytes (1 GiB, some three million tensors): a bigger one is an error.
+Source: `torch.serialization._save` and `_load`. Only the archive's directory and the pickle are read.
 """
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError
-from pytest_lora_ckpt.checkpoint.formats.zip_index import BrokenZipError, Record, ZipIndex, read_index
-from pytest_lora_ckpt.checkpoint.index import Extent, read_bytes
-from pytest_lora_ckpt.checkpoint.layouts.torch_envelope import make_checkpoint
-from pytest_lora_ckpt.checkpoint.pickle.machine import MAX_PICKLE, PickleMachine
-from pytest_lora_ckpt.checkpoint.pickle.state import BrokenPickleError
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError, big_endian
+from pytest_lora_ckpt.checkpoint.formats.zip_index import BrokenZipError, ZipIndex, read_index
+from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, read_bytes
+from pytest_lora_ckpt.checkpoint.limits import MAX_CHECKSUMMED, MAX_PICKLE
+from pytest_lora_ckpt.checkpoint.pickle.inert import BrokenPickleError
+from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.torch_types import Storage, TorchCalls, span
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
+from pytest_lora_ckpt.wording import listed, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
+    from pytest_lora_ckpt.checkpoint.window import Window
 
 NAME = "torch zip"
 EXPECTS = "a zip archive that holds `data.pkl`"
 
-# How many times the bytes of the tensors asked for may be read for a checksum of all that lies in their record.
-_MOST = 4
-
 _COPY_AGAIN = "Copy the file again and compare its size with the original's; if that one is the same, save it again."
 
 
-def accepts(head: bytes, path: Path) -> bool:  # noqa: ARG001 - Every reader is asked in the same way.
-    """Say whether it begins as a zip archive does."""
+def accepts(head: bytes, name: str) -> bool:  # noqa: ARG001 - All formats are asked in the same way.
+    """See `Format`."""
     return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
 
-def read(path: Path) -> Checkpoint:
-    """Read the directory and the pickle.
-
-    Raises:
-        NotMineError: A zip archive of something else.
-        CheckpointError: Damaged, or without a state dict.
-    """
+def index(window: Window) -> FileIndex:
+    """See `Format`: read the directory and the pickle."""
     try:
-        with path.open("rb") as file:
-            index = read_index(file)
-            prefix = _prefix(index, path)
-            contents = index.read(file, f"{prefix}data.pkl", MAX_PICKLE)
-            order = index.read(file, f"{prefix}byteorder", 16) if f"{prefix}byteorder" in index.records else b"little"
-            size = file.seek(0, 2)
+        archive = read_index(window)
+        prefix = _prefix(archive)
+        contents = archive.read(f"{prefix}data.pkl", MAX_PICKLE)
+        order = archive.read(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in archive.records else b"little"
     except BrokenZipError as error:
         raise CheckpointError(
             "truncated" if error.truncated else "damaged",
-            path,
+            window.origin,
             expected="a whole zip archive, as `torch.save` writes it",
-            found=f"{error} ({path.stat().st_size} bytes)",
+            found=f"{error} ({window.length} bytes)",
             remedy=_COPY_AGAIN,
         ) from error
-    calls = TorchCalls(_Check(index, prefix))
+    calls = TorchCalls(_Check(archive, prefix))
     machine = PickleMachine(contents, builders=calls.builders, persistent=calls.persistent)
     try:
         made = machine.load()
     except BrokenPickleError as error:
         raise CheckpointError(
-            "damaged", path, expected="a pickle of a state dict in `data.pkl`", found=str(error), remedy=_COPY_AGAIN
+            "damaged",
+            window.origin,
+            expected="a pickle of a state dict in `data.pkl`",
+            found=str(error),
+            remedy=_COPY_AGAIN,
         ) from error
-    return make_checkpoint(
-        made,
-        path,
-        file_format=NAME,
-        file_bytes=size,
-        calls=calls,
-        names=machine.globals,
-        source=lambda infos: ZipSource(path, infos, index, prefix, order),
+    return FileIndex(
+        format=NAME,
+        window=window,
+        contents=made,
+        source=ZipSource(archive, prefix, order),
+        globals=tuple(sorted(machine.globals)),
+        notes=calls.notes,
     )
 
 
@@ -86,11 +77,11 @@ def read(path: Path) -> Checkpoint:
 class _Check:
     """Compares each storage that the pickle names with the record that holds it."""
 
-    index: ZipIndex
+    archive: ZipIndex
     prefix: str
 
     def __call__(self, storage: Storage) -> None:
-        record = self.index.records.get(f"{self.prefix}data/{storage.name}")
+        record = self.archive.records.get(f"{self.prefix}data/{storage.name}")
         if record is None:
             raise BrokenPickleError(f"it names {storage}, for which the archive has no record")
         if storage.nbytes is not None and storage.nbytes != record.size:
@@ -101,63 +92,49 @@ class _Check:
 class ZipSource:
     """Finds a tensor's record; its header is read only then."""
 
-    path: Path
-    infos: Mapping[str, TensorInfo]
-    index: ZipIndex
+    archive: ZipIndex
     prefix: str
     order: bytes
 
-    def locate(self, key: str) -> Extent:
+    def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
         """See `TensorSource`."""
-        info = self.infos[key]
         size = ITEM_SIZES[info.dtype]
         if self.order != b"little" and size > 1:
-            raise CheckpointError(
-                "big-endian",
-                self.path,
-                expected="values with the lowest byte first",
-                found=f"byte order {self.order!r}: names and shapes are known, values are not",
-                remedy="Load it with `torch.load`, which swaps the bytes, and save it again.",
-            )
-        record, start = self._record(key)
-        inside = info.storage_offset * size
-        length = span(info.shape, info.stride) * size
-        if record.deflated:
-            return Extent(self.path, start, length, record.packed, inside)
-        return Extent(self.path, start + inside, length)
+            raise big_endian(self.archive.window.origin, f"byte order {self.order!r}")
+        window, start = self._record(key, info)
+        return (Piece(window, start + info.storage_offset * size, span(info.shape, info.stride) * size),)
 
-    def damaged(self, keys: Iterable[str]) -> list[str]:
-        """See `ChecksummedSource`."""
+    def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
+        """See `TensorSource`. A record that is far bigger than the tensors asked for in it is not read."""
         by_storage: dict[object, list[str]] = defaultdict(list)
-        for key in keys:
-            by_storage[self.infos[key].storage].append(key)
-        found: list[str] = []
-        for sharing in by_storage.values():
-            record, start = self._record(sharing[0])
-            if not record.crc or record.size > _MOST * sum(self.infos[key].nbytes for key in sharing):
+        for key, info in infos.items():
+            by_storage[info.storage].append(key)
+        damaged: list[str] = []
+        for storage, sharing in by_storage.items():
+            record = self.archive.records[f"{self.prefix}data/{storage}"]
+            if not record.crc or record.size > MAX_CHECKSUMMED * sum(infos[key].nbytes for key in sharing):
                 continue
-            whole = Extent(self.path, start, record.size, record.packed if record.deflated else 0)
-            if zlib.crc32(read_bytes(whole)) != record.crc:
-                found += sharing
-        return found
+            window, start = self._record(sharing[0], infos[sharing[0]])
+            data = read_bytes(TensorInfo((record.size,), "uint8"), (Piece(window, start, record.size),))
+            if zlib.crc32(data) != record.crc:
+                damaged += sharing
+        return damaged
 
-    def _record(self, key: str) -> tuple[Record, int]:
-        """Return the record that holds this tensor, and where in the file its data begins."""
-        name = f"{self.prefix}data/{self.infos[key].storage}"
+    def _record(self, key: str, info: TensorInfo) -> tuple[Window, int]:
+        """Return the window that holds the tensor's storage, and where in it the storage begins."""
         try:
-            with self.path.open("rb") as file:
-                return self.index.records[name], self.index.data_offset(file, name)
-        except (OSError, BrokenZipError, struct.error) as error:
+            return self.archive.record(f"{self.prefix}data/{info.storage}")
+        except (OSError, BrokenZipError) as error:
             raise CheckpointError(
                 "changed",
-                self.path,
+                self.archive.window.origin,
                 expected=f"the record of {key!r}, as when the checkpoint was opened",
                 found=str(error),
                 remedy="Open the checkpoint again once nothing writes to it any more.",
             ) from error
 
 
-def _prefix(index: ZipIndex, path: Path) -> str:
+def _prefix(index: ZipIndex) -> str:
     """Return the folder inside the archive that torch puts everything in.
 
     Raises:
@@ -166,13 +143,13 @@ def _prefix(index: ZipIndex, path: Path) -> str:
     """
     found = [name for name in index.records if name.endswith("/data.pkl") and name.count("/") == 1]
     if not found:
-        shown = ", ".join(name[:60] for name in list(index.records)[:3]) or "no records"
+        shown = listed((printable(name, 60) for name in index.records), 3) if index.records else "no records"
         raise NotMineError(f"a zip archive without `data.pkl` ({shown})")
     prefix = found[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in index.records or any(name.startswith(f"{prefix}code/") for name in index.records):
         raise CheckpointError(
             "torchscript",
-            path,
+            index.window.origin,
             expected="a checkpoint, as `torch.save` writes it",
             found="a TorchScript archive, as `torch.jit.save` writes it: a program, with weights in it",
             remedy="Save the state dict of the original model: `torch.save(model.state_dict(), path)`.",

@@ -6,11 +6,15 @@ APPNOTE.TXT of PKWARE, sections 4.3.7 to 4.3.16 and 4.5.3.
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_lora_ckpt.checkpoint.window import DeflatedWindow, PartWindow
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.checkpoint.window import Window
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -33,7 +37,6 @@ class BrokenZipError(Exception):
     """
 
     def __init__(self, reason: str, *, truncated: bool = False) -> None:
-        """See the class."""
         super().__init__(reason)
         self.truncated = truncated
 
@@ -56,23 +59,34 @@ class Record(NamedTuple):
 class ZipIndex:
     """The records of an archive, by name, in the order of the directory."""
 
+    window: Window
     records: dict[str, Record]
 
-    def data_offset(self, file: BinaryIO, name: str) -> int:
-        """Return where in the file the record's data begins.
+    def data_offset(self, name: str) -> int:
+        """Return where in the archive the record's data begins.
 
         Raises:
             BrokenZipError: Its header is not where the directory says.
         """
         header = self.records[name].header
-        file.seek(header)
-        raw = file.read(_LOCAL.size)
+        raw = self.window.read(header, _LOCAL.size)
         if len(raw) < _LOCAL.size or raw[:4] != b"PK\x03\x04":
             raise BrokenZipError(f"no header of record {name[:60]!r} at byte {header}")
         fields = _LOCAL.unpack(raw)
         return header + _LOCAL.size + int(fields[9]) + int(fields[10])
 
-    def read(self, file: BinaryIO, name: str, limit: int) -> bytes:
+    def record(self, name: str) -> tuple[Window, int]:
+        """Return the window that the record's data lies in, unpacked, and where in it they begin.
+
+        Raises:
+            BrokenZipError: Its header is not where the directory says.
+        """
+        record, start = self.records[name], self.data_offset(name)
+        if record.deflated:
+            return DeflatedWindow(PartWindow(self.window, start, record.packed), record.size), 0
+        return self.window, start
+
+    def read(self, name: str, limit: int) -> bytes:
         """Return the data of a record of at most `limit` bytes.
 
         Raises:
@@ -81,44 +95,40 @@ class ZipIndex:
         record = self.records[name]
         if max(record.size, record.packed) > limit:
             raise BrokenZipError(f"record {name[:60]!r} of {record.size} bytes, of which at most {limit} are read")
-        file.seek(self.data_offset(file, name))
-        data = file.read(record.packed)
-        if record.deflated:
-            try:
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, record.size)
-            except zlib.error as error:
-                raise BrokenZipError(f"record {name[:60]!r} cannot be unpacked: {error}") from error
+        window, start = self.record(name)
+        try:
+            data = window.read(start, record.size)
+        except ValueError as error:
+            raise BrokenZipError(f"record {name[:60]!r}: {error}") from error
         if len(data) != record.size or (record.crc and zlib.crc32(data) != record.crc):
             raise BrokenZipError(f"record {name[:60]!r} does not have the checksum that the archive gives for it")
         return data
 
 
-def read_index(file: BinaryIO) -> ZipIndex:
+def read_index(window: Window) -> ZipIndex:
     """Read the central directory.
 
     Raises:
         BrokenZipError: There is none, or it is damaged.
     """
-    length = file.seek(0, os.SEEK_END)
-    file.seek(max(0, length - _COMMENT - _END.size - _END64_LOCATOR.size))
-    tail = file.read()
+    length = window.length
+    first = max(0, length - _COMMENT - _END.size - _END64_LOCATOR.size)
+    tail = window.read(first, length - first)
     position = _end_record(tail)
     if position < 0 or len(tail) - position < _END.size:
         raise BrokenZipError("the directory at the end of the archive is missing", truncated=True)
-    end = length - len(tail) + position
+    end = first + position
     _, _, _, _, count, size, start, _ = _END.unpack_from(tail, position)
     locator = position - _END64_LOCATOR.size
     if locator >= 0 and tail[locator : locator + 4] == b"PK\x06\x07":
         end = _END64_LOCATOR.unpack_from(tail, locator)[2]
-        file.seek(end)
-        raw = file.read(_END64.size)
+        raw = window.read(end, _END64.size) if end < length else b""
         if len(raw) < _END64.size or raw[:4] != b"PK\x06\x06":
             raise BrokenZipError("the archive's zip64 directory is not where its end says")
         count, size, start = _END64.unpack(raw)[7:10]
     if start + size > end:
         raise BrokenZipError("the archive's directory does not lie before its end")
-    file.seek(start)
-    return ZipIndex(_records(file.read(size), count, start))
+    return ZipIndex(window, _records(window.read(start, size), count, start))
 
 
 def _end_record(tail: bytes) -> int:
@@ -147,7 +157,7 @@ def _records(directory: bytes, count: int, start: int) -> dict[str, Record]:
         extra_end = name_end + extra_length
         if magic != b"PK\x01\x02" or flags & _ENCRYPTED or method not in {_STORED, _DEFLATED}:
             raise BrokenZipError(
-                f"entry {len(records)} of the archive's directory is damaged, encrypted or packed oddly"
+                f"entry {len(records)} of the archive's directory is damaged, encrypted or packed by an unknown method"
             )
         name = directory[position + _ENTRY.size : name_end].decode("utf-8", "replace")
         if _FULL in {size, packed, header}:

@@ -1,1 +1,47 @@
-"""Which files make up one checkpoint: one module per layout."""
+"""Which files are one checkpoint: one module per layout, in the order in which they are asked.
+
+To add a layout, write a module with what `Layout` names and give it a line in `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_lora_ckpt.checkpoint.layouts import peft_adapter, single_file, transformers_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
+    from pytest_lora_ckpt.checkpoint.index import FileIndex
+    from pytest_lora_ckpt.checkpoint.storage import Listing
+
+    IndexFile = Callable[[Listing, str], FileIndex]
+
+
+class Layout(Protocol):
+    """A module that knows one way in which files are a checkpoint.
+
+    Attributes:
+        NAME: What it knows.
+        EXPECTS: How such a checkpoint is recognised, in words.
+    """
+
+    NAME: str
+    EXPECTS: str
+
+    def accepts(self, listing: Listing) -> bool:
+        """Say, by names alone, whether this is such a checkpoint."""
+        ...
+
+    def assemble(self, listing: Listing, index_file: IndexFile) -> Checkpoint:
+        """Make one checkpoint of its files. `index_file` reads what a file of the listing holds.
+
+        Raises:
+            CheckpointError: One of them is missing or broken.
+            OSError: One of them cannot be read.
+        """
+        ...
+
+
+LAYOUTS: tuple[Layout, ...] = (peft_adapter, transformers_model, single_file)

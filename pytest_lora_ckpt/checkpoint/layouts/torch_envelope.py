@@ -1,52 +1,41 @@
-"""What a torch file's object is: where its state dict lies, and what is envelope around it."""
+"""What a file's object is: where its state dict lies, and what is envelope around it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, describe, kind_and_size
-from pytest_lora_ckpt.tensors import KeySet, TensorInfo
+from pytest_lora_ckpt.tensors import TensorInfo
+from pytest_lora_ckpt.vocabulary.formats import LIGHTNING_ENTRIES, OPAQUE_TENSORS, STATE_DICT_ENTRIES
+from pytest_lora_ckpt.wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from pytest_lora_ckpt.checkpoint.index import TensorSource
-    from pytest_lora_ckpt.checkpoint.pickle.torch_types import TorchCalls
+    from pytest_lora_ckpt.checkpoint.index import FileIndex
 
-# `Trainer.save_checkpoint` writes these beside `state_dict` (lightning, `checkpoint_connector.py`).
-_LIGHTNING = frozenset(
-    {
-        *("pytorch-lightning_version", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
-        *("hyper_parameters", "hparams_name", "datamodule_hyper_parameters"),
-    }
-)
-# Where training scripts put a state dict, the usual names first.
-_NAMES = (
-    *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params"),
-    *("adapter_state_dict", "lora_state_dict", "lora"),
-)
-# What these make is a tensor to its owner, and no plain one.
-_TENSOR_CALLS = {
-    "torch._utils._rebuild_qtensor": "a quantized tensor",
-    "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
-    "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor",
-    "torch._utils._rebuild_nested_tensor": "a nested tensor",
-    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor on the meta device, without data",
-    "torch._utils._rebuild_wrapper_subclass": "a wrapper around other tensors",
-    "torch._utils._rebuild_tensor_v2": "a view of a tensor that negates or conjugates it, or of a dtype unknown here",
-    "torch._utils._rebuild_tensor_v3": "a tensor of a dtype unknown here",
-    "torch._utils._rebuild_parameter": "a parameter that is no plain tensor",
-    "torch._utils._rebuild_parameter_with_state": "a parameter that is no plain tensor",
-    "torch._utils._rebuild_device_tensor_from_numpy": "a tensor saved by way of numpy",
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": "a tensor of another device",
-    "torch._tensor._rebuild_from_type": "a tensor of a class of its own",
-    "torch._tensor._rebuild_from_type_v2": "a tensor of a class of its own",
-}
 _SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class StateDict:
+    """A file's state dict, and what is around it.
+
+    Attributes:
+        layout: `"lightning"`, `"torch"`, or the format's name for a format that has no envelopes.
+        tensors: Its plain tensors.
+        opaque: Its other entries -> what they are.
+        envelope: What lies around it.
+        notes: Short remarks worth showing.
+    """
+
+    layout: str
+    tensors: dict[str, TensorInfo]
+    opaque: dict[str, str]
+    envelope: Mapping[str, object]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,67 +44,52 @@ class _Parts:
 
     layout: str
     state: Mapping[object, object]
-    envelope: dict[str, object]
+    envelope: Mapping[str, object]
     note: str | None = None
 
 
-def make_checkpoint(  # noqa: PLR0913 - Everything that a torch reader has found out.
-    contents: object,
-    path: Path,
-    *,
-    file_format: str,
-    file_bytes: int,
-    calls: TorchCalls,
-    names: set[str],
-    source: Callable[[Mapping[str, TensorInfo]], TensorSource],
-) -> Checkpoint:
-    """Make a `Checkpoint` of what a torch file's pickle describes.
+def state_dict_in(index: FileIndex) -> StateDict:
+    """Find the state dict in what a file holds.
 
     Raises:
         CheckpointError: It holds no state dict (`no-state-dict`), or an empty one (`empty`).
     """
-    parts = _take_apart(contents, path)
-    infos: dict[str, TensorInfo] = {}
-    opaque: dict[str, str] = {}
+    path = index.window.origin
+    if index.metadata is not None and isinstance(index.contents, dict):
+        parts = _Parts(index.format, index.contents, index.metadata)
+    else:
+        parts = _take_apart(index.contents, path)
+    tensors: dict[str, TensorInfo] = {}
+    opaque = dict(index.opaque)
     for key, value in parts.state.items():
         if isinstance(value, TensorInfo) and isinstance(key, str):
-            infos[key] = value
+            tensors[key] = value
         else:
             opaque[key if isinstance(key, str) else describe(key)] = _what_it_is(value)
-    if not infos and not any(map(_is_tensor, parts.state.values())):
+    if not tensors and not index.opaque and not any(map(_is_tensor, parts.state.values())):
+        others = f" ({count(len(opaque), 'other entry', 'other entries')})" if opaque else ""
         raise CheckpointError(
             "empty",
             path,
             expected="a state dict with tensors in it",
-            found=f"a {parts.layout} checkpoint whose state dict holds no tensor ({len(opaque)} other entries)",
+            found=f"a {parts.layout} checkpoint whose state dict holds no tensor{others}",
             remedy="Save again and look at what the saving hook keeps: under ZeRO-3 or FSDP the weights must be"
             " gathered first, and an `on_save_checkpoint` that drops the frozen ones may drop all.",
         )
-    notes = [f"tensors of class {name[:100]} are read as plain tensors" for name in sorted(calls.subclasses)]
-    return Checkpoint(
-        path=path,
-        layout=parts.layout,
-        format=file_format,
-        keys=KeySet(infos),
-        source=source(infos),
-        file_bytes=file_bytes,
-        envelope=parts.envelope,
-        opaque_keys=opaque,
-        globals=tuple(sorted(names)),
-        notes=tuple(([parts.note] if parts.note else []) + notes),
-    )
+    notes = ([parts.note] if parts.note else []) + list(index.notes)
+    return StateDict(parts.layout, tensors, opaque, parts.envelope, tuple(notes))
 
 
-def _take_apart(contents: object, path: Path) -> _Parts:
+def _take_apart(contents: object, path: str) -> _Parts:
     """Find the state dict."""
     top = _mapping(contents)
     if top is None:
         raise _no_state_dict(path, f"{kind_and_size(contents)} at the top of the file")
-    for name in _NAMES:
+    for name in STATE_DICT_ENTRIES:
         state = _mapping(top.get(name))
         if state is not None and (name == "state_dict" or any(map(_is_tensor, state.values()))):
             envelope = {_name(key): value for key, value in top.items() if key != name}
-            if name == "state_dict" and not _LIGHTNING.isdisjoint(envelope):
+            if name == "state_dict" and not LIGHTNING_ENTRIES.isdisjoint(envelope):
                 return _Parts("lightning", state, envelope)
             return _Parts("torch", state, envelope, f"the state dict lies under {name!r} in the file")
     if not top or any(map(_is_tensor, top.values())):
@@ -127,8 +101,8 @@ def _take_apart(contents: object, path: Path) -> _Parts:
     )
 
 
-def _no_state_dict(path: Path, found: str) -> CheckpointError:
-    usual = ", ".join(_NAMES[:6])
+def _no_state_dict(path: str, found: str) -> CheckpointError:
+    usual = ", ".join(STATE_DICT_ENTRIES[:6])
     return CheckpointError(
         "no-state-dict",
         path,
@@ -147,15 +121,15 @@ def _mapping(value: object) -> Mapping[object, object] | None:
 
 
 def _is_tensor(value: object) -> bool:
-    return isinstance(value, TensorInfo) or (isinstance(value, Opaque) and value.qualname in _TENSOR_CALLS)
+    return isinstance(value, TensorInfo) or (isinstance(value, Opaque) and value.qualname in OPAQUE_TENSORS)
 
 
 def _what_it_is(value: object) -> str:
-    if isinstance(value, Opaque) and value.qualname in _TENSOR_CALLS:
-        return f"{_TENSOR_CALLS[value.qualname]}: {describe(value.args, 80)}"
+    if isinstance(value, Opaque) and value.qualname in OPAQUE_TENSORS:
+        return f"{OPAQUE_TENSORS[value.qualname]}: {describe(value.args, 80)}"
     if isinstance(value, TensorInfo):
-        return f"a tensor {value.shape} whose key is no text"
-    return f"no tensor: {describe(value, 100)}"
+        return f"a tensor {value.shape} whose key is not a text"
+    return f"not a tensor: {describe(value, 100)}"
 
 
 def _name(key: object) -> str:

@@ -1,20 +1,67 @@
-"""`Opaque`: what stands for an object of the file whose class is never looked up; and short words for any value."""
+"""What a pickle describes, as inert data: `Opaque` for an object whose class is never looked up, else plain data.
+
+Also short words for any such value, however hostile.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.limits import MAX_KEY_PARTS
 from pytest_lora_ckpt.tensors import TensorInfo
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 _LENGTH = 120  # Characters of one description: a line in a terminal.
 _ITEMS = 6
 _BYTES = 24
 _DEPTH = 3
 _BITS = 256  # Longer integers are measured, not printed: their decimal form takes quadratic time.
+
+
+Builder = Callable[[tuple[object, ...]], object]
+
+
+class UnfitError(Exception):
+    """The arguments are not those that a builder knows: the call stays a record."""
+
+
+def hashable(key: object) -> object:
+    """Return a key if hashing it is cheap and safe.
+
+    CPython hashes tuples by recursion without a limit: a million levels take the process down, and forty levels of
+    `(x, x)` take for ever.
+
+    Raises:
+        ValueError: It is such a tuple.
+    """
+    if type(key) is tuple:
+        pending: list[tuple[object, ...]] = [key]
+        seen = 0
+        while pending:
+            for part in pending.pop():
+                seen += 1
+                if seen > MAX_KEY_PARTS:
+                    raise ValueError("a key with too many parts")
+                if type(part) is tuple:
+                    pending.append(part)
+    return key
+
+
+class BrokenPickleError(Exception):
+    """The bytes are not a whole, well-formed pickle.
+
+    Attributes:
+        truncated: The bytes are fine as far as they go, and end too early.
+    """
+
+    def __init__(self, reason: str, *, truncated: bool = False) -> None:
+        super().__init__(reason)
+        self.truncated = truncated
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -48,6 +95,84 @@ class Opaque:
         return describe(self)
 
 
+def pairs(items: list[object]) -> dict[object, object]:
+    """Make a dict of keys and values in turn."""
+    if len(items) % 2:
+        raise BrokenPickleError("a key without a value")
+    return {hashable(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
+
+
+def extend(target: object, items: list[object]) -> None:
+    """Append to a list, or to what stands for one; add to a set."""
+    if isinstance(target, Opaque):
+        if target.elements is None:
+            target.elements = []
+        target.elements.extend(items)
+    elif isinstance(target, list):
+        target.extend(items)
+    elif isinstance(target, set):
+        target.update(map(hashable, items))
+    else:
+        raise BrokenPickleError("something is appended to what is not a list")
+
+
+def update(target: object, items: list[object]) -> None:
+    """Set keys in a dict, or in what stands for one."""
+    if isinstance(target, Opaque):
+        if target.entries is None:
+            target.entries = {}
+        target = target.entries
+    if not isinstance(target, dict):
+        raise BrokenPickleError("a key is set in what is not a dict")
+    target.update(pairs(items))
+
+
+def _only(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """Return the items of the only argument, a list or a tuple; nothing for no argument."""
+    match arguments:
+        case ():
+            return ()
+        case (list() | tuple() as items,):
+            return tuple(items)
+    raise UnfitError
+
+
+def _ordered_dict(arguments: tuple[object, ...]) -> dict[object, object]:
+    made: dict[object, object] = {}
+    for pair in _only(arguments):
+        match pair:
+            case [key, value]:
+                made[hashable(key)] = value
+            case _:
+                raise UnfitError
+    return made
+
+
+def _encode(arguments: tuple[object, ...]) -> bytes:
+    """Make the bytes that protocols 0 to 2 write as a call of `_codecs.encode(text, "latin1")`."""
+    match arguments:
+        case (str() as text, "latin1" | "latin-1"):
+            return text.encode("latin-1")
+    raise UnfitError
+
+
+def _bytes(arguments: tuple[object, ...]) -> bytes:
+    """Make the empty bytes, which have a spelling of their own in protocols 0 to 2."""
+    if arguments:
+        raise UnfitError
+    return b""
+
+
+PLAIN: Mapping[str, Builder] = {
+    "_codecs.encode": _encode,
+    "builtins.bytes": _bytes,
+    "builtins.frozenset": lambda arguments: frozenset(map(hashable, _only(arguments))),
+    "builtins.set": lambda arguments: set(map(hashable, _only(arguments))),
+    "collections.OrderedDict": _ordered_dict,
+}
+"""Calls in a pickle that only spell plain data: sets, bytes, ordered dicts."""
+
+
 def describe(value: object, limit: int = _LENGTH) -> str:
     """Say in one line of at most `limit` characters what a value from a file is; safe on hostile ones.
 
@@ -55,8 +180,7 @@ def describe(value: object, limit: int = _LENGTH) -> str:
         >>> describe({"lr": 0.1, "steps": [1, 2, 3]})
         "{'lr': 0.1, 'steps': [1, 2, 3]}"
     """
-    text = _text(value, _DEPTH)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return printable(_text(value, _DEPTH), limit)
 
 
 def kind_and_size(value: object) -> str:

@@ -10,35 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, describe
-from pytest_lora_ckpt.checkpoint.pickle.plain import Builder, UnfitError
-from pytest_lora_ckpt.checkpoint.pickle.state import BrokenPickleError
+from pytest_lora_ckpt.checkpoint.pickle.inert import BrokenPickleError, Builder, Opaque, UnfitError, describe
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
+from pytest_lora_ckpt.vocabulary.formats import STORAGE_DTYPES, TENSOR_CLASSES
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-# `torch.storage._dtype_to_storage_type_map`; newer dtypes come as an untyped storage and a dtype.
-STORAGE_DTYPES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "BFloat16Storage": "bfloat16",
-    "ComplexDoubleStorage": "complex128",
-    "ComplexFloatStorage": "complex64",
-    "QInt8Storage": "qint8",
-    "QInt32Storage": "qint32",
-    "QUInt8Storage": "quint8",
-    "UntypedStorage": "uint8",
-}
-
-_PLAIN_CLASSES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +30,7 @@ class Storage:
 
     def __str__(self) -> str:
         """Say which storage it is, in a few words whatever the file calls it."""
-        return f"storage {describe(self.name, 60)} of {describe(self.numel, 40)} {self.dtype[:40]}"
+        return f"storage {describe(self.name, 60)} of {describe(self.numel, 40)} {printable(self.dtype, 40)}"
 
     @property
     def nbytes(self) -> int | None:
@@ -73,10 +51,15 @@ class TorchCalls:
     """
 
     def __init__(self, check: Callable[[Storage], None] = lambda _: None) -> None:
-        """See the class."""
         self._check = check
         self.storages: dict[str, Storage] = {}
         self.subclasses: set[str] = set()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth showing."""
+        names = (printable(name, 100) for name in sorted(self.subclasses))
+        return tuple(f"tensors of class {name} are read as plain tensors" for name in names)
 
     @property
     def builders(self) -> Mapping[str, Builder]:
@@ -131,7 +114,7 @@ class TorchCalls:
                 builder = self._tensor_builders.get(name) if module == "torch._utils" else None
                 if builder is not None and function.args is None:
                     made = builder(inner)
-                    if kind.qualname not in _PLAIN_CLASSES:
+                    if kind.qualname not in TENSOR_CLASSES:
                         self.subclasses.add(kind.qualname)
                     return made
         raise UnfitError

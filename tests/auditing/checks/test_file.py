@@ -30,7 +30,7 @@ def check(path: Path, *names: str) -> Told:
 
 
 def flip(path: Path, weights: Path, key: str) -> None:
-    at = open_checkpoint(path).source.locate(key).offset
+    at = open_checkpoint(path).pieces(key)[0].offset
     data = bytearray(weights.read_bytes())
     data[at] ^= 0x01
     weights.write_bytes(data)

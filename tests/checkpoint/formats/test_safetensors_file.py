@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
-from pytest_lora_ckpt.checkpoint.formats.safetensors_file import MAX_HEADER
+from pytest_lora_ckpt.checkpoint.limits import MAX_SAFETENSORS_HEADER
 from tests.helpers.checkpoint_samples import every_dtype, same_bits
 
 if TYPE_CHECKING:
@@ -157,11 +157,11 @@ def test_six_bit_floats_are_opaque(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", [{}, {"__metadata__": {"format": "pt"}}])
 def test_no_tensors_is_empty(tmp_path: Path, fails: Fails, header: dict[str, Any]) -> None:
-    assert "no tensor in it" in fails(write(tmp_path / "a.safetensors", header), "empty").found
+    assert "holds no tensor" in fails(write(tmp_path / "a.safetensors", header), "empty").found
 
 
 def test_a_header_over_the_bound_is_not_read(tmp_path: Path, fails: Fails) -> None:
-    fails(write(tmp_path / "a.safetensors", b"{", length=MAX_HEADER + 1), "damaged")
+    fails(write(tmp_path / "a.safetensors", b"{", length=MAX_SAFETENSORS_HEADER + 1), "damaged")
 
 
 def test_truncated_at_every_length(tmp_path: Path, fails: Fails) -> None:

@@ -23,7 +23,7 @@ def test_the_name_does_not_matter(tmp_path: Path, name: str) -> None:
     assert (checkpoint.layout, checkpoint.format) == ("torch", "torch zip")
     assert checkpoint.path == tmp_path / name
     assert list(checkpoint.keys) == list(every_dtype())
-    assert checkpoint.file_bytes == (tmp_path / name).stat().st_size
+    assert checkpoint.files == (tmp_path / name,)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -142,7 +142,7 @@ def test_misaligned_records_are_read_too(tmp_path: Path) -> None:
     # torch aligns records to 64 bytes, another zip writer does not.
     torch.save(every_dtype(), tmp_path / "a.pt")
     checkpoint = open_checkpoint(repacked(tmp_path / "a.pt", tmp_path / "b.pt", zipfile.ZIP_STORED))
-    offsets = {checkpoint.source.locate(key).offset % 8 for key in checkpoint.keys}
+    offsets = {checkpoint.pieces(key)[0].offset % 8 for key in checkpoint.keys}
     assert len(offsets) > 1
     for key, tensor in every_dtype().items():
         read = checkpoint.read(key)
@@ -372,7 +372,7 @@ def test_spoilt_bytes_end_in_a_checkpoint_or_its_error(
 def flipped(path: Path, key: str) -> Path:
     """Turn one bit of a tensor."""
     checkpoint = open_checkpoint(path)
-    at = checkpoint.source.locate(key).offset
+    at = checkpoint.pieces(key)[0].offset
     data = bytearray(path.read_bytes())
     data[at] ^= 0x80
     path.write_bytes(data)

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, Opaque, open_checkpoint
+from pytest_lora_ckpt.checkpoint.pickle.inert import BrokenPickleError
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
-from pytest_lora_ckpt.checkpoint.pickle.state import BrokenPickleError
 from tests.helpers.checkpoint_samples import Call, protocols, zip_around
 
 if TYPE_CHECKING:

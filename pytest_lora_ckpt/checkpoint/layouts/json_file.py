@@ -1,0 +1,49 @@
+"""The small JSON files of a checkpoint: configs and indexes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.wording import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_lora_ckpt.checkpoint.storage import Listing
+
+
+def read_object(  # noqa: PLR0913 - The words of the error are the caller's.
+    listing: Listing,
+    name: str,
+    limit: int,
+    *,
+    what: str,
+    expected: str,
+    remedy: str,
+    hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> dict[str, Any]:
+    """Read a JSON object of at most `limit` bytes.
+
+    Raises:
+        CheckpointError: There is no such file (`no-…`), or it is not a JSON object (`broken-…`, with `what` it is).
+    """
+
+    def error(problem: str, found: str) -> CheckpointError:
+        return CheckpointError(problem, listing.where(name), expected=expected, found=found, remedy=remedy)
+
+    try:
+        window = listing.window(name)
+        if window.length > limit:
+            raise error(f"broken-{what}", f"{window.length} bytes, more than the {limit} that are read")
+        value = json.loads(window.read(0, limit).decode("utf-8"), object_pairs_hook=hook)
+    except FileNotFoundError as cause:
+        raise error(f"no-{what}", "no such file next to the weights") from cause
+    except OSError as cause:
+        raise error("no-permission", str(cause)) from cause
+    except (ValueError, RecursionError) as cause:  # Broken JSON and broken UTF-8 are both a ValueError.
+        raise error(f"broken-{what}", printable(repr(cause), 300)) from cause
+    if not isinstance(value, dict):
+        raise error(f"broken-{what}", f"a JSON {type(value).__name__}")
+    return value

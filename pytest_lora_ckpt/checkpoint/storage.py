@@ -1,0 +1,204 @@
+"""`Storage`: where files lie, chosen by the scheme of an address. It lists names and gives windows.
+
+To add a storage, write a class with what `Storage` names and choose it in `storage_for`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES
+from pytest_lora_ckpt.checkpoint.window import FileWindow, Window
+
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+class Storage(Protocol):
+    """A place with files in directories. Paths are texts, as the storage itself writes them."""
+
+    def locate(self, path: str) -> Listing:
+        """Return what lies under a path.
+
+        Raises:
+            CheckpointError: Nothing, or neither a file nor a directory.
+        """
+        ...
+
+    def list(self, folder: str) -> list[str]:
+        """Return the names in a directory, sorted.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        ...
+
+    def is_file(self, path: str) -> bool:
+        """Say whether there is a file under this path."""
+        ...
+
+    def is_directory(self, path: str) -> bool:
+        """Say whether there is a directory under this path."""
+        ...
+
+    def window(self, path: str) -> Window:
+        """Return a file as a window.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        ...
+
+    def join(self, folder: str, name: str) -> str:
+        """Return the path of a name in a directory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a layout sees: one file, or one directory, with the names around it.
+
+    Attributes:
+        storage: Where it lies.
+        folder: The directory.
+        name: The file in it; None where the directory itself was given.
+    """
+
+    storage: Storage
+    folder: str
+    name: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The path that was given."""
+        return self.folder if self.name is None else self.where(self.name)
+
+    @property
+    def names(self) -> list[str]:
+        """All names in the directory, sorted."""
+        return self.storage.list(self.folder)
+
+    def where(self, name: str) -> str:
+        """Return the path of a name in the directory."""
+        return self.storage.join(self.folder, name)
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a file of this name."""
+        return self.storage.is_file(self.where(name))
+
+    def window(self, name: str) -> Window:
+        """Return a file of the directory.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        return self.storage.window(self.where(name))
+
+    def directory(self, name: str) -> Listing | None:
+        """Return a directory in the directory, or None."""
+        folder = self.where(name)
+        return Listing(self.storage, folder) if self.storage.is_directory(folder) else None
+
+
+def storage_for(path: str) -> Storage:
+    """Return the storage that an address names by its scheme; without one it is a path on this machine.
+
+    Raises:
+        CheckpointError: No storage knows the scheme.
+    """
+    if _SCHEME.match(path):
+        raise CheckpointError(
+            "url",
+            path,
+            expected="a path on this machine",
+            found="an address: remote files are not read",
+            remedy="Download it first and give the path of the copy.",
+        )
+    return LocalStorage()
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStorage:
+    """The file system of this machine."""
+
+    def locate(self, path: str) -> Listing:
+        """See `Storage`. Only a regular file is one: reading a pipe could wait for ever."""
+        here = Path(path)
+        try:
+            mode = here.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+            raise _missing(here) from error
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if stat.S_ISDIR(mode):
+            return Listing(self, str(here))
+        if stat.S_ISREG(mode):
+            return Listing(self, str(here.parent), here.name)
+        raise CheckpointError(
+            "not-a-file",
+            path,
+            expected="a regular file or a directory",
+            found="a device, a pipe or a socket",
+            remedy="Write it to a file first.",
+        )
+
+    def list(self, folder: str) -> list[str]:
+        """See `Storage`."""
+        return sorted(os.listdir(folder))  # noqa: PTH208
+
+    def is_file(self, path: str) -> bool:
+        """See `Storage`."""
+        return os.path.isfile(path)  # noqa: PTH113 - A Path for each question takes longer than the answer.
+
+    def is_directory(self, path: str) -> bool:
+        """See `Storage`."""
+        return os.path.isdir(path)  # noqa: PTH112
+
+    def window(self, path: str) -> Window:
+        """See `Storage`."""
+        return FileWindow(path, os.stat(path).st_size)  # noqa: PTH116
+
+    def join(self, folder: str, name: str) -> str:
+        """See `Storage`."""
+        return name if folder == "." else os.path.join(folder, name)  # noqa: PTH118
+
+
+def _missing(path: Path) -> CheckpointError:
+    import difflib  # Only a failure pays for it.
+
+    try:
+        names = [entry.name for _, entry in zip(range(MAX_ENTRIES), os.scandir(path.parent), strict=False)]
+    except (OSError, ValueError):
+        names = None
+    near = difflib.get_close_matches(path.name, names or [], n=3, cutoff=0.5)
+    meant = " or ".join(str(path.parent / name) for name in near)
+    broken_link = path.is_symlink()
+    where = f"; {path.parent}/ does not exist either" if names is None else ""
+    return CheckpointError(
+        "missing",
+        path,
+        expected="a checkpoint file or directory",
+        found=f"a link to {path.readlink()}, which does not exist"
+        if broken_link
+        else f"nothing under this path{where}",
+        remedy=f"Did you mean {meant}?" if meant and not broken_link else "Look at the path.",
+    )
+
+
+def unreadable(path: str, error: OSError) -> CheckpointError:
+    """Return what to say when the operating system does not let a file be read."""
+    denied = isinstance(error, PermissionError)
+    return CheckpointError(
+        "no-permission" if denied else "unreadable",
+        path,
+        expected="a file that this user may read" if denied else "a file that can be read",
+        found=error.strerror or str(error),
+        remedy="Give read permission (`chmod +r`, and `+x` for the directories above), or run as its owner."
+        if denied
+        else "Look at the path and at the disk.",
+    )

@@ -1,0 +1,96 @@
+"""What file formats and the libraries that write them call dtypes, classes and entries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SAFETENSORS_DTYPES: Mapping[str, tuple[str, int]] = {
+    "BOOL": ("bool", 8),
+    "F4": ("float4_e2m1fn_x2", 4),
+    "F6_E2M3": ("", 6),
+    "F6_E3M2": ("", 6),
+    "U8": ("uint8", 8),
+    "I8": ("int8", 8),
+    "F8_E5M2": ("float8_e5m2", 8),
+    "F8_E4M3": ("float8_e4m3fn", 8),
+    "F8_E8M0": ("float8_e8m0fnu", 8),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 8),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
+    "I16": ("int16", 16),
+    "U16": ("uint16", 16),
+    "F16": ("float16", 16),
+    "BF16": ("bfloat16", 16),
+    "I32": ("int32", 32),
+    "U32": ("uint32", 32),
+    "F32": ("float32", 32),
+    "C64": ("complex64", 64),
+    "F64": ("float64", 64),
+    "I64": ("int64", 64),
+    "U64": ("uint64", 64),
+}
+"""safetensors' name -> torch's name and bits per element (safetensors/src/tensor.rs, `Dtype`). torch has no type
+for the six-bit ones."""
+
+STORAGE_DTYPES: Mapping[str, str] = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "BFloat16Storage": "bfloat16",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "QInt8Storage": "qint8",
+    "QInt32Storage": "qint32",
+    "QUInt8Storage": "quint8",
+    "UntypedStorage": "uint8",
+}
+"""torch's class of a storage -> dtype (torch/storage.py, `_dtype_to_storage_type_map`). Newer dtypes come as an untyped
+storage and a dtype."""
+
+TENSOR_CLASSES = frozenset({"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"})
+"""torch's own classes of tensors."""
+
+OPAQUE_TENSORS: Mapping[str, str] = {
+    "torch._utils._rebuild_qtensor": "a quantized tensor",
+    "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
+    "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor",
+    "torch._utils._rebuild_nested_tensor": "a nested tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor on the meta device, without data",
+    "torch._utils._rebuild_wrapper_subclass": "a wrapper around other tensors",
+    "torch._utils._rebuild_tensor_v2": "a view of a tensor that negates or conjugates it, or of an unknown dtype",
+    "torch._utils._rebuild_tensor_v3": "a tensor of an unknown dtype",
+    "torch._utils._rebuild_parameter": "a parameter that is not a plain tensor",
+    "torch._utils._rebuild_parameter_with_state": "a parameter that is not a plain tensor",
+    "torch._utils._rebuild_device_tensor_from_numpy": "a tensor saved by way of numpy",
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": "a tensor of another device",
+    "torch._tensor._rebuild_from_type": "a tensor of a class of its own",
+    "torch._tensor._rebuild_from_type_v2": "a tensor of a class of its own",
+}
+"""Function that makes a tensor whose bytes alone are not its values -> what it makes (torch/_utils.py,
+torch/_tensor.py). A call that is read as a plain tensor does not get here."""
+
+LIGHTNING_ENTRIES = frozenset(
+    {
+        *("pytorch-lightning_version", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
+        *("hyper_parameters", "hparams_name", "datamodule_hyper_parameters"),
+    }
+)
+"""What `Trainer.save_checkpoint` writes next to `state_dict` (lightning, `checkpoint_connector.py`)."""
+
+STATE_DICT_ENTRIES = (
+    *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params"),
+    *("adapter_state_dict", "lora_state_dict", "lora"),
+)
+"""Where training scripts put a state dict, the usual names first: Lightning `state_dict`, torch's tutorials
+`model_state_dict`, DeepSpeed `module`, torchvision's references and timm `model`."""
+
+PYTHON2_MODULES: Mapping[str, str] = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""Python 2's name of a module, which pickle protocols 0 to 2 use (`_compat_pickle.IMPORT_MAPPING`)."""
