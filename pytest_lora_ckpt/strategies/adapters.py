@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from pytest_lora_ckpt.strategies.anatomy import EMBEDDINGS, HEADS, PROJECTOR, TARGETS
+from pytest_lora_ckpt.strategies.anatomy import BERT, EMBEDDINGS, HEADS, LLAMA, PROJECTOR, TARGETS
 from pytest_lora_ckpt.strategies.keysets import DrawnKeySet, Shape, Shapes
 from pytest_lora_ckpt.strategies.models import check_terms, draw_model, linear_modules
 from pytest_lora_ckpt.strategies.names import check_adapter_name
-from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names
+from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names, given_or
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -48,7 +48,7 @@ class LoraKeySet:
     adapter_name: str
 
     def __repr__(self) -> str:
-        """Write the call."""
+        """Return the call."""
         return f"LoraKeySet.wrap({self.base!r}, {self.adapter_config!r}, {self.adapter_name!r})"
 
     @classmethod
@@ -164,17 +164,8 @@ def lora_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
 
 
 def _check_one_model_has(linears: tuple[str, ...], *, tied: bool, multimodal: bool) -> None:
-    llama = linear_names("llama")
-    if not (llama.issuperset(linears) or (linear_names("bert").issuperset(linears) and not tied and not multimodal)):
+    if not (LLAMA.names.issuperset(linears) or (BERT.names.issuperset(linears) and not tied and not multimodal)):
         raise InvalidArgument(f"targets={linears!r} are not the names of one text model that the other arguments allow")
-
-
-def linear_names(style: str) -> frozenset[str]:
-    """Names of the linear layers of a text model."""
-    from pytest_lora_ckpt.strategies.anatomy import BERT, LLAMA
-
-    stack = {"llama": LLAMA, "bert": BERT}[style].stack
-    return frozenset(path.rpartition(".")[2] for path in stack.linears)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,33 +182,34 @@ class _Choice:
 @st.composite
 def _adapted(draw: st.DrawFn, base: DrawnKeySet, targets: tuple[str, ...], choice: _Choice) -> LoraKeySet:
     """Put an adapter on a model."""
-    names = _names(linear_modules(base.shapes))
     present = _names({segment: () for key in base for segment in _ancestors(key)})
     embedding = next((name for name in EMBEDDINGS if name in present), None)
-    embedded = draw(st.booleans()) if choice.embeddings is None and embedding else bool(choice.embeddings)
-    adapter_name = draw(st.sampled_from(_ADAPTER_NAMES)) if choice.adapter_name is None else choice.adapter_name
+    embedded = embedding is not None and draw(given_or(choice.embeddings, st.booleans()))
+    adapter_name = draw(given_or(choice.adapter_name, st.sampled_from(_ADAPTER_NAMES)))
     saved = choice.modules_to_save
     if saved and adapter_name == "weight":  # See `lora_key_sets`.
         adapter_name = _ADAPTER_NAMES[0]
     if saved is None:
         able = [name for name in _SAVED if name in present and not (embedded and name in EMBEDDINGS)]
-        saved = tuple(draw(st.lists(st.sampled_from(able), unique=True))) if able and adapter_name != "weight" else ()
+        saved = draw(_some(able)) if adapter_name != "weight" else ()
     if not targets:
-        able = [name for name in names if name in TARGETS] + [n for n in names if n in HEADS and n not in saved]
-        targets = tuple(draw(st.lists(st.sampled_from(able), unique=True, min_size=1)))
-    if embedded and embedding:
-        targets = (*targets, embedding)
-    rank = draw(st.integers(min_value=1, max_value=_MOST_RANK)) if choice.rank is None else choice.rank
-    dora = draw(st.booleans()) if choice.dora is None else choice.dora
+        names = _names(linear_modules(base.shapes))
+        heads = [name for name in names if name in HEADS and name not in saved]
+        targets = draw(_some([*(name for name in names if name in TARGETS), *heads], at_least=1))
+    rank = draw(given_or(choice.rank, st.integers(min_value=1, max_value=_MOST_RANK)))
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": 2 * rank,
-        "target_modules": sorted(targets),
+        "target_modules": sorted((*targets, embedding) if embedded and embedding else targets),
         "modules_to_save": sorted(name for name in saved if name in present) or None,
-        "use_dora": dora,
+        "use_dora": draw(given_or(choice.dora, st.booleans())),
     }
     return LoraKeySet.wrap(base, config, adapter_name)
+
+
+def _some(names: list[str], *, at_least: int = 0) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(st.sampled_from(names), unique=True, min_size=at_least).map(tuple) if names else st.just(())
 
 
 def _ancestors(key: str) -> list[str]:

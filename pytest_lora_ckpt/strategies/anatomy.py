@@ -39,6 +39,11 @@ class Style:
     head: str
     head_sizes: str
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Last names of the linear layers."""
+        return frozenset(path.rpartition(".")[2] for path in self.stack.linears)
+
 
 LLAMA = Style(
     root="model",

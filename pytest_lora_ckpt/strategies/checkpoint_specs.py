@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names
+from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names, given_or
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -20,7 +20,7 @@ LINEARS = ("q_proj", "v_proj", "k_proj", "o_proj", "up_proj", "down_proj", "gate
 # `weight` is a name with which PEFT 0.21 saves modules_to_save wrongly.
 _ADAPTER_NAMES = ("default", "policy", "default_0", "lora", "1")
 _DTYPES = ("float32", "bfloat16", "float16")
-_BIASES = ("none", "lora_only", "all")
+_MOST_ALPHA = 16
 _WRAPPERS = ((), ("module",), ("_orig_mod",), ("model",), ("module", "_orig_mod"), ("_orig_mod", "module"))
 
 
@@ -95,10 +95,10 @@ class CheckpointRecipe:
         return self.trained_only or self.layout == "peft_adapter"
 
     def __repr__(self) -> str:
-        """Write the call, without what is as always."""
-        fields = type(self).__dataclass_fields__
-        told = (f"{name}={getattr(self, name)!r}" for name in fields if getattr(self, name) != fields[name].default)
-        return f"{type(self).__name__}({', '.join(told)})"
+        """Return the constructor call, omitting defaults."""
+        values = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
+        given = (f"{name}={value!r}" for name, value, default in values if value != default)
+        return f"{type(self).__name__}({', '.join(given)})"
 
 
 def checkpoint_recipes(  # noqa: PLR0913  # Keyword-only, each with a default.
@@ -140,15 +140,25 @@ def checkpoint_recipes(  # noqa: PLR0913  # Keyword-only, each with a default.
     chosen = check_names("layouts", layouts, LAYOUTS, floor=1)
     layers = check_count("max_layers", max_layers)
     rank = check_count("max_rank", max_rank)
-    for name, flag in {"dora": dora, "tied": tied, "vision": vision, "trained_only": trained_only}.items():
+    given = {"dora": dora, "tied": tied, "vision": vision, "trained_only": trained_only, "beside": beside}
+    for name, flag in given.items():
         check_flag(name, flag)
-    check_flag("beside", beside)
     if trained_only is False:
         chosen = _those("trained_only=False", chosen, set(LAYOUTS) - {"peft_adapter"})
     if beside:
         chosen = _those("beside=True", chosen, {"torch", "lightning"})
-    flags = {"dora": dora, "tied": tied, "vision": vision, "trained_only": trained_only, "beside": beside}
-    return _recipes(chosen, layers, rank, {name: _flag(value) for name, value in flags.items()})
+    flags = {name: given_or(flag, st.booleans()) for name, flag in given.items()}
+    return _recipes(chosen, layers, rank, _Flags(**flags))
+
+
+class _Flags(NamedTuple):
+    """Strategies for the arguments that None leaves to Hypothesis."""
+
+    dora: st.SearchStrategy[bool]
+    tied: st.SearchStrategy[bool]
+    vision: st.SearchStrategy[bool]
+    trained_only: st.SearchStrategy[bool]
+    beside: st.SearchStrategy[bool]
 
 
 def _those(asked: str, layouts: tuple[str, ...], able: set[str]) -> tuple[str, ...]:
@@ -158,77 +168,90 @@ def _those(asked: str, layouts: tuple[str, ...], able: set[str]) -> tuple[str, .
     return found
 
 
-def _flag(value: bool | None) -> st.SearchStrategy[bool]:  # noqa: FBT001  # What `check_flag` has let pass.
-    return st.booleans() if value is None else st.just(value)
-
-
 _RARELY = st.sampled_from((False, False, False, True))
 
 
 @st.composite
 def _recipes(
-    draw: st.DrawFn,
-    layouts: tuple[str, ...],
-    max_layers: int,
-    max_rank: int,
-    flags: dict[str, st.SearchStrategy[bool]],
+    draw: st.DrawFn, layouts: tuple[str, ...], max_layers: int, max_rank: int, flags: _Flags
 ) -> CheckpointRecipe:
     layout = draw(st.sampled_from(layouts))
-    is_adapter, is_torch = layout == "peft_adapter", layout in {"torch", "lightning"}
-    layers = draw(st.integers(1, max_layers))
-    vision, tied, dora = draw(flags["vision"]), draw(flags["tied"]), draw(flags["dora"])
+    model: dict[str, Any] = {
+        "layers": draw(st.integers(1, max_layers)),
+        "vision": draw(flags.vision),
+        "tied": draw(flags.tied),
+        "biases": draw(st.booleans()),
+        "dtype": draw(st.sampled_from(_DTYPES)),
+    }
+    adapter = draw(_adapters(model, max_rank, flags))
+    file = draw(_files(layout, flags, saves_modules=bool(adapter["modules_to_save"])))
+    return CheckpointRecipe(layout=layout, **model, **adapter, **file, seed=draw(st.integers(0, 2**16)))
+
+
+@st.composite
+def _adapters(draw: st.DrawFn, model: dict[str, Any], max_rank: int, flags: _Flags) -> dict[str, Any]:
+    """Draw the fields of a recipe that say what is trained."""
     targets = tuple(draw(st.lists(st.sampled_from(LINEARS), min_size=1, max_size=4, unique=True)))
     by_pattern = draw(_RARELY)
-    # A tied tensor that is adapted on one side, or copied, is a question that PEFT answers anew in each release.
-    whole = () if tied else ("lm_head", "embed_tokens")
+    # How PEFT treats a tied tensor that is adapted on one side, or copied, changes with its releases.
+    whole = () if model["tied"] else ("lm_head", "embed_tokens")
     saved = tuple(draw(st.lists(st.sampled_from((*whole, "norm")), max_size=1)))
     able = [name for name in whole if name not in saved]
     if able and not by_pattern and draw(_RARELY):
         targets = (*targets, draw(st.sampled_from(able)))
-    rank = draw(st.integers(1, max_rank))
-    alpha = draw(st.integers(1, 16))
-    # Where a pattern says it of all modules, the number beside it says nothing.
-    patterns = min(1, len(targets) - 1)
-    ranks = draw(st.lists(st.tuples(st.sampled_from(targets), st.integers(1, max_rank)), max_size=patterns))
-    alphas = draw(st.lists(st.tuples(st.sampled_from(targets), st.integers(1, 16)), max_size=patterns))
-    some = st.lists(st.integers(0, layers - 1), min_size=1, unique=True).map(sorted).map(tuple)
-    # PEFT takes layers_to_transform with a list of names only, and then no module outside the layers.
-    limited = layers > 1 and not by_pattern and not {*targets} - {*LINEARS} and draw(_RARELY)
-    beside = (draw(st.sampled_from(("copy", "only"))) if is_torch and draw(flags["beside"]) else None) or None
-    # Without the adapter a file of what was trained would hold nothing.
-    trained_only = not is_adapter and draw(flags["trained_only"]) and beside != "only"
+    rank, alpha = draw(st.integers(1, max_rank)), draw(st.integers(1, _MOST_ALPHA))
+    ranks = draw(_patterns(targets, rank, max_rank))
+    # A rank like the width would give both factors one shape, which no useful LoRA has.
+    width = 2 * (max(rank, *(value for _, value in ranks), 1) // 2) + 2
+    # PEFT 0.21 writes the biases of a module that is trained whole a second time for bias="all".
+    biases = () if not model["biases"] else ("lora_only",) if saved else ("lora_only", "all")
+    return {
+        "width": max(draw(st.sampled_from((4, 6, 8))), width),
+        "targets": targets,
+        "by_pattern": by_pattern,
+        "rank": rank,
+        "alpha": alpha,
+        "ranks": ranks,
+        "alphas": draw(_patterns(targets, alpha, _MOST_ALPHA)),
+        "rslora": draw(st.booleans()),
+        "dora": draw(flags.dora),
+        "bias": draw(st.sampled_from(("none", *biases))),
+        "only_layers": draw(_some_layers(model["layers"], targets, by_pattern=by_pattern)),
+        "modules_to_save": saved,
+        "adapter_name": draw(st.sampled_from(_ADAPTER_NAMES)),
+        "base_name": draw(st.sampled_from((None, "tiny/base"))),
+    }
+
+
+def _patterns(targets: tuple[str, ...], default: int, most: int) -> st.SearchStrategy[tuple[tuple[str, int], ...]]:
+    """Draw a rank_pattern or alpha_pattern; without one that repeats the default, which could be lost without harm."""
+    # A pattern for all modules would leave the default without a meaning.
+    drawn = st.lists(st.tuples(st.sampled_from(targets), st.integers(1, most)), max_size=min(1, len(targets) - 1))
+    return drawn.map(lambda pairs: tuple(pair for pair in pairs if pair[1] != default))
+
+
+@st.composite
+def _some_layers(draw: st.DrawFn, layers: int, targets: tuple[str, ...], *, by_pattern: bool) -> tuple[int, ...] | None:
+    """Draw layers_to_transform, which PEFT takes with a list of names only, and then no module outside the layers."""
+    if layers == 1 or by_pattern or {*targets} - {*LINEARS} or not draw(_RARELY):
+        return None
+    return tuple(sorted(draw(st.lists(st.integers(0, layers - 1), min_size=1, unique=True))))
+
+
+@st.composite
+def _files(draw: st.DrawFn, layout: str, flags: _Flags, *, saves_modules: bool) -> dict[str, Any]:
+    """Draw the fields of a recipe that say how it is saved and loaded."""
+    is_adapter = layout == "peft_adapter"
+    beside = None
+    if layout in {"torch", "lightning"} and draw(flags.beside):
+        beside = draw(st.sampled_from(("copy", "only")))
     wrappers = () if is_adapter or beside else draw(st.sampled_from(_WRAPPERS))
-    return CheckpointRecipe(
-        layout=layout,
-        layers=layers,
-        # With a rank like the width the two factors would have one shape, which no LoRA has that is worth its name.
-        width=max(draw(st.sampled_from((4, 6, 8))), 2 * (max(rank, *(value for _, value in ranks), 1) // 2) + 2),
-        biases=(biases := draw(st.booleans())),
-        vision=vision,
-        tied=tied,
-        targets=targets,
-        by_pattern=by_pattern,
-        rank=rank,
-        alpha=alpha,
-        rslora=draw(st.booleans()),
-        dora=dora,
-        # PEFT 0.21 writes the biases of a module that is trained whole a second time for bias="all".
-        bias=draw(st.sampled_from(("none", "lora_only") if saved else ("none", "lora_only", "all")))
-        if biases
-        else "none",
-        # A pattern that says what holds anyway could be lost without harm.
-        ranks=tuple(pair for pair in ranks if pair[1] != rank),
-        alphas=tuple(pair for pair in alphas if pair[1] != alpha),
-        only_layers=draw(some) if limited else None,
-        modules_to_save=saved,
-        adapter_name=draw(st.sampled_from(_ADAPTER_NAMES)),
-        injected=not is_adapter and beside is None and not saved and draw(_RARELY),
-        dtype=draw(st.sampled_from(_DTYPES)),
-        wrappers=wrappers,
-        unwrapped=bool(wrappers) and draw(st.booleans()),
-        trained_only=trained_only,
-        beside=beside,
-        older=layout in {"peft_adapter", "torch"} and draw(_RARELY),
-        base_name=draw(st.sampled_from((None, "tiny/base"))),
-        seed=draw(st.integers(0, 2**16)),
-    )
+    return {
+        "beside": beside,
+        # Without the adapter a file of what was trained would hold nothing.
+        "trained_only": not is_adapter and draw(flags.trained_only) and beside != "only",
+        "wrappers": wrappers,
+        "unwrapped": bool(wrappers) and draw(st.booleans()),
+        "injected": not is_adapter and beside is None and not saves_modules and draw(_RARELY),
+        "older": layout in {"peft_adapter", "torch"} and draw(_RARELY),
+    }

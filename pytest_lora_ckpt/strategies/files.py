@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from pytest_lora_ckpt.replicas.names import LAYOUTS
 from pytest_lora_ckpt.strategies.models import model_key_sets
-from pytest_lora_ckpt.strategies.validation import check_flag, check_strategy
+from pytest_lora_ckpt.strategies.validation import check_flag, check_strategy, given_or
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
@@ -79,20 +79,8 @@ class LightningCheckpoint:
     def contents(self) -> dict[str, Any]:
         """Make everything that is in the file."""
         state = self.tensors()
-        contents: dict[str, Any] = {
-            "epoch": self.epoch,
-            "global_step": self.global_step,
-            "pytorch-lightning_version": "2.6.0",
-            "state_dict": state,
-            "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"current": {"completed": self.epoch}}}},
-            "callbacks": {},
-            "optimizer_states": [_adam(state, self.global_step)] if self.optimizer else [],
-            "lr_schedulers": [],
-        }
-        if self.hyper_parameters is not None:
-            contents["hparams_name"] = "kwargs"
-            contents["hyper_parameters"] = dict(self.hyper_parameters)
-        return contents
+        optimizers = [_adam(state, self.global_step)] if self.optimizer else []
+        return envelope(state, self.hyper_parameters, self.epoch, self.global_step, optimizers)
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write `last.ckpt` into a directory, by `torch.save`, and return its path."""
@@ -118,6 +106,29 @@ class LightningCheckpoint:
         """
         with tempfile.TemporaryDirectory(prefix="lora-ckpt-") as directory:
             yield self.save(directory)
+
+
+def envelope(
+    state: Mapping[str, torch.Tensor],
+    hyper_parameters: Mapping[str, Any] | None,
+    epoch: int = 1,
+    global_step: int = 10,
+    optimizer_states: Sequence[object] = (),
+) -> dict[str, Any]:
+    """Put what Lightning's Trainer saves around a state dict (`dump_checkpoint` of its checkpoint connector)."""
+    contents: dict[str, Any] = {
+        "epoch": epoch,
+        "global_step": global_step,
+        "pytorch-lightning_version": "2.6.0",
+        "state_dict": state,
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"current": {"completed": epoch}}}},
+        "callbacks": {},
+        "optimizer_states": [*optimizer_states],
+        "lr_schedulers": [],
+    }
+    if hyper_parameters is not None:
+        contents |= {"hparams_name": "kwargs", "hyper_parameters": dict(hyper_parameters)}
+    return contents
 
 
 def _adam(state: Mapping[str, torch.Tensor], step: int) -> dict[str, Any]:
@@ -178,7 +189,7 @@ def lightning_checkpoints(
         hyper_parameters={None: st.none() | parameters, True: parameters, False: st.none()}[hyper_parameters],
         epoch=st.integers(min_value=0, max_value=100),
         global_step=st.integers(min_value=0, max_value=10_000),
-        optimizer=st.booleans() if optimizer is None else st.just(optimizer),
+        optimizer=given_or(optimizer, st.booleans()),
         seed=st.integers(min_value=0, max_value=2**16),
     )
 

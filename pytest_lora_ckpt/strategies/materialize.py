@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from pytest_lora_ckpt.strategies.files import envelope
 from pytest_lora_ckpt.strategies.tinymodels import PIXELS, WORDS, TinyLM, TinyVLM, Wrapper
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.strategies.checkpoint_specs import CheckpointRecipe
 
-_BESIDE = "lora_weights"
+_ADAPTER_DIRECTORY = "lora_weights"
 _FILES = {"torch": "model.pt", "lightning": "last.ckpt", "safetensors": "model.safetensors"}
 
 
@@ -78,7 +78,7 @@ def save(recipe: CheckpointRecipe, folder: Path) -> Path:
         if (not recipe.trained_only or key in kept) and (recipe.beside != "only" or not _is_adapters(key))
     }
     if recipe.beside:
-        _save_adapter(recipe, trained, folder / _BESIDE)
+        _save_adapter(recipe, trained, folder / _ADAPTER_DIRECTORY)
     path = folder / _FILES[recipe.layout]
     if recipe.layout == "safetensors":
         from safetensors.torch import save_file
@@ -90,7 +90,7 @@ def save(recipe: CheckpointRecipe, folder: Path) -> Path:
         }
         save_file(once, path, metadata={"format": "pt"})
     else:
-        contents = _around(recipe, state) if recipe.layout == "lightning" else state
+        contents = envelope(state, _hyper_parameters(recipe)) if recipe.layout == "lightning" else state
         torch.save(contents, path, _use_new_zipfile_serialization=not recipe.older)
     return path
 
@@ -100,7 +100,7 @@ def load(recipe: CheckpointRecipe, path: Path) -> nn.Module:
     from peft import PeftModel
 
     base = make_base(recipe, seed=None if recipe.keeps_no_base else recipe.seed + 1)
-    folder = {"only": path.parent / _BESIDE}.get(recipe.beside or "", path)
+    folder = {"only": path.parent / _ADAPTER_DIRECTORY}.get(recipe.beside or "", path)
     if recipe.layout == "peft_adapter" or recipe.beside == "only":
         folder = folder if folder.is_dir() or recipe.layout != "peft_adapter" else folder.parent
         with warnings.catch_warnings():
@@ -179,40 +179,20 @@ def _is_adapters(key: str) -> bool:
 
 
 def _save_adapter(recipe: CheckpointRecipe, trained: Any, folder: Path) -> Path:
-    """Save as `save_pretrained` does, which has a directory of its own for an adapter that is not called default."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True)
-    name = recipe.adapter_name
-    tensors = get_peft_model_state_dict(trained, adapter_name=name, save_embedding_layers=False)
-    if recipe.older:
-        torch.save(tensors, folder / "adapter_model.bin")
-    else:
-        kept = {key: tensor.contiguous() for key, tensor in tensors.items()}
-        save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    base = trained.get_base_model()
-    # Without a task_type PEFT writes down whose adapter it is.
-    made_of = {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
-    config = trained.peft_config[name].to_dict() | {"inference_mode": True, "auto_mapping": made_of}
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    (folder / "adapter_config.json").write_text(json.dumps(plain, indent=2, sort_keys=True), encoding="utf-8")
+    """Save by `save_pretrained`; it gives an adapter that is not called default a directory of its own, which moves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trained.save_pretrained(folder, safe_serialization=not recipe.older, save_embedding_layers=False)
+    own = folder / recipe.adapter_name
+    if own.is_dir():
+        for path in own.iterdir():
+            path.rename(folder / path.name)
+        own.rmdir()
     return folder
 
 
-def _around(recipe: CheckpointRecipe, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    # What a command line gave; patterns and flags stand in the code. Nobody gives a rank or alpha that no module has.
+def _hyper_parameters(recipe: CheckpointRecipe) -> dict[str, Any]:
+    """What a command line gave; patterns and flags are in the code, and nobody gives a rank that no module has."""
     apart = {name for name, _ in (*recipe.ranks, *recipe.alphas)}
     lora = {} if apart.issuperset(recipe.targets) else {"lora_r": recipe.rank, "lora_alpha": recipe.alpha}
-    return {
-        "epoch": 1,
-        "global_step": 10,
-        "pytorch-lightning_version": "2.6.0",
-        "state_dict": state,
-        "loops": {},
-        "callbacks": {},
-        "optimizer_states": [],
-        "lr_schedulers": [],
-        "hparams_name": "kwargs",
-        "hyper_parameters": {"lr": 1e-4, **lora},
-    }
+    return {"lr": 1e-4, **lora}

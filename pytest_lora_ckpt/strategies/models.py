@@ -13,7 +13,6 @@ from pytest_lora_ckpt.strategies.anatomy import (
     BERT,
     EMBEDDINGS,
     LLAMA,
-    TARGETS,
     TOWERS,
     Sizes,
     Stack,
@@ -152,7 +151,7 @@ def draw_model(draw: st.DrawFn, terms: ModelTerms) -> DrawnKeySet:
 def _suits(style: Style, terms: ModelTerms) -> bool:
     if style is BERT and (terms.towers or terms.arrangement or terms.tied):
         return False
-    return {path.rpartition(".")[2] for path in style.stack.linears}.issuperset(terms.linears)
+    return style.names.issuperset(terms.linears)
 
 
 def _sizes(most: int) -> st.SearchStrategy[Sizes]:
@@ -217,6 +216,3 @@ def linear_modules(shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
 def is_embedding(name: str) -> bool:
     """Tell whether a module of this name is an embedding, which PEFT adapts in another way."""
     return name in EMBEDDINGS or name in {stack.embedding[0].rpartition(".")[2] for stack in TOWERS.values()}
-
-
-__all__ = ["TARGETS", "ModelTerms", "check_terms", "draw_model", "is_embedding", "linear_modules", "model_key_sets"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_lora_ckpt.strategies.adapters import lora_key_sets
 from pytest_lora_ckpt.strategies.models import model_key_sets
-from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names
+from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names, given_or
 from pytest_lora_ckpt.strategies.wrapping import KINDS, Wrapping, wrappings
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _wrapped(
     mine = draw(wrappings(keys=example.checkpoint, kinds=kinds, min_steps=0, max_steps=max_steps))
     theirs = draw(wrappings(keys=example.model, kinds=kinds, min_steps=0, max_steps=max_steps))
     checkpoint, model = example.checkpoint.renamed(mine.apply), example.model.renamed(theirs.apply)
-    if draw(st.booleans()) if unrelated is None else unrelated:
+    if draw(given_or(unrelated, st.booleans())):
         checkpoint = checkpoint.with_more(draw(_strangers(_ONLY_IN_CHECKPOINT)))
         model = model.with_more(draw(_strangers(_ONLY_IN_MODEL)))
     truth = {mine.apply(key): theirs.apply(goal) for key, goal in example.truth.items()}

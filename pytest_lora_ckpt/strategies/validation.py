@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
+
+T = TypeVar("T")
 
 
 def check_range(low: str, least: object, high: str, most: object, *, floor: int = 1) -> tuple[int, int]:
@@ -53,6 +56,11 @@ def check_directory(name: str, value: object) -> None:
     """Take the path of a directory that is there."""
     if not isinstance(value, (str, os.PathLike)) or not Path(value).is_dir():
         raise InvalidArgument(f"{name}={value!r} must be a directory that exists")
+
+
+def given_or(value: T | None, otherwise: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
+    """Draw what the caller gave, or from a strategy where None leaves it to Hypothesis."""
+    return otherwise if value is None else st.just(value)
 
 
 def check_strategy(name: str, value: object) -> None:
