@@ -1,98 +1,369 @@
-"""The command line and ini options, as pytest registers them. Every pytest run imports this."""
+"""The options, one row each, for pytest and for a command line. Every pytest run imports this: nothing heavy."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_lora_ckpt.comparison.stages import Demands, Stage
 
 OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_base_model")
 """Fixtures that a project overrides in its `conftest.py`."""
 
+REPLICA = "replica:"
 
-def add_options(parser: pytest.Parser) -> None:
-    """Register the options and their ini names."""
-    group = parser.getgroup("lora-ckpt", "LoRA checkpoints: did it really load, and does the adapter do anything?")
-    group.addoption(
-        "--lora-ckpt",
-        action="append",
-        metavar="PATH",
-        help="Audit this checkpoint (repeatable): a .ckpt/.pt/.bin/.safetensors file, a PEFT adapter directory, or "
+_FORM = "Give `module:name`, such as my_project.loading:load_model."
+
+
+class OptionError(ValueError):
+    """An option's value is not valid; the message says which are, and where the bad one came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The values of one option as they were written.
+
+    Attributes:
+        texts: The values; of an ini option of several lines, its lines.
+        source: `"command line"`, or the name of the ini file.
+        base: The directory that relative paths start from.
+    """
+
+    texts: tuple[str, ...]
+    source: str
+    base: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: Its ini name; on the command line, `lora_min_ratio` is `--lora-min-ratio`.
+        help: What it does, in a sentence or two.
+        metavar: What stands for its value in the help.
+        parse: Makes a value of a text and the directory that relative paths start from; a `ValueError` says what would
+            be valid.
+        kind: `"one"` value, `"many"` (repeatable), a `"flag"`, an `"optional"` value, or the `"lines"` of an ini file,
+            which the command line does not have.
+    """
+
+    name: str
+    help: str
+    metavar: str = ""
+    parse: Callable[[str, Path], Any] = lambda text, _: text
+    kind: Literal["one", "many", "flag", "optional", "lines"] = "one"
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line; empty for one that only an ini file has."""
+        return "" if self.kind == "lines" else f"--{self.name.replace('_', '-')}"
+
+    @property
+    def usage(self) -> str:
+        """How it is written on the command line."""
+        value = {"flag": "", "lines": "", "optional": f"[={self.metavar}]"}
+        return self.flag + value.get(self.kind, f"={self.metavar}")
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `argparse.ArgumentParser.add_argument`."""
+        kinds: dict[str, dict[str, Any]] = {
+            "flag": {"action": "store_true"},
+            "many": {"metavar": self.metavar, "action": "append"},
+            "optional": {"metavar": self.metavar, "nargs": "?", "const": ""},
+        }
+        return {"help": self.help, **kinds.get(self.kind, {"metavar": self.metavar})}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A callable of the project: `module:name`."""
+
+    module: str
+    name: str
+
+    def resolve(self, directories: Sequence[Path]) -> Callable[..., Any]:
+        """Import it, from these directories as well.
+
+        Raises:
+            ValueError: There is no such module or name, importing it fails, or it is not callable.
+        """
+        import importlib  # Only where a reference was given.
+        import sys
+
+        before = list(sys.path)
+        sys.path += [str(each) for each in directories if str(each) not in before]
+        try:
+            value: Any = importlib.import_module(self.module)
+            for part in self.name.split("."):
+                value = getattr(value, part)
+        except AttributeError:
+            raise ValueError(f"the module {self.module} has no {self.name}. {_FORM}") from None
+        except Exception as error:
+            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+            raise ValueError(f"cannot import {self.module}: {kind}{error}. {_FORM}") from error
+        finally:
+            sys.path[:] = before
+        if not callable(value):
+            raise ValueError(f"it is {type(value).__name__}, and should be callable. {_FORM}")  # noqa: TRY004
+        function: Callable[..., Any] = value
+        return function
+
+
+def _checkpoint(text: str, base: Path) -> str:
+    from pytest_lora_ckpt.replicas.names import STAGES
+
+    if not text.strip():
+        raise ValueError("it is empty. Give a path, or replica:finetune.")
+    if not text.startswith(REPLICA):
+        return text if "://" in text else str(base / Path(text).expanduser())
+    if text.removeprefix(REPLICA) not in STAGES:
+        raise ValueError(f"the replicas are {', '.join(REPLICA + stage for stage in STAGES)}.")
+    return text
+
+
+def _reference(text: str, what: str) -> Reference:
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise ValueError(f"this should name a callable {what}. {_FORM}")
+    return Reference(module, name)
+
+
+def _model(text: str, base: Path) -> Reference | Path:
+    if not text.endswith(".json"):
+        return _reference(text, "that returns the model")
+    path = base / Path(text).expanduser()
+    if not path.is_file():
+        raise ValueError("there is no such manifest.")
+    return path
+
+
+def _manifest(text: str, base: Path) -> Path:
+    path = base / Path(text).expanduser()
+    if not path.exists():
+        raise ValueError("there is no such file.")
+    return path
+
+
+def _report(text: str, base: Path) -> Path:
+    from pytest_lora_ckpt.auditing.render import ENDINGS
+
+    path = base / Path(text).expanduser()
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"the file's ending is one of {', '.join(ENDINGS)}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"the directory {path.parent} does not exist.")
+    return path
+
+
+def _number(text: str, least: float, most: float, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not least <= number <= most:
+        raise ValueError(f"give a number {what}.")
+    return number
+
+
+def _stages(text: str, _: Path) -> Mapping[str, Stage]:
+    from pytest_lora_ckpt.comparison.stages import parse_stages
+
+    return parse_stages(text.splitlines())
+
+
+def _faults(text: str, _: Path) -> list[str]:
+    from pytest_lora_ckpt.scoring import parse_fault_names
+
+    return parse_fault_names(text)
+
+
+def _accepted(text: str, _: Path) -> dict[str, str]:
+    from pytest_lora_ckpt.scoring import parse_accepted
+
+    return parse_accepted(text.splitlines())
+
+
+_ROWS = (
+    Option(
+        "lora_ckpt",
+        "Audit this checkpoint (repeatable): a .ckpt/.pt/.bin/.safetensors file, a PEFT adapter directory, or "
         "replica:STAGE (vision, resampler, finetune), a tiny PanoramaVLM checkpoint made on the spot.",
-    )
-    group.addoption(
-        "--lora-model",
-        metavar="MODULE:FACTORY",
-        help="Callable that returns the nn.Module to receive the weights, or a lora_manifest.json that stands in for "
-        "it; or override the fixture lora_model.",
-    )
-    group.addoption(
-        "--lora-loader",
-        metavar="MODULE:FUNCTION",
-        help="Your own loading code: callable path -> loaded model; or override the fixture lora_loader.",
-    )
-    group.addoption(
-        "--lora-stage",
-        metavar="STAGE",
-        help="What the checkpoint must hold: vision, resampler or finetune, or a stage of the ini option lora_stages.",
-    )
-    group.addoption(
-        "--lora-min-ratio",
-        metavar="R",
-        help="Least share (0.0 to 1.0) of the keys that the model needs from the checkpoint, loaded after remapping "
-        "(default: 1.0).",
-    )
-    group.addoption(
-        "--lora-report",
-        action="append",
-        metavar="FILE",
-        help="Write the result to this .json file (repeatable).",
-    )
-    group.addoption(
-        "--lora-manifest",
-        metavar="FILE",
-        help="What was written when the checkpoint was trained (write_manifest, LoraManifestCallback); a "
-        "lora_manifest.json beside the checkpoint is found by itself.",
-    )
-    group.addoption(
-        "--lora-faults",
-        nargs="?",
-        const="",
-        metavar="NAME,…",
-        help="Score your loader: damage the checkpoint in these ways (write `=NAME`; without a name in every way that "
-        "applies), and tell which your loader notices, and which the checks do.",
-    )
-    group.addoption(
-        "--lora-fault-timeout",
-        type=float,
-        metavar="SECONDS",
-        help="Give each damaged checkpoint to the loader in a process of its own, for so long at most; the loader must "
-        "be a function of a module.",
-    )
-    group.addoption(
-        "--lora-strict",
-        action="store_true",
-        help="A check that could not be made counts as failed, not as skipped.",
-    )
-    parser.addini("lora_ckpt", "Checkpoints to audit, one a line (--lora-ckpt).", type="linelist")
-    parser.addini("lora_model", "module:factory of the model that receives the weights (--lora-model).")
-    parser.addini("lora_loader", "module:function of your own loading code (--lora-loader).")
-    parser.addini("lora_stage", "The stage that the checkpoint must hold (--lora-stage).")
-    parser.addini("lora_min_ratio", "Least share of the needed model keys loaded (--lora-min-ratio).")
-    parser.addini(
-        "lora_accepted_faults",
-        "Faults that the project accepts of its loader, one a line: `slug: reason` (--lora-faults).",
-        type="linelist",
-    )
-    parser.addini(
+        "PATH",
+        _checkpoint,
+        "many",
+    ),
+    Option(
+        "lora_model",
+        "Callable that returns the nn.Module to receive the weights, or a lora_manifest.json that replaces it; or "
+        "override the fixture lora_model.",
+        "MODULE:FACTORY",
+        _model,
+    ),
+    Option(
+        "lora_loader",
+        "Your own loading code, a callable path -> loaded model; or override the fixture lora_loader.",
+        "MODULE:FUNCTION",
+        lambda text, _: _reference(text, "path -> loaded model"),
+    ),
+    Option(
+        "lora_stage",
+        "What the checkpoint must hold: vision, resampler or finetune, or a stage of the ini option lora_stages.",
+        "STAGE",
+    ),
+    Option(
+        "lora_min_ratio",
+        "Minimum fraction (0.0 to 1.0) of the required model keys that must load after remapping (default: 1.0).",
+        "R",
+        lambda text, _: _number(text, 0.0, 1.0, "from 0.0 to 1.0"),
+    ),
+    Option("lora_report", "Write the result to this .json file (repeatable).", "FILE", _report, "many"),
+    Option(
+        "lora_manifest",
+        "The manifest that was written when the checkpoint was trained (write_manifest, LoraManifestCallback); by "
+        "default the lora_manifest.json beside the checkpoint.",
+        "FILE",
+        _manifest,
+    ),
+    Option(
+        "lora_faults",
+        "Score your loader: damage the checkpoint in these ways (by default in every way that applies), and report "
+        "which of them your loader notices, and which the checks catch.",
+        "NAME,…",
+        _faults,
+        "optional",
+    ),
+    Option(
+        "lora_fault_timeout",
+        "Load each damaged checkpoint in a process of its own, and stop it after this time; the loader must be a "
+        "function of a module.",
+        "SECONDS",
+        lambda text, _: _number(text, 5e-324, float("inf"), "of seconds above 0"),
+    ),
+    Option("lora_strict", "A check that could not be made counts as failed, not as skipped.", kind="flag"),
+    Option(
         "lora_stages",
         "The training stages, one a line, in order: `name: component … [lora] [(component …)]`.",
-        type="linelist",
+        parse=_stages,
+        kind="lines",
+    ),
+    Option(
+        "lora_accepted_faults",
+        "Faults that the project accepts of its loader, one a line: `slug: reason`.",
+        parse=_accepted,
+        kind="lines",
+    ),
+)
+
+OPTIONS = {option.name: option for option in _ROWS}
+"""Every option by its name."""
+
+
+class Reading:
+    """The options of one run, each read at first use.
+
+    Args:
+        find: Finds what was given for an option, on the command line or else in an ini file; None where nothing was.
+    """
+
+    def __init__(self, find: Callable[[Option], Given | None]) -> None:
+        """Read nothing yet."""
+        self.find = find
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an option's value; of a repeatable one a tuple.
+
+        Raises:
+            OptionError: It is not valid.
+        """
+        option = OPTIONS[name]
+        given = self.find(option)
+        if given is None:
+            return default
+        if option.kind == "many":
+            return tuple(dict.fromkeys(self._parse(option, text, given.base) for text in given.texts))
+        return self._parse(option, "\n".join(given.texts), given.base)
+
+    def _parse(self, option: Option, text: str, base: Path) -> Any:
+        try:
+            return option.parse(text, base)
+        except ValueError as error:
+            raise self.error(option.name, error, text) from None
+
+    def error(self, name: str, problem: object, text: str | None = None) -> OptionError:
+        """Say what is wrong with an option's value, and where it came from."""
+        option, given = OPTIONS[name], self.find(OPTIONS[name])
+        text = "\n".join(given.texts) if text is None and given else text
+        value = f"{option.flag}={text}" if option.flag else name
+        return OptionError(f"{value} (from: {given.source if given else 'default'}): {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for, checked.
+
+    Attributes:
+        checkpoints: Paths (made absolute), addresses, or `replica:STAGE`, in the order given.
+        model: The callable that makes the model, the path of a manifest that replaces it, or None.
+        loader: The project's loading code, or None.
+        demands: What is asked of each checkpoint.
+        reports: Files to write.
+        faults: Names of faults to score the loader with; None where that was not asked for.
+        accepted_faults: Faults that the project accepts, with the reason.
+        fault_timeout: Seconds for a load of a damaged checkpoint in a process of its own; None loads in this process.
+    """
+
+    checkpoints: tuple[str, ...]
+    model: Reference | Path | None
+    loader: Reference | None
+    demands: Demands
+    reports: tuple[Path, ...] = ()
+    faults: list[str] | None = None
+    accepted_faults: Mapping[str, str] | None = None
+    fault_timeout: float | None = None
+
+
+def read_settings(options: Reading) -> Settings:
+    """Read all options.
+
+    Raises:
+        OptionError: A value is not valid.
+    """
+    from pytest_lora_ckpt.comparison.stages import Demands
+
+    stages = read_stages(options)
+    stage = options.get("lora_stage")
+    if stage is not None and stage not in stages:
+        raise options.error("lora_stage", f"the stages are {', '.join(stages)}.")
+    return Settings(
+        checkpoints=options.get("lora_ckpt", ()),
+        model=options.get("lora_model"),
+        loader=options.get("lora_loader"),
+        demands=Demands(
+            stage=stages.get(stage),
+            stages=stages,
+            min_ratio=options.get("lora_min_ratio", 1.0),
+            strict=options.get("lora_strict") is not None,
+            manifest=options.get("lora_manifest"),
+        ),
+        reports=options.get("lora_report", ()),
+        faults=options.get("lora_faults"),
+        accepted_faults=options.get("lora_accepted_faults"),
+        fault_timeout=options.get("lora_fault_timeout"),
     )
 
 
-def is_asked_for(config: pytest.Config) -> bool:
-    """Tell whether the command line or the ini file names a checkpoint."""
-    return bool(config.getoption("lora_ckpt") or config.getini("lora_ckpt"))
+def read_stages(options: Reading) -> Mapping[str, Stage]:
+    """Read the project's training stages; by default the guide's three.
+
+    Raises:
+        OptionError: A line is not a stage.
+    """
+    from pytest_lora_ckpt.comparison.stages import STAGES
+
+    stages: Mapping[str, Stage] = options.get("lora_stages", STAGES)
+    return stages

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt import options
 from pytest_lora_ckpt.pytest_plugin.fixtures import (
     _connected_lora_run,
     _lora_harnesses,
@@ -24,6 +23,7 @@ from pytest_lora_ckpt.pytest_plugin.fixtures import (
     make_panorama_vlm,
     panorama_vlm,
 )
+from pytest_lora_ckpt.pytest_plugin.settings import add_options, is_asked_for
 
 if TYPE_CHECKING:
     import pytest
@@ -51,13 +51,13 @@ __all__ = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register `--lora-ckpt` and the others."""
-    options.add_options(parser)
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the other hooks where a checkpoint is asked for."""
     config.addinivalue_line("markers", "lora_ckpt: a built-in check of the checkpoint given with --lora-ckpt.")
-    if options.is_asked_for(config):
+    if is_asked_for(config):
         from pytest_lora_ckpt.pytest_plugin.hooks import AuditHooks  # Nobody else pays for it.
 
         config.pluginmanager.register(AuditHooks(config), "lora_ckpt_audit")

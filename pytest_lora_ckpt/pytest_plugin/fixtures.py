@@ -40,7 +40,7 @@ def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     audit = _audit(request)
     if audit is None:
         pytest.skip(NEEDS_OPTION)
-    return audit.locate(getattr(request, "param", audit.options.checkpoints[0]), tmp_path_factory.mktemp)
+    return audit.locate(getattr(request, "param", None), tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +78,7 @@ def lora_checkpoint(_lora_run: Run) -> Checkpoint:
 def lora_model(request: pytest.FixtureRequest) -> torch.nn.Module | None:
     """The model to receive the weights: what `--lora-model` names, or None. Override it in your `conftest.py`."""
     audit = _audit(request)
-    return audit.build_model() if audit else None
+    return audit.model() if audit else None
 
 
 @pytest.fixture(scope="session")
@@ -176,9 +176,11 @@ def _lora_harnesses() -> list[LoaderHarness]:
 @pytest.fixture(scope="session")
 def lora_stages(request: pytest.FixtureRequest) -> Mapping[str, Stage]:
     """The project's training stages by name, as the ini option `lora_stages` has them, for `assert_stage`."""
-    from pytest_lora_ckpt.pytest_plugin.settings import read_stages
+    from pytest_lora_ckpt.options import read_stages
+    from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
 
-    return read_stages(request.config)
+    with usage_errors():
+        return read_stages(options_of(request.config))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lora_ckpt.pytest_plugin import items, session
+from pytest_lora_ckpt.pytest_plugin import items, session, settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -18,6 +18,10 @@ class AuditHooks:
     def __init__(self, config: pytest.Config) -> None:
         """Read the options, and begin the audit that does the work."""
         self.audit = session.start(config)
+
+    def pytest_report_header(self, config: pytest.Config) -> str | None:
+        """Say which options come from the ini file."""
+        return settings.header(config)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt.comparison.stages import STAGES
-from pytest_lora_ckpt.options import OVERRIDABLE
+from pytest_lora_ckpt.options import OVERRIDABLE, Settings, read_settings
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
-from pytest_lora_ckpt.pytest_plugin.settings import (
-    REPLICA,
-    Options,
-    ini_name,
-    is_manifest,
-    is_replica,
-    read_options,
-    resolve,
-)
+from pytest_lora_ckpt.pytest_plugin.settings import options_of, resolve, usage_errors
+from pytest_lora_ckpt.pytest_plugin.targets import Target, target
 from pytest_lora_ckpt.wording import WIDTH, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from pytest_lora_ckpt.auditing.checks import CheckResult
     from pytest_lora_ckpt.auditing.evidence import Run
@@ -39,8 +32,13 @@ def audit_of(config: pytest.Config) -> LoraAudit | None:
 
 
 def start(config: pytest.Config) -> LoraAudit:
-    """Read the options, and begin an audit."""
-    config.stash[_AUDIT] = LoraAudit(config, read_options(config))
+    """Read the options, and begin an audit.
+
+    Raises:
+        pytest.UsageError: An option is not valid.
+    """
+    with usage_errors():
+        config.stash[_AUDIT] = LoraAudit(config, read_settings(options_of(config)))
     return config.stash[_AUDIT]
 
 
@@ -48,122 +46,79 @@ class LoraAudit:
     """The audit of one pytest run.
 
     Attributes:
-        options: What was asked for.
-        specs: Path of a checkpoint -> what was asked for (they differ for replicas).
+        settings: What was asked for.
+        targets: What `--lora-ckpt` names, by its text.
         runs: Per spec what the checks reported, in JSON's terms; filled from every xdist worker.
     """
 
-    def __init__(self, config: pytest.Config, options: Options) -> None:
-        """See the class."""
-        self.config, self.options = config, options
-        self.specs: dict[Path | str, str] = {}
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        """Collect nothing yet."""
+        self.config, self.settings = config, settings
+        self.targets = {spec: target(spec) for spec in settings.checkpoints}
         self.runs: dict[str, dict[str, Any]] = {}
         self._directories: list[pytest.Directory] = []
-        self._manifest: Manifest | None = None
-        # Names of faults to score the loader with; None where that was not asked for.
-        self.faults: list[str] | None = None
-        self.accepted_faults: dict[str, str] = {}
-        self._read_faults()
-
-    def _read_faults(self) -> None:
-        """Read what is asked about faults; the module that knows them is not imported for nothing."""
-        given, lines = self.config.getoption("lora_faults"), self.config.getini("lora_accepted_faults")
-        if given is not None or lines:
-            from pytest_lora_ckpt.scoring import parse_accepted, parse_fault_names
-
-            try:
-                self.faults = parse_fault_names(given)
-                self.accepted_faults = parse_accepted(lines, ini_name(self.config))
-            except ValueError as error:
-                raise pytest.UsageError(str(error)) from None
-
-    def resolve_references(self) -> None:
-        """Import what the options name, so that a wrong name ends the run before anything is collected.
-
-        Raises:
-            pytest.UsageError: It cannot be imported.
-        """
-        for name, reference in (("lora_model", self.options.model), ("lora_loader", self.options.loader)):
-            if reference is None:
-                continue
-            if is_manifest(reference):
-                self._manifest = _read_stand_in(reference)
-            else:
-                resolve(name, self.config)
+        self._at: dict[Path | str, Target] = {}
+        self._make_model: Callable[[], Any] | None = None
+        self._loader: Callable[[Path], Any] | None = None
 
     @property
     def is_worker(self) -> bool:
         """Whether this is one of xdist's workers, whose reports go to the controller."""
         return hasattr(self.config, "workerinput")
 
+    def resolve_references(self) -> None:
+        """Import and read what the options name, so that a wrong name ends the run before anything is collected.
+
+        Raises:
+            pytest.UsageError: It cannot be imported, or is not a manifest.
+        """
+        model, loader = self.settings.model, self.settings.loader
+        if isinstance(model, Path):
+            keys = _read_stand_in(model).keys
+            self._make_model = lambda: keys
+        elif model is not None:
+            self._make_model = resolve(self.config, "lora_model", model)
+        if loader is not None:
+            self._loader = resolve(self.config, "lora_loader", loader)
+
     # What the fixtures give
 
-    def locate(self, spec: str, make_directory: Callable[[str], Path]) -> Path | str:
-        """Return the path of what was asked for; a replica is made on the spot."""
-        if is_replica(spec):
-            from pytest_lora_ckpt.manifest import LoraManifestCallback
-            from pytest_lora_ckpt.replicas import replica_checkpoint
-
-            directory = make_directory(spec.replace(":", "-"))
-            path: Path | str = replica_checkpoint(spec, directory, callbacks=[LoraManifestCallback()])
-        else:
-            # As a Path, an address would lose one of its slashes.
-            path = spec if "://" in spec else Path(spec)
-        self.specs[path] = spec
+    def locate(self, spec: str | None, make_directory: Callable[[str], Path]) -> Path | str:
+        """Return the path of what was asked for, the first by default; a replica is made on the spot."""
+        target = self.targets[spec or self.settings.checkpoints[0]]
+        path = target.locate(make_directory)
+        self._at[path] = target
         return path
 
     def new_run(self, path: Path | str) -> Run:
         """Begin to look at a checkpoint; a replica is asked for its own stage where no other is."""
         from pytest_lora_ckpt.auditing.evidence import Run
 
-        spec, demands = self.specs[path], self.options.demands
-        if is_replica(spec) and demands.stage is None:
-            demands = dataclasses.replace(demands, stage=STAGES[spec.removeprefix(REPLICA)])
-        return Run(spec, path, demands)
+        target, demands = self._at[path], self.settings.demands
+        return Run(target.spec, path, dataclasses.replace(demands, stage=demands.stage or target.stage))
 
-    def build_model(self) -> Any:
-        """Call what `--lora-model` names; None without it.
+    def model(self) -> Any:
+        """Return what `--lora-model` makes, or the keys of the manifest that it names; None without it.
 
         Raises:
-            TypeError: It returned None.
+            TypeError: The callable returned None.
         """
-        if self.options.model is None:
-            return None
-        if self._manifest is not None:
-            return self._manifest.keys
-        model = resolve("lora_model", self.config)()
-        if model is None:
-            raise TypeError(
-                f"{self.options.model} returned None, and should return the nn.Module that gets the weights"
-            )
+        model = self._make_model() if self._make_model else None
+        if model is None and self._make_model:
+            raise TypeError(f"{self.settings.model} returned None, and should return the nn.Module to load into")
         return model
 
     def loader_for(self, path: Path | str) -> Callable[[Path], Any] | None:
-        """Return what `--lora-loader` names; for a replica its own loader where no model is given either."""
-        if self.options.loader is not None:
-            loader: Callable[[Path], Any] = resolve("lora_loader", self.config)
-            return loader
-        if not is_replica(self.specs[path]) or self.options.model is not None:
-            return None
-        from pytest_lora_ckpt.replicas import PanoramaVLM
-
-        return PanoramaVLM.from_checkpoint
+        """Return what `--lora-loader` names; the checkpoint's own loader where no model is given either."""
+        return self._loader or (None if self._make_model else self._at[path].loader())
 
     def base_for(self, path: Path | str) -> Any:
-        """Return a replica's base model; None for other checkpoints."""
-        if not is_replica(self.specs[path]):
-            return None
-        from pytest_lora_ckpt.replicas import make_panorama_vlm
-
-        return make_panorama_vlm(lora=False)
+        """Return the base model that the checkpoint brings along."""
+        return self._at[path].base_model()
 
     def inputs_for(self, path: Path | str) -> dict[str, Any] | None:
-        """Return a replica's inputs; None for other checkpoints."""
-        if not is_replica(self.specs[path]):
-            return None
-        from pytest_lora_ckpt.replicas import replica_inputs
-
-        return replica_inputs()
+        """Return the inputs that the checkpoint brings along."""
+        return self._at[path].inputs()
 
     # Collection
 
@@ -186,7 +141,7 @@ class LoraAudit:
 
         parent: pytest.Collector = max(self._directories, key=reach, default=session)
         # The directory's own path, so that the hooks of its `conftest.py` that go by item see the checks as well.
-        extra = {} if self.faults is None else {"faults": self._score}
+        extra = {} if self.settings.faults is None else {"faults": self._score}
         return LoraChecks.from_parent(parent, path=parent.path, nodeid="lora-ckpt", extra=extra)
 
     def _score(self, run: Run, request: pytest.FixtureRequest) -> tuple[CheckResult, dict[str, Any]]:
@@ -200,9 +155,9 @@ class LoraAudit:
             loader,
             inputs=inputs,
             base_model=base,
-            names=self.faults,
-            accepted=self.accepted_faults,
-            timeout=self.options.fault_timeout,
+            names=self.settings.faults,
+            accepted=self.settings.accepted_faults,
+            timeout=self.settings.fault_timeout,
         )
         return result, {"faults": score.to_dict() if score else None}
 
@@ -215,12 +170,13 @@ class LoraAudit:
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:
         """Run a test that takes a checkpoint once for each that was given."""
-        specs = self.options.checkpoints
-        metafunc.parametrize("lora_ckpt", specs, ids=_ids(specs), indirect=True, scope="session")
+        specs = self.settings.checkpoints
+        ids = _ids(self.targets.values())
+        metafunc.parametrize("lora_ckpt", specs, ids=ids, indirect=True, scope="session")
         if "loader_fault" in metafunc.fixturenames:
             from pytest_lora_ckpt.scoring import fault_params
 
-            metafunc.parametrize("loader_fault", fault_params(specs, self.faults), indirect=True)
+            metafunc.parametrize("loader_fault", fault_params(specs, self.settings.faults), indirect=True)
 
     # Results
 
@@ -243,7 +199,7 @@ class LoraAudit:
         order = {name: place for place, name in enumerate(CHECKS)}
         severities = ("error", "warning", "note")
         found = []
-        for spec in (spec for spec in self.options.checkpoints if spec in self.runs):
+        for spec in (spec for spec in self.settings.checkpoints if spec in self.runs):
             run = self.runs[spec]
             checks = sorted(run["checks"].values(), key=lambda each: order.get(each["name"], len(order)))
             findings = sorted(_distinct(run["findings"].values()), key=lambda each: severities.index(each["severity"]))
@@ -264,7 +220,7 @@ class LoraAudit:
         from pytest_lora_ckpt.auditing.render.terminal import section
 
         for result in self.audited():
-            reporter.write_sep("=", f"LoRA checkpoint: {printable(_short(result.spec), WIDTH)}")
+            reporter.write_sep("=", f"LoRA checkpoint: {printable(self.targets[result.spec].name, WIDTH)}")
             for line in section(result):
                 reporter.write_line(line)
             if result.faults:
@@ -273,7 +229,7 @@ class LoraAudit:
                 reporter.write_sep("-", f"faults: {printable(result.faults['loader'], WIDTH)}")
                 for line in render_score(result.faults):
                     reporter.write_line(line)
-        for path in self.options.reports:
+        for path in self.settings.reports:
             reporter.write_line(f"LoRA report written to {path}")
 
     def write_reports(self) -> None:
@@ -281,12 +237,12 @@ class LoraAudit:
         from pytest_lora_ckpt.auditing.render import write_report
 
         if not self.is_worker:
-            for path in self.options.reports:
+            for path in self.settings.reports:
                 write_report(path, self.audited())
 
 
-def _read_stand_in(path: str) -> Manifest:
-    """Read the manifest that stands in for a model, before anything is collected."""
+def _read_stand_in(path: Path) -> Manifest:
+    """Read the manifest that replaces a model."""
     from pytest_lora_ckpt.manifest import ManifestError, read_manifest
 
     try:
@@ -307,10 +263,7 @@ def _distinct(findings: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         seen.add(told)
 
 
-def _short(spec: str) -> str:
-    return spec if is_replica(spec) else Path(spec).name
-
-
-def _ids(specs: Sequence[str]) -> list[str]:
-    names = [_short(spec) for spec in specs]
-    return [name if names.count(name) == 1 else spec for name, spec in zip(names, specs, strict=True)]
+def _ids(targets: Iterable[Target]) -> list[str]:
+    """Name each checkpoint in test ids: by its short name, or in full where two have the same."""
+    names = Counter(target.name for target in targets)
+    return [target.name if names[target.name] == 1 else target.spec for target in targets]

@@ -51,14 +51,14 @@ def choose_accepted(accepted: Accepted) -> dict[str, str]:
     return {find_fault(name).name: reason for name, reason in reasons.items()}
 
 
-def parse_fault_names(text: str | None) -> list[str] | None:
+def parse_fault_names(text: str) -> list[str]:
     """Read `--lora-faults[=NAME,…]`.
 
     Args:
-        text: The value; empty or `all` for all that apply; None where the option was not given.
+        text: The value; empty or `all` for all that apply.
 
     Returns:
-        Names of `FAULTS`; every one where all are asked for. None where the option was not given.
+        Names of `FAULTS`; every one where all are asked for.
 
     Raises:
         ValueError: There is no such fault; the message lists similar names.
@@ -67,23 +67,17 @@ def parse_fault_names(text: str | None) -> list[str] | None:
         >>> parse_fault_names("nan, inf")
         ['nan', 'inf']
     """
-    if text is None:
-        return None
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names or names == [ALL]:
         return list(FAULTS)
-    try:
-        return list(dict.fromkeys(find_fault(name).name for name in names))
-    except ValueError as error:
-        raise ValueError(f"--lora-faults={text}: {error}") from None
+    return list(dict.fromkeys(find_fault(name).name for name in names))
 
 
-def parse_accepted(lines: Iterable[str], where: str = "ini") -> dict[str, str]:
+def parse_accepted(lines: Iterable[str]) -> dict[str, str]:
     """Read the ini option `lora_accepted_faults`: one `slug: reason` a line.
 
     Args:
         lines: As pytest gives a `linelist`.
-        where: Name of the file, for the message.
 
     Raises:
         ValueError: A line has no reason, or does not name a fault.
@@ -95,14 +89,10 @@ def parse_accepted(lines: Iterable[str], where: str = "ini") -> dict[str, str]:
     accepted: dict[str, str] = {}
     for line in lines:
         name, _, reason = (part.strip() for part in line.partition(":"))
-        quoted = f"lora_accepted_faults (from: {where}): {line!r}"
         if not name or not reason:
-            raise ValueError(f"{quoted} should be `slug: reason`: why does the project accept this fault?")
-        try:
-            name = find_fault(name).name
-        except ValueError as error:
-            raise ValueError(f"{quoted}: {error}") from None
+            raise ValueError(f"{line!r} should be `slug: reason`: why does the project accept this fault?")
+        name = find_fault(name).name
         if name in accepted:
-            raise ValueError(f"{quoted}: {name} is listed twice.")
+            raise ValueError(f"{name} is listed twice.")
         accepted[name] = reason
     return accepted

@@ -115,7 +115,11 @@ def test_in_a_process_of_its_own(scored: Callable[..., AuditRun]) -> None:
     ("args", "ini", "sentence"),
     [
         (("--lora-faults=nann",), "", "there is no fault 'nann' (near to it: nan"),
-        (("--lora-fault-timeout=0",), "", "--lora-fault-timeout=0.0: give a number of seconds above 0"),
+        (
+            ("--lora-fault-timeout=0",),
+            "",
+            "--lora-fault-timeout=0 (from: command line): give a number of seconds above 0",
+        ),
         ((), "[pytest]\nlora_accepted_faults = nan\n", "should be `slug: reason`"),
     ],
 )

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pytest_lora_ckpt.comparison.stages import Demands
+from pytest_lora_ckpt.options import Settings
 from pytest_lora_ckpt.pytest_plugin.session import LoraAudit
-from pytest_lora_ckpt.pytest_plugin.settings import Options
 
 ABOUT = {"path": "a", "layout": "torch"}
 VALUES: dict[str, Any] = {"checkpoint": ABOUT, "verdict": "not-compared", "all_zero": True, "as_is": None}
@@ -18,7 +18,9 @@ OTHER: dict[str, Any] = {"checkpoint": ABOUT, "verdict": "not-compared", "all_ze
 @pytest.mark.parametrize("order", list(itertools.permutations([("values", VALUES), ("keys", KEYS), ("stage", OTHER)])))
 def test_what_workers_find_out_apart_is_put_together(order: Any, pytestconfig: pytest.Config) -> None:
     """An adapter of zeros is a noop, whichever worker looked at the values and whichever at the keys."""
-    audit = LoraAudit(pytestconfig, Options(checkpoints=("a",), model=None, loader=None, demands=Demands(), reports=()))
+    audit = LoraAudit(
+        pytestconfig, Settings(checkpoints=("a",), model=None, loader=None, demands=Demands(), reports=())
+    )
     for name, known in order:
         check = {"name": name, "outcome": "passed", "summary": ""}
         audit.add({"spec": "a", "check": check, "findings": [], "known": dict(known)})

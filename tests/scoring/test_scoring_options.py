@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 
 def test_no_value_and_all_mean_every_fault() -> None:
-    assert parse_fault_names(None) is None
     assert parse_fault_names("") == parse_fault_names("all") == list(FAULTS)
 
 
@@ -24,7 +23,7 @@ def test_names_are_taken_once_and_in_order() -> None:
     ("text", "near"), [("nann", "near to it: nan"), ("lora-b", "near to it: "), ("xyzzy", "The faults are ")]
 )
 def test_an_unknown_name_lists_those_near_to_it(text: str, near: str) -> None:
-    with pytest.raises(ValueError, match=f"--lora-faults=nan,{text}: there is no fault '{text}'.*{near}"):
+    with pytest.raises(ValueError, match=f"there is no fault '{text}'.*{near}"):
         parse_fault_names(f"nan,{text}")
 
 
@@ -43,9 +42,9 @@ def test_accepted_faults_come_with_their_reasons() -> None:
         (["nan: why", "nan: again"], "nan is listed twice"),
     ],
 )
-def test_a_line_without_reason_or_fault_is_refused_and_says_where(lines: list[str], told: str) -> None:
-    with pytest.raises(ValueError, match=rf"lora_accepted_faults \(from: tox.ini\): .*{told}"):
-        parse_accepted(lines, "tox.ini")
+def test_a_line_without_reason_or_fault_is_refused(lines: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse_accepted(lines)
 
 
 def test_a_test_runs_for_the_faults_that_apply(tiny: Path) -> None:

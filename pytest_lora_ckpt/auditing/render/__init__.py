@@ -18,19 +18,20 @@ class Renderer(Protocol):
     """One form of a report.
 
     Attributes:
-        ending: Ending of the files in this form, with the dot.
+        ending: Ending of the files in this form, with the dot; None for a form that is not written to files.
     """
 
-    ending: str
+    ending: str | None
 
     def render(self, results: Sequence[AuditResult]) -> str:
         """Return the text of a file that reports these results, in their order."""
 
 
-RENDERERS: tuple[Renderer, ...] = (JsonRenderer(), TerminalRenderer())
-"""The forms that `--lora-report` chooses from, by the file's ending."""
+RENDERERS: tuple[Renderer, ...] = (TerminalRenderer(), JsonRenderer())
+"""All forms of a report."""
 
-ENDINGS = {renderer.ending: renderer for renderer in RENDERERS}
+ENDINGS = {renderer.ending: renderer for renderer in RENDERERS if renderer.ending}
+"""Those that `--lora-report` chooses from, by the file's ending."""
 
 
 def write_report(path: Path, results: Sequence[AuditResult]) -> None:

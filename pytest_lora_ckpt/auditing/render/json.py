@@ -19,7 +19,7 @@ _BEYOND_ASCII = re.compile(r"[^\n -~]")
 class JsonRenderer:
     """One object with the schema's version and the runs."""
 
-    ending = ".json"
+    ending: str | None = ".json"
 
     def render(self, results: Sequence[AuditResult]) -> str:
         """Return the report; characters that do not print (controls, bidirectional overrides) are escaped."""

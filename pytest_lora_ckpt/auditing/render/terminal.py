@@ -25,9 +25,9 @@ _WHO = {"torch": "nothing to do", "peft": "PEFT's loader does it", "you": "your 
 
 
 class TerminalRenderer:
-    """The sections of the terminal, as a text file."""
+    """The sections of the terminal."""
 
-    ending = ".txt"
+    ending: str | None = None
 
     def render(self, results: Sequence[AuditResult]) -> str:
         """Return one section per checkpoint."""
