@@ -133,7 +133,7 @@ def _classes(counts: Mapping[str, int]) -> str:
 def _finding(finding: Finding, *, with_remedy: bool) -> Iterator[str]:
     yield from wrap(f"{finding.severity}: {finding.message} [{finding.cause}]", "    ")
     if finding.severity != "note":
-        yield from (f"    {line}" for line in key_groups(finding.keys, width=WIDTH - 10))
+        yield from (f"    {line}" for line in key_groups(finding.keys))
     if with_remedy:
         yield from wrap(f"-> {finding.remedy}", "     ", first="  ")
 
