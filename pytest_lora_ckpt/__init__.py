@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.assertions import assert_lora_loaded as assert_lora_loaded
     from pytest_lora_ckpt.assertions import assert_no_nonlora_missing as assert_no_nonlora_missing
     from pytest_lora_ckpt.assertions import assert_stage as assert_stage
+    from pytest_lora_ckpt.auditing.audit import audit as audit
+    from pytest_lora_ckpt.auditing.result import AuditResult as AuditResult
     from pytest_lora_ckpt.checkpoint import Checkpoint as Checkpoint
     from pytest_lora_ckpt.checkpoint import CheckpointError as CheckpointError
     from pytest_lora_ckpt.checkpoint import open_checkpoint as open_checkpoint
@@ -62,6 +64,8 @@ __getattr__, __dir__, __all__ = attach(
             "assert_no_nonlora_missing",
             "assert_stage",
         ),
+        "auditing.audit": ("audit",),
+        "auditing.result": ("AuditResult",),
         "checkpoint": ("Checkpoint", "CheckpointError", "open_checkpoint"),
         "comparison.compare": ("compare", "infer_remapping"),
         "comparison.stages": ("STAGES", "Stage"),

@@ -6,24 +6,31 @@ Those that take a report also take what `load_state_dict(strict=False)` returns,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.auditing.evidence import FileEvidence
+from pytest_lora_ckpt.auditing.judges import file, names
+from pytest_lora_ckpt.auditing.judges import model as models
+from pytest_lora_ckpt.auditing.judges.judgement import Judgement, failed, failure_text
+from pytest_lora_ckpt.checkpoint import Checkpoint
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import STAGES, Stage
-from pytest_lora_ckpt.findings import lora_pair_findings
 from pytest_lora_ckpt.findings.from_values import audit_values
-from pytest_lora_ckpt.keys import parse_key, parse_keys
-from pytest_lora_ckpt.models import as_key_set, describe, model_keys
+from pytest_lora_ckpt.keys import parse_keys
+from pytest_lora_ckpt.models import as_key_set, model_keys
 from pytest_lora_ckpt.results import LoadReport
-from pytest_lora_ckpt.wording import WIDTH, block, key_groups
+from pytest_lora_ckpt.wording import type_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
-    from pytest_lora_ckpt.proof import Proof, ProvedTensor
-
-_KEY_GROUPS = 8
+    from pytest_lora_ckpt.findings.from_values import ValueAudit
+    from pytest_lora_ckpt.proof import Proof
+    from pytest_lora_ckpt.tensors import KeySet
 
 
 def assert_no_nonlora_missing(report: Any, *, model: Any = None) -> None:
@@ -44,22 +51,8 @@ def assert_no_nonlora_missing(report: Any, *, model: Any = None) -> None:
         >>> assert_no_nonlora_missing(compare({"model.lin.weight": (2, 2)}, {"lin.weight": (2, 2)}))
     """
     __tracebackhide__ = True
-    if isinstance(report, LoadReport):
-        lost: Iterable[str] = report.state("remapped").missing.of("non_lora")
-        total: int | None = report.model_keys
-    else:
-        missing, unexpected = _incompatible(report)
-        lost = _without_counterpart(missing, unexpected)
-        total = len(model_keys(model)) if model is not None else None
-    lost = tuple(lost)
-    if lost:
-        of = f" of {total}" if total else ""
-        _fail(
-            f"{len(lost)}{of} model keys are missing that are no LoRA: these weights keep their initial values.",
-            lost,
-            "Check the path and the training stage of the checkpoint, or rename its keys.",
-            report,
-        )
+    report, when = _as_report(report, model)
+    _require(names.base_loaded(report, when), report)
 
 
 def assert_loaded_ratio(
@@ -88,26 +81,11 @@ def assert_loaded_ratio(
         raise ValueError(f"min_ratio is a share from 0.0 to 1.0, and was {min_ratio!r}.")
     if of not in {"model", "checkpoint"}:
         raise ValueError(f"of= is 'model' or 'checkpoint', and was {of!r}.")
-    if isinstance(report, LoadReport):
-        ratio, state = report.loaded_ratio(of=of, when=when), report.state(when)
-        keys = (*state.missing.of("lora", "lora_wrapped", "prefix", "non_lora"),)
-        keys = keys if of == "model" else tuple(state.unexpected)
-        word = "after remapping" if when == "remapped" else "as is"
-    else:
-        missing, unexpected = _incompatible(report)
+    if not isinstance(report, LoadReport):
+        report, when = _as_report(report, model)
         if model is None:
             raise ValueError("What load_state_dict returns has no totals: give the module as model=.")
-        total, loaded = len(model_keys(model)), len(model_keys(model)) - len(missing)
-        total = total if of == "model" else loaded + len(unexpected)
-        ratio, word = (loaded / total if total else 0.0), "as is"
-        keys = tuple(missing if of == "model" else unexpected)
-    if ratio < min_ratio:
-        _fail(
-            f"{ratio:.1%} of the {of}'s keys are loaded {word}, and at least {min_ratio:.1%} should be.",
-            keys,
-            "Compare the names: report.remapping tells how the checkpoint's keys become the model's.",
-            report,
-        )
+    _require(names.ratio(report, min_ratio, of=of, when=when), report)
 
 
 def assert_lora_complete(checkpoint: Any) -> None:
@@ -126,17 +104,16 @@ def assert_lora_complete(checkpoint: Any) -> None:
     """
     __tracebackhide__ = True
     keys = as_key_set(checkpoint)
-    lora = [key for key, parsed in parse_keys(keys).items() if parsed.is_lora]
-    if not lora:
-        _fail(f"There is no LoRA among the {len(keys)} keys.", (), "Save the adapter with the checkpoint.", None)
-    found = list(lora_pair_findings(keys, getattr(checkpoint, "adapter_config", None)))
-    read = getattr(checkpoint, "read_bytes", None) or _bytes_of(checkpoint)
-    if read is not None:
-        found += audit_values(keys, read).findings
-    errors = [each for each in found if each.severity == "error"]
+    parts, audits = _adapters_in(checkpoint, keys)
+    complete, values = file.lora_complete(parts), file.values(audits)
+    if not complete.applies:
+        _require(
+            failed(f"There is no LoRA among the {len(keys)} keys.", remedy="Save the adapter with the checkpoint.")
+        )
+    errors = [each for each in (*complete.findings, *values.findings) if each.severity == "error"]
     if errors:
-        told = "\n".join(f"{each.message} [{each.cause}]\n{_grouped(each.keys)}\n  -> {each.remedy}" for each in errors)
-        raise AssertionError(block(f"The adapter is not complete ({len(lora)} LoRA keys).\n{told}"))
+        count = sum(each.is_adapter for _, own, _ in parts for each in own.derived(parse_keys).values())
+        _require(failed(f"The adapter is not complete ({count} LoRA keys).", errors))
 
 
 def assert_lora_loaded(report_or_proof: Any) -> None:
@@ -152,29 +129,14 @@ def assert_lora_loaded(report_or_proof: Any) -> None:
             or holds other values.
     """
     __tracebackhide__ = True
-    report, proof = report_or_proof, None
+    proof: Proof | None = None
     if hasattr(report_or_proof, "tensors") and hasattr(report_or_proof, "report"):
-        report, proof = report_or_proof.report, report_or_proof
-    if isinstance(report, LoadReport):
-        state = report.state("remapped")
-        dropped, empty = state.unexpected.of("lora"), state.missing.of("lora")
-        misfits = tuple(key for key in state.shape_mismatches if parse_key(key).is_adapter)
-        none = not report.lora_keys[0]
-    else:
-        lists = _incompatible(report)
-        empty, dropped = (tuple(key for key in keys if parse_key(key).is_adapter) for keys in lists)
-        misfits, none = (), False
-    if none and not _lies_elsewhere(report):
-        _fail("The checkpoint has no LoRA keys.", empty, "Save the adapter, or load lora_weights/ as well.", report)
-    for keys, what in (
-        (dropped, "LoRA keys of the checkpoint have no place in the model: they are dropped"),
-        (misfits, "LoRA keys of the checkpoint have another shape in the model"),
-        (empty, "LoRA keys of the model are not in the checkpoint: they keep their initial values"),
-    ):
-        if keys:
-            _fail(f"{len(keys)} {what}.", keys, "Attach the same LoRA as in training before loading.", report)
+        proof, report_or_proof = report_or_proof, report_or_proof.report
+    report, when = _as_report(report_or_proof)
+    # What load_state_dict returns does not say whether the checkpoint has an adapter that loaded.
+    _require(names.lora_loaded(report, when, must_hold=when == "remapped"), report)
     if proof is not None:
-        _fail_unproved(proof, [each for each in proof.tensors if parse_key(each.key).is_adapter], "adapter ")
+        _require(models.proved(proof, adapter_only=True))
 
 
 def assert_load_proved(proof: Proof) -> None:
@@ -196,27 +158,7 @@ def assert_load_proved(proof: Proof) -> None:
         ...     assert_load_proved(prove_load(model, f"{folder}/fc.pt"))
     """
     __tracebackhide__ = True
-    _fail_unproved(proof, proof.tensors, "")
-    if not proof.proved:
-        what = f"{len(proof.lost)} keys were lost" if proof.tensors else "No tensor of the checkpoint has a place"
-        _fail(f"{what}: no value can prove them.", proof.lost, "See `proof.report` for what is lost.", proof.report)
-
-
-def _fail_unproved(proof: Proof, tensors: Iterable[ProvedTensor], kind: str) -> None:
-    """Raise where one of these tensors is not proved."""
-    __tracebackhide__ = True
-    listed = list(tensors)
-    odd = [each for each in listed if each.outcome in {"differs", "not provable"}]
-    if not odd:
-        return
-    told = [f"{len(odd)} of {len(listed)} {kind}tensors are not proved to be in the loaded model ({proof.why})."]
-    for found in proof.findings:
-        told += [f"{found.message} [{found.cause}]", _grouped(found.keys), f"  -> {found.remedy}"]
-    blind = [each for each in odd if each.outcome == "not provable"]
-    if blind:
-        told += [f"{len(blind)} cannot be proved here: {blind[0].model_key}: {blind[0].how}."]
-        told += [_grouped(each.key for each in blind)]
-    raise AssertionError(block("\n".join(line for line in told if line)))
+    _require(models.proved(proof), proof.report)
 
 
 def assert_stage(report: LoadReport, stage: str | Stage) -> None:
@@ -240,28 +182,9 @@ def assert_stage(report: LoadReport, stage: str | Stage) -> None:
         if stage not in STAGES:
             raise ValueError(f"The stages are {', '.join(STAGES)}, and this was {stage!r}.")
         stage = STAGES[stage]
-    held = {row.name for row in report.components if row.in_file}
-    trained_only = stage.lora and report.scope == "adapter"
-    lacking = [] if trained_only else [name for name in stage.holds if name not in held]
-    if stage.lora and not report.lora_keys[0]:
-        lacking.append("LoRA")
-    if lacking:
-        _fail(
-            f"The checkpoint lacks {', '.join(lacking)}, which a checkpoint of the stage {stage.name} holds.",
-            (),
-            f"It holds {', '.join(sorted(filter(None, held))) or 'nothing'}: check the path and the training stage.",
-            report,
-        )
+    _require(names.stage(stage, names.Holdings.of(report)), report)
     if report.remapped is not None:
-        missing = report.remapped.missing.of("non_lora", "lora")
-        lost = [key for key in missing if parse_key(key).component not in stage.excuses]
-        if lost:
-            _fail(
-                f"{len(lost)} model keys are missing that the stage {stage.name} trains.",
-                lost,
-                "Check the path and the training stage.",
-                report,
-            )
+        _require(names.stage_loaded(stage, report.remapped), report)
 
 
 def assert_adapter_active(model: torch.nn.Module, inputs: Mapping[str, Any]) -> None:
@@ -279,14 +202,7 @@ def assert_adapter_active(model: torch.nn.Module, inputs: Mapping[str, Any]) -> 
     __tracebackhide__ = True
     from pytest_lora_ckpt.proof import adapter_effect  # torch, only here.
 
-    effect = adapter_effect(model, inputs)
-    if not effect.active:
-        remedy = (
-            "Load the adapter: its weights are not in the model."
-            if effect.zero == effect.modules
-            else "Enable the adapter (set_adapter), and check it before it is merged."
-        )
-        raise AssertionError(block(f"{effect.why}\n  -> {remedy}"))
+    _require(models.effect(adapter_effect(model, inputs)))
 
 
 def assert_generates(model: Any, *, max_new_tokens: int = 10, **inputs: Any) -> None:
@@ -303,25 +219,44 @@ def assert_generates(model: Any, *, max_new_tokens: int = 10, **inputs: Any) -> 
     __tracebackhide__ = True
     from pytest_lora_ckpt import proof  # torch, only here.
 
-    answer = proof.generate(model, inputs, max_new_tokens=max_new_tokens)
-    if not answer.generates:
-        raise AssertionError(block(f"{answer.why}\n  -> Call generate by itself with these inputs, and let it raise."))
+    _require(models.generate(proof.generate(model, inputs, max_new_tokens=max_new_tokens)))
 
 
-def _incompatible(result: Any) -> tuple[list[str], list[str]]:
-    """Take `_IncompatibleKeys` apart."""
+def _as_report(result: Any, model: Any = None) -> tuple[LoadReport, str]:
+    """Take a report as it is, and make one of what `load_state_dict` returns; with the state that it speaks of.
+
+    As far as names can tell, a missing and an unexpected key that name the same tensor are classed as in a comparison.
+    """
+    if isinstance(result, LoadReport):
+        return result, "remapped"
     try:
-        return list(result.missing_keys), list(result.unexpected_keys)
+        missing, unexpected = list(result.missing_keys), list(result.unexpected_keys)
     except AttributeError:
         raise TypeError(
-            f"This takes a LoadReport, or what load_state_dict(strict=False) returns, and was given {describe(result)}."
+            "This takes a LoadReport, or what load_state_dict(strict=False) returns, and was given "
+            f"{type_name(result)}."
         ) from None
+    lost = compare(dict.fromkeys(unexpected, ()), dict.fromkeys(missing, ()), scope="full")
+    loaded = () if model is None else tuple(sorted(model_keys(model).keys() - set(missing)))
+    return dataclasses.replace(
+        lost,
+        verdict="not-compared",
+        findings=(),
+        as_is=dataclasses.replace(lost.state("as_is"), loaded=loaded),
+        checkpoint_keys=len(loaded) + len(unexpected),
+        model_keys=0 if model is None else len(loaded) + len(missing),
+    ), "as_is"
 
 
-def _without_counterpart(missing: list[str], unexpected: list[str]) -> tuple[str, ...]:
-    """Leave out of the missing keys those that the other side holds under another name, as far as names can tell."""
-    report = compare(dict.fromkeys(unexpected, ()), dict.fromkeys(missing, ()), scope="full")
-    return report.state("remapped").missing.of("non_lora")
+def _adapters_in(source: Any, keys: KeySet) -> tuple[list[file.Part], Sequence[ValueAudit]]:
+    """Give the parts of a checkpoint, a model or a mapping that hold LoRA, and their values where there are any."""
+    if isinstance(source, Checkpoint):
+        evidence = FileEvidence(source, STAGES)
+        return evidence.parts, evidence.values
+    if not any(each.is_lora for each in keys.derived(parse_keys).values()):
+        return [], []
+    read = _bytes_of(source)
+    return [(type_name(source), keys, None)], [] if read is None else [audit_values(keys, read)]
 
 
 def _bytes_of(source: Any) -> Any:
@@ -338,20 +273,16 @@ def _bytes_of(source: Any) -> Any:
     return read
 
 
-def _lies_elsewhere(report: Any) -> bool:
-    return isinstance(report, LoadReport) and any(each.cause == "lora-beside" for each in report.findings)
-
-
-def _grouped(keys: Iterable[str]) -> str:
-    return "\n".join(f"  {line}" for line in key_groups(keys, _KEY_GROUPS, WIDTH - 8))
-
-
-def _fail(fact: str, keys: Iterable[str], remedy: str, report: Any) -> None:
-    """Raise with the fact, the keys, where, and what to do."""
+def _require(judgement: Judgement, report: LoadReport | None = None) -> None:
+    """Raise where the judgement is not that it passed; with the errors of the report that it is about."""
     __tracebackhide__ = True
-    lines = [fact, _grouped(keys)]
-    if isinstance(report, LoadReport):
-        lines.append(f"Verdict: {report.verdict}.")
-        lines += [f"  {each.cause}: {each.message}" for each in report.findings if each.severity == "error"]
-    lines.append(f"  -> {remedy}")
-    raise AssertionError(block("\n".join(line for line in lines if line)))
+    if judgement.passed:
+        return
+    context: list[str] = []
+    if report is not None and report.verdict != "not-compared":
+        context.append(f"Verdict: {report.verdict}.")
+        context += [f"  {each.cause}: {each.message}" for each in report.findings if each.severity == "error"]
+    text = failure_text(
+        judgement.summary, judgement.findings, keys=judgement.keys, remedy=judgement.remedy, context=context
+    )
+    raise AssertionError(text)

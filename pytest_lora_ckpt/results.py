@@ -198,6 +198,7 @@ class LoadReport:
         checkpoint_keys: Number of keys in the checkpoint.
         model_keys: Number of keys in the model.
         lora_keys: Number of adapter parameters in the checkpoint, and in the model.
+        companion_lora_keys: Number of adapter parameters in the adapter directory next to the checkpoint.
         findings: Causes and remedies, the gravest first.
     """
 
@@ -211,6 +212,7 @@ class LoadReport:
     checkpoint_keys: int = 0
     model_keys: int = 0
     lora_keys: tuple[int, int] = (0, 0)
+    companion_lora_keys: int = 0
     findings: tuple[Finding, ...] = field(default=())
 
     @property

@@ -59,17 +59,9 @@ def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         proof=facts.proof,
         updates=facts.updates or (),
         faults=facts.faults,
-        checks=tuple(
-            CheckResult(
-                report.name,
-                report.outcome,
-                report.summary,
-                report.applies,
-                tuple(dict.fromkeys(each.cause for each in report.findings)),
-            )
-            for report in merged
-        ),
+        checks=tuple(CheckResult(report.name, report.outcome, report.summary) for report in merged),
         findings=tuple(_distinct(found)),
+        errors=tuple(report.error for report in merged if report.error is not None),
     )
 
 

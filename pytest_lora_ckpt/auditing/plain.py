@@ -13,7 +13,7 @@ Kind = TypeVar("Kind")
 
 
 def to_plain(value: Any) -> Any:
-    """Turn dataclasses, tuples and mappings into JSON's types, in depth.
+    """Turn dataclasses, tuples and mappings into JSON's types, in depth; without fields of the metadata `plain=False`.
 
     Example:
         >>> from pytest_lora_ckpt.results import Component
@@ -21,7 +21,7 @@ def to_plain(value: Any) -> Any:
         2
     """
     if dataclasses.is_dataclass(value):
-        return {each.name: to_plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {each: to_plain(getattr(value, each)) for each in _hints(type(value))}  # type: ignore[arg-type]  # A class is hashable.
     if isinstance(value, Mapping):
         return {str(key): to_plain(each) for key, each in value.items()}
     if isinstance(value, (tuple, list)):
@@ -45,9 +45,9 @@ def from_plain(kind: type[Kind], data: Any) -> Kind:
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
-    return {each.name: hints[each.name] for each in dataclasses.fields(kind)}
+    return {each.name: hints[each.name] for each in dataclasses.fields(kind) if each.metadata.get("plain", True)}
 
 
 def _value(hint: Any, data: Any, name: str) -> Any:

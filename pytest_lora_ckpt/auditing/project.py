@@ -1,4 +1,8 @@
-"""The project's own code under test: model, loader, base, inputs. Each is asked for once, whatever comes of it."""
+"""The project's own code under test: model, loader, base, inputs.
+
+Each is requested once; the answer, or the failure, is kept. No test framework is imported: whoever runs the audit says
+by which exceptions its framework ends a test.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,20 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
-import pytest
+from pytest_lora_ckpt.models import as_key_set, is_module, is_tensor
+from pytest_lora_ckpt.wording import type_name
 
-from pytest_lora_ckpt.models import as_key_set, describe, is_module, is_tensor
-
-if TYPE_CHECKING:
-    import torch
-
-
-# They come through as they are: a fixture or loader may skip, fail or mark as expected to fail.
-_VERDICTS = (pytest.skip.Exception, pytest.fail.Exception)
+Value = TypeVar("Value")
 
 
 class ProjectError(Exception):
     """The project's own model, loader or inputs raised, or are not what they should be.
+
+    What they raised is the `__cause__`, with its traceback.
 
     Args:
         cause: Slug of the cause.
@@ -31,27 +32,83 @@ class ProjectError(Exception):
     """
 
     def __init__(self, cause: str, message: str) -> None:
-        """See the class."""
         super().__init__(message)
         self.cause = cause
 
 
-class Subject:
+@dataclass(frozen=True, slots=True)
+class TestOutcomes:
+    """Exceptions by which a test framework ends a test. A project's fixtures and loader may raise them.
+
+    Attributes:
+        skip: The test is skipped.
+        fail: The test fails, with the project's own message.
+        leave: The whole run ends; it is never caught.
+    """
+
+    __test__ = False
+
+    skip: tuple[type[BaseException], ...] = ()
+    fail: tuple[type[BaseException], ...] = ()
+    leave: tuple[type[BaseException], ...] = ()
+
+
+class Once(Generic[Value]):
+    """A value that is made at first use; where that fails, it fails the same way each time.
+
+    Args:
+        make: Makes the value.
+        keep: Exceptions that are kept; after any other, `make` is called again.
+    """
+
+    def __init__(self, make: Callable[[], Value], keep: tuple[type[BaseException], ...]) -> None:
+        self._make, self._keep = make, keep
+        self._made: list[Value] = []
+        self._error: BaseException | None = None
+
+    def __call__(self) -> Value:
+        """Return the value.
+
+        Raises:
+            BaseException: What `make` raised, at this call or at an earlier one.
+        """
+        if self._error is not None:
+            raise self._error
+        if not self._made:
+            try:
+                self._made.append(self._make())
+            except self._keep as error:
+                self._error = error
+                raise
+        return self._made[0]
+
+
+class Project:
     """Model, loader and inputs of a project, from wherever they come.
 
     Args:
         path: The checkpoint that the loader is given.
+        outcomes: The exceptions of the test framework, where one runs the audit.
+        called: How a source is called in messages; `{}` stands for `model`, `loader`, `inputs`, `base_model`.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        """See the class."""
-        self.path = path
-        self._sources: dict[str, Callable[[], Any]] = {}
-        self._answers: dict[str, Any] = {}
+    def __init__(
+        self, path: Path | str, outcomes: TestOutcomes | None = None, *, called: str = "The fixture lora_{}"
+    ) -> None:
+        self.path, self.outcomes = path, outcomes or TestOutcomes()
+        self._called = called
+        self._sources: Mapping[str, Callable[[], Any]] = {}
+        keep: tuple[type[BaseException], ...] = (ProjectError, *self.outcomes.skip, *self.outcomes.fail)
+        self._model, self._loaded = Once(self._build, keep), Once(self._load, keep)
+        self._base, self._inputs = Once(self._build_base, keep), Once(self._make_inputs, keep)
 
     def connect(self, **sources: Callable[[], Any]) -> None:
-        """Say where they come from, each by its fixture's name; none of them is asked for before a check needs it."""
+        """Name the sources: `model`, `loader`, `inputs`, `base_model`. None is called before a check needs it."""
         self._sources = sources
+
+    def gives(self, name: str) -> bool:
+        """Whether there is a source of this name. What it gives may still be None."""
+        return name in self._sources
 
     @property
     def model(self) -> Any:
@@ -60,16 +117,16 @@ class Subject:
         Raises:
             ProjectError: Building it raised, or it is neither an `nn.Module` nor a mapping.
         """
-        return self._once("model", self._build)
+        return self._model()
 
     @property
     def loaded(self) -> Any:
         """The model that the loader returns for the checkpoint; None without a loader.
 
         Raises:
-            ProjectError: The loader raised, or returned something that is no `nn.Module`.
+            ProjectError: The loader raised, or returned something other than an `nn.Module`.
         """
-        return self._once("loaded", self._load)
+        return self._loaded()
 
     @property
     def base(self) -> Any:
@@ -78,119 +135,79 @@ class Subject:
         Raises:
             ProjectError: Building it raised, or it is neither an `nn.Module` nor a path.
         """
-        return self._once("base", self._build_base)
+        return self._base()
 
     @property
     def inputs(self) -> Mapping[str, Any] | None:
         """Keyword arguments for a forward pass, or None.
 
         Raises:
-            ProjectError: Making them raised, or they are no mapping.
+            ProjectError: Making them raised, or they are not a mapping.
         """
-        inputs: Mapping[str, Any] | None = self._once("inputs", self._make_inputs)
-        return inputs
-
-    def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._answers:
-            try:
-                self._answers[name] = make()
-            except (ProjectError, *_VERDICTS) as error:
-                self._answers[name] = error
-        answer = self._answers[name]
-        if isinstance(answer, (ProjectError, *_VERDICTS)):
-            raise answer
-        return answer
+        return self._inputs()
 
     def _source(self, name: str, cause: str) -> Any:
-        """Ask a fixture; its exceptions are the project's."""
+        """Ask a source; its exceptions are the project's."""
         source = self._sources.get(name)
-        with _told_as(cause, f"The fixture {name}"):
+        with self._reporting(cause, self._called.format(name)):
             return source() if source else None
 
+    def _refuse(self, name: str, cause: str, value: Any, expected: str) -> ProjectError:
+        return ProjectError(cause, f"{self._called.format(name)} gave {type_name(value)}, and should give {expected}.")
+
     def _build(self) -> Any:
-        model = self._source("lora_model", "model-failed")
+        model = self._source("model", "model-failed")
         if model is None or is_module(model):
             return model
         try:
             return as_key_set(model)
         except TypeError:
-            told = f"The fixture lora_model gave {describe(model)}, and should give an nn.Module or None."
-            raise ProjectError("model-failed", told) from None
+            raise self._refuse("model", "model-failed", model, "an nn.Module or None") from None
 
     def _build_base(self) -> Any:
-        base = self._source("lora_base_model", "model-failed")
+        base = self._source("base_model", "model-failed")
         if base is None or is_module(base) or isinstance(base, (str, Path)):
             return base
-        told = f"The fixture lora_base_model gave {describe(base)}, and should give an nn.Module, a path or None."
-        raise ProjectError("model-failed", told)
+        raise self._refuse("base_model", "model-failed", base, "an nn.Module, a path or None")
 
     def _load(self) -> Any:
-        loader = self._source("lora_loader", "loader-failed")
+        loader = self._source("loader", "loader-failed")
         if loader is None:
             return None
         if not callable(loader):
-            told = f"The fixture lora_loader gave {describe(loader)}, and should give a callable, path -> loaded model."
-            raise ProjectError("loader-failed", told)
+            raise self._refuse("loader", "loader-failed", loader, "a callable, path -> loaded model")
         # Not around the fixtures: what they set up (a directory, a device) is theirs, and they take it down again.
-        with _global_state(), _told_as("loader-failed", "The loader"):
+        with _global_state(), self._reporting("loader-failed", "The loader"):
             model = loader(self.path)
         if is_module(model):
             return model
-        told = f"The loader returned {describe(model)}, and should return the loaded nn.Module. {_advice(model)}"
-        raise ProjectError("loader-failed", told.rstrip())
+        message = f"The loader returned {type_name(model)}, and should return the loaded nn.Module. {_advice(model)}"
+        raise ProjectError("loader-failed", message.rstrip())
 
-    def _make_inputs(self) -> Any:
-        inputs = self._source("lora_inputs", "inputs-failed")
+    def _make_inputs(self) -> Mapping[str, Any] | None:
+        inputs = self._source("inputs", "inputs-failed")
         if inputs is None or isinstance(inputs, Mapping):
             return inputs
-        told = f"The fixture lora_inputs gave {describe(inputs)}, and should give a dict of keyword arguments."
-        raise ProjectError("inputs-failed", told)
+        raise self._refuse("inputs", "inputs-failed", inputs, "a dict of keyword arguments")
 
-
-def meta_keys(model: torch.nn.Module) -> tuple[str, ...]:
-    """List the parameters and buffers that have no data: those on the meta device, in the order of the model.
-
-    Weights that accelerate keeps elsewhere (`device_map` with offload) are on the meta device as well between forward
-    passes, and are not listed: a hook of their module fetches them. Buffers that do not persist are looked at too, for
-    a forward pass needs them.
-
-    Args:
-        model: The loaded model.
-
-    Example:
-        >>> import torch
-        >>> meta_keys(torch.nn.Linear(2, 2, device="meta")), meta_keys(torch.nn.Linear(2, 2))
-        (('weight', 'bias'), ())
-    """
-    parameters, buffers = set[str](), set[str]()
-    for path, module in model.named_modules(remove_duplicate=False):
-        for hook in _offloading(module):
-            deep = bool(getattr(hook, "place_submodules", False))
-            parameters.update(_below(path, module.named_parameters(recurse=deep, remove_duplicate=False)))
-            if getattr(hook, "offload_buffers", False):
-                buffers.update(_below(path, module.named_buffers(recurse=deep, remove_duplicate=False)))
-    return (
-        *(
-            key
-            for key, each in model.named_parameters(remove_duplicate=False)
-            if each.is_meta and key not in parameters
-        ),
-        *(key for key, each in model.named_buffers(remove_duplicate=False) if each.is_meta and key not in buffers),
-    )
-
-
-def _offloading(module: Any) -> Iterator[Any]:
-    """Go over accelerate's hooks on a module that fetch its weights (`accelerate.hooks.AlignDevicesHook`)."""
-    hook = getattr(module, "_hf_hook", None)
-    yield from (each for each in getattr(hook, "hooks", (hook,)) if getattr(each, "offload", False))
-
-
-def _below(path: str, named: Iterator[tuple[str, Any]]) -> Iterator[str]:
-    return (f"{path}.{name}" if path else name for name, _ in named)
+    @contextlib.contextmanager
+    def _reporting(self, cause: str, who: str) -> Iterator[None]:
+        """Turn what the project's code raises into a `ProjectError`; the test framework's own exceptions pass."""
+        try:
+            yield
+        except (*self.outcomes.skip, *self.outcomes.fail, *self.outcomes.leave):
+            raise
+        except KeyboardInterrupt:
+            raise
+        except SystemExit as error:
+            code = "" if error.code is None else repr(error.code)
+            raise ProjectError(cause, f"{who} called sys.exit({code}).") from error
+        except BaseException as error:  # A test framework's own exceptions need not be an Exception.
+            raise ProjectError(cause, f"{who} raised {type(error).__name__}: {error}") from error
 
 
 def _advice(returned: Any) -> str:
-    """Say how to write the loader, where it can be seen from what it returned."""
+    """Say how to write the loader, where that follows from what it returned."""
     if returned is None:
         return "A loader must return the model: is `return model` missing at its end?"
     if isinstance(returned, type):
@@ -199,38 +216,23 @@ def _advice(returned: Any) -> str:
         return "It is a state dict: load it into the model, and return the model."
     modules = _modules_in(returned)
     if len(modules) == 1:
-        ((place, module),) = modules.items()
-        return f"It holds one nn.Module, {describe(module)}: give `lambda path: load(path){place}` as the loader."
+        ((access, module),) = modules.items()
+        return f"It holds one nn.Module, {type_name(module)}: give `lambda path: load(path){access}` as the loader."
     if modules:
         return f"It holds {len(modules)} of them ({', '.join(modules)}): return the one that the checkpoint is for."
     return ""
 
 
 def _modules_in(returned: Any) -> dict[str, Any]:
-    """Find the modules that a container or an object (a pipeline, a trainer) holds, by how one gets at them."""
+    """Find the modules that a container or an object (a pipeline, a trainer) holds, by what reaches them."""
     if isinstance(returned, Mapping):
         held = {f"[{key!r}]": value for key, value in returned.items()}
     elif isinstance(returned, (tuple, list)):
-        held = {f"[{place}]": value for place, value in enumerate(returned)}
+        held = {f"[{index}]": value for index, value in enumerate(returned)}
     else:
         held = {f".{name}": value for name, value in getattr(returned, "__dict__", {}).items()}
-    distinct = {id(value): place for place, value in reversed(held.items()) if is_module(value)}
-    return {place: held[place] for place in reversed(distinct.values())}
-
-
-@contextlib.contextmanager
-def _told_as(cause: str, who: str) -> Iterator[None]:
-    """Turn what the project's code raises into a `ProjectError`; pytest's own exceptions keep their meaning."""
-    try:
-        yield
-    except pytest.exit.Exception:  # Unlike a skip, it is an Exception.
-        raise
-    except SystemExit as error:
-        raise ProjectError(
-            cause, f"{who} called sys.exit({'' if error.code is None else repr(error.code)})."
-        ) from error
-    except Exception as error:
-        raise ProjectError(cause, f"{who} raised {type(error).__name__}: {error}") from error
+    distinct = {id(value): access for access, value in reversed(held.items()) if is_module(value)}
+    return {access: held[access] for access in reversed(distinct.values())}
 
 
 @contextlib.contextmanager

@@ -7,24 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
+from pytest_lora_ckpt.checkpoint.checkpoint import AdapterInfo  # noqa: TC001  # The same.
 from pytest_lora_ckpt.results import Component, Finding  # noqa: TC001  # `from_plain` reads the annotations.
 
 SCHEMA = 1
 """Version of `AuditResult.to_dict()` and of the JSON report; raised when a field changes its meaning.
 
-1: the first. Fields were added since: `spec`, `schema` and `faults` of a run, `applies` and `causes` of a check.
+1: the first. Fields were added since: `schema`, `spec` and `faults` of a run.
 """
 
 Outcome = Literal["passed", "failed", "skipped"]
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterFacts:
-    """One adapter of the checkpoint: its rank (a tuple where modules differ), alpha, and number of modules."""
-
-    rank: int | tuple[int, ...] | None
-    alpha: float | None
-    modules: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +42,7 @@ class CheckpointFacts:
     keys: int | None = None
     bytes: int | None = None
     stage: str | None = None
-    adapters: Mapping[str, AdapterFacts] = field(default_factory=dict)
+    adapters: Mapping[str, AdapterInfo] = field(default_factory=dict)
     envelope: tuple[str, ...] = ()
     beside: str | None = None
     notes: tuple[str, ...] = ()
@@ -139,6 +131,9 @@ class Facts:
         return Facts(**{name: second if first is None else first for name, (first, second) in pairs.items()})
 
 
+NO_FACTS = Facts()
+
+
 @dataclass(frozen=True, slots=True)
 class CheckReport:
     """How a check ended on one checkpoint, and what it established; goes through xdist as `to_dict()`.
@@ -150,6 +145,7 @@ class CheckReport:
         findings: Causes and remedies that this check adds to those of the comparison.
         applies: False where the checkpoint has nothing of the kind, so that there was nothing to check.
         facts: What it established.
+        error: The exception behind a failure, with its traceback; only in the process that made the check.
     """
 
     name: str
@@ -157,7 +153,8 @@ class CheckReport:
     summary: str
     findings: tuple[Finding, ...] = ()
     applies: bool = True
-    facts: Facts = Facts()
+    facts: Facts = NO_FACTS
+    error: BaseException | None = field(default=None, compare=False, repr=False, metadata={"plain": False})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report in JSON's types."""
@@ -176,13 +173,11 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """How a check ended: one row of `AuditResult.checks`; `causes` are those of its findings."""
+    """How a check ended: one row of `AuditResult.checks`."""
 
     name: str
     outcome: Outcome
     summary: str
-    applies: bool = True
-    causes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +197,7 @@ class AuditResult:
         proof: The proof by value; None without a loaded model.
         updates: The size of each update in the loaded model.
         faults: The score of the loader (`LoaderScore.to_dict()`), where it was asked for.
+        errors: The exceptions behind failed checks, with their tracebacks; only in the process that made the audit.
     """
 
     spec: str
@@ -216,6 +212,7 @@ class AuditResult:
     faults: Mapping[str, Any] | None = None
     checks: tuple[CheckResult, ...] = ()
     findings: tuple[Finding, ...] = ()
+    errors: tuple[BaseException, ...] = field(default=(), compare=False, repr=False, metadata={"plain": False})
 
     def check(self, name: str) -> CheckResult:
         """Return the row of one check.

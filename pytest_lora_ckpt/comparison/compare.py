@@ -112,7 +112,7 @@ def compare_excusing(  # noqa: PLR0913  # What `compare` takes.
     if scope == "auto":
         scope = "adapter" if adapter_config is not None else detect_scope(source)
     if model is None:
-        return _not_compared(source, scope, excuses.stage)
+        return _not_compared(source, scope, excuses.stage, _count_companion(checkpoint))
     target = as_key_set(model, groups)
     inferred = remapping is None
     if remapping is None:
@@ -132,6 +132,7 @@ def compare_excusing(  # noqa: PLR0913  # What `compare` takes.
         checkpoint_keys=len(source),
         model_keys=len(target),
         lora_keys=(_count_lora(source), _count_lora(target)),
+        companion_lora_keys=_count_companion(checkpoint),
     )
     layout = getattr(checkpoint, "layout", None)
     return dataclasses.replace(report, findings=diagnose(Comparison(report, source, target, layout, adapter_config)))
@@ -192,7 +193,7 @@ def detect_scope(names: KeySet) -> str:
     return "full" if has_base_weights else "adapter"
 
 
-def _not_compared(source: KeySet, scope: str, stage: Stage | None) -> LoadReport:
+def _not_compared(source: KeySet, scope: str, stage: Stage | None, companion_lora_keys: int) -> LoadReport:
     rows = count_rows(readings(source).values())
     return LoadReport(
         verdict="not-compared",
@@ -204,8 +205,15 @@ def _not_compared(source: KeySet, scope: str, stage: Stage | None) -> LoadReport
         stage=stage.name if stage else None,
         checkpoint_keys=len(source),
         lora_keys=(_count_lora(source), 0),
+        companion_lora_keys=companion_lora_keys,
     )
 
 
 def _count_lora(names: KeySet) -> int:
     return sum(count for (_, is_adapter), count in count_rows(readings(names).values()).items() if is_adapter)
+
+
+def _count_companion(checkpoint: Any) -> int:
+    """Count the adapter parameters in the adapter directory next to a checkpoint."""
+    companion = getattr(checkpoint, "adapter_companion", None)
+    return 0 if companion is None else _count_lora(companion.keys)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pytest_lora_ckpt.auditing.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import AuditContext
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.proof import Proof
@@ -44,7 +44,7 @@ def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
-def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Run:
+def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> AuditContext:
     """The checkpoint under test, with all that is known of it so far; let go when the next one comes."""
     audit = _audit(request)
     if audit is None:
@@ -53,9 +53,9 @@ def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture
-def _connected_lora_run(_lora_run: Run, request: pytest.FixtureRequest) -> Run:
+def _connected_lora_run(_lora_run: AuditContext, request: pytest.FixtureRequest) -> AuditContext:
     """The same, told where its model, loader and inputs come from: the fixtures as this test sees them."""
-    _lora_run.subject.connect(**{name: _later(request, name) for name in OVERRIDABLE})
+    _lora_run.project.connect(**{name.removeprefix("lora_"): _later(request, name) for name in OVERRIDABLE})
     return _lora_run
 
 
@@ -64,7 +64,7 @@ def _later(request: pytest.FixtureRequest, name: str) -> Callable[[], Any]:
 
 
 @pytest.fixture(scope="session")
-def lora_checkpoint(_lora_run: Run) -> Checkpoint:
+def lora_checkpoint(_lora_run: AuditContext) -> Checkpoint:
     """The opened `Checkpoint`; the test fails where it cannot be read, and says why."""
     from pytest_lora_ckpt.checkpoint import CheckpointError
 
@@ -109,21 +109,21 @@ def lora_base_model(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> to
 
 
 @pytest.fixture
-def lora_proof(_connected_lora_run: Run) -> Proof:
+def lora_proof(_connected_lora_run: AuditContext) -> Proof:
     """The `Proof`: what the model that `lora_loader` returns holds of the checkpoint; skips without a loader."""
     from pytest_lora_ckpt.auditing.project import ProjectError
     from pytest_lora_ckpt.checkpoint import CheckpointError
 
     try:
-        if _connected_lora_run.subject.loaded is not None:
-            return _connected_lora_run.proof
+        if (loaded := _connected_lora_run.loaded) is not None:
+            return loaded.proof
     except (CheckpointError, ProjectError) as error:
         pytest.fail(str(error), pytrace=False)
     pytest.skip(NEEDS_LOADER)
 
 
 @pytest.fixture
-def lora_report(_connected_lora_run: Run) -> LoadReport:
+def lora_report(_connected_lora_run: AuditContext) -> LoadReport:
     """The `LoadReport`: the checkpoint held against `lora_model`, or against the model that `lora_loader` returns."""
     from pytest_lora_ckpt.auditing.project import ProjectError
     from pytest_lora_ckpt.checkpoint import CheckpointError
@@ -135,12 +135,12 @@ def lora_report(_connected_lora_run: Run) -> LoadReport:
 
 
 @pytest.fixture
-def lora_loaded_model(_connected_lora_run: Run) -> torch.nn.Module:
+def lora_loaded_model(_connected_lora_run: AuditContext) -> torch.nn.Module:
     """The model that `lora_loader` returns for the checkpoint, loaded once; skips without a loader."""
     from pytest_lora_ckpt.auditing.project import ProjectError
 
     try:
-        model: torch.nn.Module | None = _connected_lora_run.subject.loaded
+        model: torch.nn.Module | None = _connected_lora_run.project.loaded
     except ProjectError as error:
         pytest.fail(str(error), pytrace=False)
     if model is None:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt.wording import block, sentence
+from pytest_lora_ckpt.wording import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import TypeAlias
 
-    from pytest_lora_ckpt.auditing.checks import CheckResult
-    from pytest_lora_ckpt.auditing.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import AuditContext
+    from pytest_lora_ckpt.auditing.result import CheckReport
 
-    Extra: TypeAlias = Callable[[Run, pytest.FixtureRequest], tuple[CheckResult, dict[str, Any]]]
+    Extra: TypeAlias = Callable[[AuditContext, pytest.FixtureRequest], CheckReport]
 
 _PROPERTY = "lora_ckpt"
 _RESULT = pytest.StashKey[dict[str, Any]]()
@@ -45,7 +45,7 @@ class LoraChecks(pytest.Module):
     """The module of the checks. It has no file: its functions are made from `checks.CHECKS`.
 
     Args:
-        extra: Further items by name. What they run gives a result, and what is known of the checkpoint beside it.
+        extra: Further items by name. What they run gives a report.
     """
 
     def __init__(self, *, extra: Mapping[str, Extra] | None = None, **kwargs: Any) -> None:
@@ -87,48 +87,41 @@ class LoraChecksLast(pytest.Collector):
 
 
 def _check(name: str) -> Extra:
-    def run(run: Run, request: pytest.FixtureRequest) -> tuple[CheckResult, dict[str, Any]]:  # noqa: ARG001
+    def run(context: AuditContext, request: pytest.FixtureRequest) -> CheckReport:  # noqa: ARG001
         from pytest_lora_ckpt.auditing.checks import run_check
 
-        return run_check(name, run), {}
+        return run_check(name, context)
 
     return run
 
 
 def _item_function(name: str, module: str, make: Extra) -> Callable[..., None]:
     @pytest.mark.lora_ckpt
-    def item(_connected_lora_run: Run, request: pytest.FixtureRequest) -> None:
-        from pytest_lora_ckpt.auditing.checks import CheckResult
+    def item(_connected_lora_run: AuditContext, request: pytest.FixtureRequest) -> None:
+        from pytest_lora_ckpt.auditing.audit import with_headline
+        from pytest_lora_ckpt.auditing.judges.judgement import failure_text
+        from pytest_lora_ckpt.auditing.project import ProjectError
 
-        try:
-            result, known = make(_connected_lora_run, request)
-        except Exception as error:
-            # The report must not lack a check, whatever its own code does.
-            result = CheckResult(name, "failed", f"the check itself raised {type(error).__name__}: {error}")
-            request.node.stash[_RESULT] = _payload(_connected_lora_run, result)
-            raise
-        payload = _payload(_connected_lora_run, result)
-        payload["known"] |= known
-        request.node.stash[_RESULT] = payload
-        if result.outcome == "failed":
-            pytest.fail(_message(result), pytrace=False)
-        if result.outcome == "skipped":
-            pytest.skip(sentence(result.summary))
+        report = make(_connected_lora_run, request)
+        if _is_last(request.node):
+            report = with_headline(report, _connected_lora_run)
+        request.node.stash[_RESULT] = {"spec": _connected_lora_run.spec, "report": report.to_dict()}
+        if report.error is not None and not isinstance(report.error, ProjectError):
+            raise report.error
+        if report.outcome == "failed":
+            pytest.fail(failure_text(report.summary, report.findings, with_keys=False), pytrace=False)
+        if report.outcome == "skipped":
+            pytest.skip(sentence(report.summary))
 
     item.__module__, item.__name__ = module, name
     return item
 
 
-def _payload(run: Run, result: CheckResult) -> dict[str, Any]:
-    known = run.to_dict()
-    findings = [*known.pop("findings"), *(found.to_dict() for found in result.findings)]
-    return {"spec": run.spec, "check": result.to_dict(), "findings": findings, "known": known}
+def _is_last(node: pytest.Item) -> bool:
+    """Whether no other check of this checkpoint comes after it: it reports the comparison, whichever were selected."""
 
+    def checkpoint(item: pytest.Item) -> object:
+        return item.callspec.params.get("lora_ckpt") if isinstance(item, pytest.Function) else None
 
-def _message(result: CheckResult) -> str:
-    lines = [result.summary]
-    for found in result.findings:
-        # Where there is one cause, the summary says its message already.
-        message = "" if found.message in result.summary else f" {found.message}"
-        lines += [f"  {found.cause}:{message}", f"    -> {found.remedy}"]
-    return block("\n".join(lines))
+    checks = [each for each in node.session.items if each.parent is node.parent]
+    return [each for each in checks if checkpoint(each) == checkpoint(node)][-1] is node

@@ -18,9 +18,8 @@ from pytest_lora_ckpt.wording import WIDTH, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pytest_lora_ckpt.auditing.checks import CheckResult
-    from pytest_lora_ckpt.auditing.evidence import Run
-    from pytest_lora_ckpt.auditing.result import AuditResult
+    from pytest_lora_ckpt.auditing.evidence import AuditContext
+    from pytest_lora_ckpt.auditing.result import AuditResult, CheckReport
     from pytest_lora_ckpt.manifest import Manifest
 
 _AUDIT = pytest.StashKey["LoraAudit"]()
@@ -48,14 +47,14 @@ class LoraAudit:
     Attributes:
         settings: What was asked for.
         targets: What `--lora-ckpt` names, by its text.
-        runs: Per spec what the checks reported, in JSON's terms; filled from every xdist worker.
+        reports: Per spec what the checks reported; filled from every xdist worker.
     """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         """Collect nothing yet."""
         self.config, self.settings = config, settings
         self.targets = {spec: target(spec) for spec in settings.checkpoints}
-        self.runs: dict[str, dict[str, Any]] = {}
+        self.reports: dict[str, list[CheckReport]] = {}
         self._directories: list[pytest.Directory] = []
         self._at: dict[Path | str, Target] = {}
         self._make_model: Callable[[], Any] | None = None
@@ -90,12 +89,15 @@ class LoraAudit:
         self._at[path] = target
         return path
 
-    def new_run(self, path: Path | str) -> Run:
+    def new_run(self, path: Path | str) -> AuditContext:
         """Begin to look at a checkpoint; a replica is asked for its own stage where no other is."""
-        from pytest_lora_ckpt.auditing.evidence import Run
+        from pytest_lora_ckpt.auditing.evidence import AuditContext
+        from pytest_lora_ckpt.auditing.project import Project, TestOutcomes
 
         target, demands = self._at[path], self.settings.demands
-        return Run(target.spec, path, dataclasses.replace(demands, stage=demands.stage or target.stage))
+        demands = dataclasses.replace(demands, stage=demands.stage or target.stage)
+        outcomes = TestOutcomes((pytest.skip.Exception,), (pytest.fail.Exception,), (pytest.exit.Exception,))
+        return AuditContext(path, demands, Project(path, outcomes), spec=target.spec)
 
     def model(self) -> Any:
         """Return what `--lora-model` makes, or the keys of the manifest that it names; None without it.
@@ -144,13 +146,13 @@ class LoraAudit:
         extra = {} if self.settings.faults is None else {"faults": self._score}
         return LoraChecks.from_parent(parent, path=parent.path, nodeid="lora-ckpt", extra=extra)
 
-    def _score(self, run: Run, request: pytest.FixtureRequest) -> tuple[CheckResult, dict[str, Any]]:
+    def _score(self, run: AuditContext, request: pytest.FixtureRequest) -> CheckReport:
         """Score the project's loader with the faults asked for."""
         from pytest_lora_ckpt.scoring import audit_faults
 
         names = ("lora_loader", "lora_inputs", "lora_base_model")
         loader, inputs, base = (request.getfixturevalue(name) for name in names)
-        result, score = audit_faults(
+        report, _ = audit_faults(
             run,
             loader,
             inputs=inputs,
@@ -159,7 +161,7 @@ class LoraAudit:
             accepted=self.settings.accepted_faults,
             timeout=self.settings.fault_timeout,
         )
-        return result, {"faults": score.to_dict() if score else None}
+        return report
 
     def _overriding_conftests(self) -> Iterator[Any]:
         for plugin in self.config.pluginmanager.get_plugins():
@@ -181,39 +183,16 @@ class LoraAudit:
     # Results
 
     def add(self, payload: dict[str, Any]) -> None:
-        """Take in what one check reported: its result, its findings, and what is known of the checkpoint so far."""
-        run = self.runs.setdefault(payload["spec"], {"checks": {}, "findings": {}, "known": {}})
-        run["checks"][payload["check"]["name"]] = payload["check"]
-        for found in payload["findings"]:
-            run["findings"].setdefault((found["cause"], found["message"]), found)
-        for name, value in payload["known"].items():
-            if value not in (None, [], {}, "not-compared") and not (name == "checkpoint" and not value["layout"]):
-                run["known"][name] = value
-            else:
-                run["known"].setdefault(name, value)
+        """Take in what one check reported."""
+        from pytest_lora_ckpt.auditing.result import CheckReport
 
-    def results(self) -> list[dict[str, Any]]:
-        """Return the runs in the order asked for, each in the schema of the JSON report."""
-        from pytest_lora_ckpt.auditing.checks import CHECKS
-
-        order = {name: place for place, name in enumerate(CHECKS)}
-        severities = ("error", "warning", "note")
-        found = []
-        for spec in (spec for spec in self.settings.checkpoints if spec in self.runs):
-            run = self.runs[spec]
-            checks = sorted(run["checks"].values(), key=lambda each: order.get(each["name"], len(order)))
-            findings = sorted(_distinct(run["findings"].values()), key=lambda each: severities.index(each["severity"]))
-            known = {name: value for name, value in run["known"].items() if name != "all_zero"}
-            if run["known"].get("all_zero") and known["verdict"] in {"loads", "loads-after-remap"}:
-                known["verdict"] = "noop"
-            found.append({"spec": spec, **known, "checks": checks, "findings": findings})
-        return found
+        self.reports.setdefault(payload["spec"], []).append(CheckReport.from_dict(payload["report"]))
 
     def audited(self) -> list[AuditResult]:
         """Return the results in the order asked for."""
-        from pytest_lora_ckpt.auditing.result import AuditResult
+        from pytest_lora_ckpt.auditing.gather import gather
 
-        return [AuditResult.from_dict(run) for run in self.results()]
+        return [gather(spec, self.reports[spec]) for spec in self.settings.checkpoints if spec in self.reports]
 
     def summarize(self, reporter: pytest.TerminalReporter) -> None:
         """Print one section per checkpoint."""
@@ -249,18 +228,6 @@ def _read_stand_in(path: Path) -> Manifest:
         return read_manifest(path)
     except (ManifestError, OSError) as error:
         raise pytest.UsageError(f"--lora-model={path}: {error}") from None
-
-
-def _distinct(findings: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Leave out what says the same as another finding of its cause, with the same keys or with fewer."""
-    listed = list(findings)
-    with_keys = {each["cause"] for each in listed if each["keys"]}
-    seen: set[tuple[str, frozenset[str]]] = set()
-    for each in listed:
-        told = (each["cause"], frozenset(each["keys"]))
-        if (each["keys"] and told not in seen) or each["cause"] not in with_keys:
-            yield each
-        seen.add(told)
 
 
 def _ids(targets: Iterable[Target]) -> list[str]:

@@ -18,7 +18,7 @@ from pytest_lora_ckpt.manifest import compare_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_lora_ckpt.auditing.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import AuditContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +33,30 @@ class Lines:
 
     what: str
     code: tuple[str, ...]
-    attempt: Callable[[Run, Any], None] | None = None
+    attempt: Callable[[AuditContext, Any], None] | None = None
 
 
-def _complete(run: Run, _: Any) -> None:
+def _complete(run: AuditContext, _: Any) -> None:
     assert_lora_complete(run.checkpoint)
 
 
-def _names(run: Run, model: Any) -> None:
+def _names(run: AuditContext, model: Any) -> None:
     report = compare(run.checkpoint, model)
     assert_no_nonlora_missing(report)
     assert_lora_loaded(report)
 
 
-def _values(run: Run, _: Any) -> None:
-    assert_load_proved(run.proof)
+def _values(run: AuditContext, _: Any) -> None:
+    if run.loaded is not None:
+        assert_load_proved(run.loaded.proof)
 
 
-def _active(run: Run, model: Any) -> None:
-    if run.inputs is not None:
-        assert_adapter_active(model, run.inputs)
+def _active(run: AuditContext, model: Any) -> None:
+    if run.loaded is not None and run.loaded.inputs is not None:
+        assert_adapter_active(model, run.loaded.inputs)
 
 
-def _manifest(run: Run, _: Any) -> None:
+def _manifest(run: AuditContext, _: Any) -> None:
     written = run.manifest
     if written is not None and (differences := compare_checkpoint(written, run.checkpoint).differences):
         raise AssertionError(differences[0].message)
@@ -96,7 +97,7 @@ LINES: dict[str, Lines] = {
 """The lines by slug, in the order in which they are tried."""
 
 
-def first_that_notices(run: Run, model: Any, usable: frozenset[str]) -> str:
+def first_that_notices(run: AuditContext, model: Any, usable: frozenset[str]) -> str:
     """Try the lines on a loaded model, and return the slug of the first that fail; "" where none does.
 
     Args:
@@ -107,12 +108,12 @@ def first_that_notices(run: Run, model: Any, usable: frozenset[str]) -> str:
     return next((slug for slug in LINES if slug in usable and _fails(slug, run, model)), "")
 
 
-def usable_lines(run: Run, model: Any) -> frozenset[str]:
+def usable_lines(run: AuditContext, model: Any) -> frozenset[str]:
     """Return the slugs of the lines that the healthy checkpoint passes."""
     return frozenset(slug for slug, lines in LINES.items() if lines.attempt and not _fails(slug, run, model))
 
 
-def _fails(slug: str, run: Run, model: Any) -> bool:
+def _fails(slug: str, run: AuditContext, model: Any) -> bool:
     attempt = LINES[slug].attempt
     try:
         if attempt is not None:

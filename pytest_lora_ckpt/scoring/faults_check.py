@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.auditing.checks import CheckResult
+from pytest_lora_ckpt.auditing.result import CheckReport, Facts
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.faults import FAULTS, Fault
 from pytest_lora_ckpt.scoring.score import LoaderScore, ScoringError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from pytest_lora_ckpt.auditing.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import AuditContext
     from pytest_lora_ckpt.scoring.scorer import ScoringOptions
 
 NAME = "faults"
@@ -24,8 +24,8 @@ _MOST_NAMES = 8
 
 
 def audit_faults(
-    run: Run, loader: Any, *, names: Sequence[str | Fault] | None = None, **options: Unpack[ScoringOptions]
-) -> tuple[CheckResult, LoaderScore | None]:
+    run: AuditContext, loader: Any, *, names: Sequence[str | Fault] | None = None, **options: Unpack[ScoringOptions]
+) -> tuple[CheckReport, LoaderScore | None]:
     """Score the project's loader, and decide how the check ends.
 
     It fails where a fault passes both, the loader silently and every check. A fault that the checks catch does no harm
@@ -59,8 +59,9 @@ def audit_faults(
         if rows:
             summary.append(f"{what}: {listed([row.fault.name for row in rows], _MOST_NAMES)}.")
     failed = score.slipped or (strict and score.unnoticed)
-    return CheckResult(NAME, "failed" if failed else "passed", " ".join(summary)), score
+    facts = Facts(faults=score.to_dict())
+    return CheckReport(NAME, "failed" if failed else "passed", " ".join(summary), facts=facts), score
 
 
-def _not_scored(reason: str, *, strict: bool) -> tuple[CheckResult, None]:
-    return CheckResult(NAME, "failed" if strict else "skipped", f"not scored: {reason}"), None
+def _not_scored(reason: str, *, strict: bool) -> tuple[CheckReport, None]:
+    return CheckReport(NAME, "failed" if strict else "skipped", f"not scored: {reason}"), None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.auditing.checks import CHECKS, CheckResult, run_check
-from pytest_lora_ckpt.auditing.evidence import Run
+from pytest_lora_ckpt.auditing.audit import run_checks
+from pytest_lora_ckpt.auditing.checks import CHECKS
+from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.scoring.advice import first_that_notices, usable_lines
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+
+    from pytest_lora_ckpt.auditing.result import CheckReport
 
 _NOT_JUDGED = CheckVerdict("n/a")
 
@@ -61,7 +64,7 @@ class LoaderHarness:
         first = self._load_healthy(path, folder)
         with quietly():
             # The same inputs for every copy: those made from a damaged config would not be comparable.
-            self._inputs = first.run.inputs
+            self._inputs = first.run.loaded.inputs if first.run.loaded else None
         digest, output = self._look(first.model)
         second = self._load_healthy(path, folder)
         results = self._check(second.run)
@@ -116,11 +119,9 @@ class LoaderHarness:
 
         return self._judge(self._run(path, loader))
 
-    def _run(self, path: Path, loader: Callable[[Any], Any]) -> Run:
-        run = Run(str(path), path, Demands(manifest=self.setup.manifest))
-        run.subject.connect(
-            lora_loader=lambda: loader, lora_inputs=lambda: self._inputs, lora_base_model=lambda: self._base
-        )
+    def _run(self, path: Path, loader: Callable[[Any], Any]) -> AuditContext:
+        run = AuditContext(path, Demands(manifest=self.setup.manifest))
+        run.project.connect(loader=lambda: loader, inputs=lambda: self._inputs, base_model=lambda: self._base)
         return run
 
     def _attempt(self, path: Path, folder: Path) -> Attempt:
@@ -129,7 +130,7 @@ class LoaderHarness:
         model = None
         try:
             # Restores the random states, torch's defaults and the working directory.
-            model = run.subject.loaded
+            model = run.project.loaded
         except KeyboardInterrupt:
             raise
         except BaseException:  # What the loader raises may also be pytest's skip, or SystemExit.
@@ -169,7 +170,7 @@ class LoaderHarness:
         with quietly():
             return first_that_notices(attempt.run, attempt.model, self._usable)
 
-    def _judge(self, run: Run, *, known_model: bool = False) -> CheckVerdict:
+    def _judge(self, run: AuditContext, *, known_model: bool = False) -> CheckVerdict:
         results = self._check(run, known_model=known_model)
         failed = tuple(name for name, result in results.items() if result.outcome == "failed")
         # Where the loader raised, every check that needs its model fails with it.
@@ -180,10 +181,11 @@ class LoaderHarness:
         return CheckVerdict("warned" if warned else "missed", (), warned)
 
     @staticmethod
-    def _check(run: Run, *, known_model: bool = False) -> dict[str, CheckResult]:
-        """Run the checks; not the slow one that looks at the model alone, where the healthy model passed it."""
+    def _check(run: AuditContext, *, known_model: bool = False) -> dict[str, CheckReport]:
+        """Run the checks; not those that look at the model alone, where the healthy model passed them."""
+        names = [name for name, check in CHECKS.items() if not (known_model and check.model_alone)]
         with quietly():
-            return {name: _checked(name, run) for name in CHECKS if not (known_model and name == "generate")}
+            return {report.name: report for report in run_checks(run, names)}
 
     def _notes(self, healthy: Attempt, *, stable: bool) -> list[str]:
         notes = []
@@ -199,14 +201,7 @@ class LoaderHarness:
         return notes
 
 
-def _checked(name: str, run: Run) -> CheckResult:
-    try:
-        return run_check(name, run)
-    except Exception as error:  # noqa: BLE001  # The table goes on, whatever one check does.
-        return CheckResult(name, "failed", f"the check itself raised {error_text(error)}")
-
-
-def _require_sound(results: Mapping[str, CheckResult]) -> None:
+def _require_sound(results: Mapping[str, CheckReport]) -> None:
     failed = [result for result in results.values() if result.outcome == "failed"]
     if failed:
         listed = "\n".join(f"  {result.name}: {result.summary}" for result in failed)
@@ -216,6 +211,6 @@ def _require_sound(results: Mapping[str, CheckResult]) -> None:
         )
 
 
-def _causes(results: Iterable[CheckResult], severity: str) -> tuple[str, ...]:
+def _causes(results: Iterable[CheckReport], severity: str) -> tuple[str, ...]:
     found = (each for result in results for each in result.findings if each.severity == severity)
     return tuple(dict.fromkeys(each.cause for each in found))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_lora_ckpt.auditing.evidence import Run
+    from pytest_lora_ckpt.auditing.evidence import AuditContext
 
 # No seed that people choose: a model that was never loaded would equal the one from which they trained.
 _SEED = 0x10AD_5EED
@@ -104,7 +104,7 @@ class Attempt:
         raised: What it raised, comparable between copies.
     """
 
-    run: Run
+    run: AuditContext
     recorded: RecordedLoader
     model: Any
     heard: list[str]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pytest_lora_ckpt.auditing.checks import CHECKS, run_check
-from pytest_lora_ckpt.auditing.evidence import Run
+from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.comparison.stages import Demands
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def test_an_adapter_of_another_kind_is_not_called_broken(strict: bool, tmp_path:
 
     model = peft.get_peft_model(Net(), peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]))
     model.save_pretrained(tmp_path / "adapter")
-    run = Run("adapter", tmp_path / "adapter", Demands(strict=strict))
-    run.subject.connect(lora_model=lambda: model)
+    run = AuditContext(tmp_path / "adapter", Demands(strict=strict))
+    run.project.connect(model=lambda: model)
     results = {name: run_check(name, run) for name in CHECKS}
     assert results["readable"].outcome == "passed"
     assert results["config"].outcome == "passed"
@@ -51,7 +51,7 @@ def test_an_adapter_directory_without_lora_tensors(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     save_file({key: value for key, value in load_file(file).items() if "lora_" not in key}, file)
-    result = run_check("lora-complete", Run("adapter", tmp_path / "adapter", Demands()))
+    result = run_check("lora-complete", AuditContext(tmp_path / "adapter", Demands()))
     assert result.outcome == "failed"
     assert [found.cause for found in result.findings] == ["empty-adapter"]
 
@@ -61,10 +61,10 @@ def test_a_base_model_that_is_not_there_is_no_fault_of_the_checkpoint(tmp_path: 
     import peft
 
     peft.get_peft_model(Net(), peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
-    run = Run("adapter", tmp_path / "adapter", Demands())
-    run.subject.connect(
-        lora_loader=lambda: lambda path: peft.PeftModel.from_pretrained(Net(), path),
-        lora_base_model=lambda: tmp_path / "no-such-base",
+    run = AuditContext(tmp_path / "adapter", Demands())
+    run.project.connect(
+        loader=lambda: lambda path: peft.PeftModel.from_pretrained(Net(), path),
+        base_model=lambda: tmp_path / "no-such-base",
     )
     result = run_check("base-untouched", run)
     assert result.outcome == "failed"
@@ -89,9 +89,9 @@ def test_the_second_adapter_of_a_model(tmp_path: Path) -> None:
         return model
 
     for activate, outcome in ((True, "passed"), (False, "failed")):
-        run = Run("adapter", tmp_path / "adapter", Demands())
+        run = AuditContext(tmp_path / "adapter", Demands())
         loader = functools.partial(load, activate=activate)
-        run.subject.connect(lora_loader=lambda loader=loader: loader, lora_inputs=lambda: {"x": torch.ones(1, 4)})
+        run.project.connect(loader=lambda loader=loader: loader, inputs=lambda: {"x": torch.ones(1, 4)})
         result = run_check("adapter-active", run)
         assert result.outcome == outcome
         assert activate or "The adapter second takes no part in 1 of 1 modules" in result.summary
@@ -108,7 +108,7 @@ def test_the_values_of_the_adapter_beside_are_looked_at(tmp_path: Path) -> None:
             if "lora_B" in name:
                 parameter.data.fill_(value)
         model.save_pretrained(tmp_path / "lora_weights")
-        result = run_check("values", Run("best", tmp_path / "best.ckpt", Demands()))
+        result = run_check("values", AuditContext(tmp_path / "best.ckpt", Demands()))
         assert result.outcome == outcome, result.summary
 
 
@@ -120,7 +120,7 @@ def test_an_adapter_is_no_checkpoint_of_a_stage_without_one(tmp_path: Path) -> N
     model = peft.get_peft_model(Net(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
     model.save_pretrained(tmp_path / "adapter")
     outcomes = {
-        name: run_check("stage", Run("adapter", tmp_path / "adapter", Demands(stage=stage))).outcome
+        name: run_check("stage", AuditContext(tmp_path / "adapter", Demands(stage=stage))).outcome
         for name, stage in STAGES.items()
     }
     assert outcomes == {"vision": "failed", "resampler": "failed", "finetune": "passed"}

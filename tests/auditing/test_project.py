@@ -12,17 +12,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pytest_lora_ckpt.auditing.project import ProjectError, Subject, meta_keys
+from pytest_lora_ckpt.auditing.project import Project, ProjectError, TestOutcomes
+
+OUTCOMES = TestOutcomes((pytest.skip.Exception,), (pytest.fail.Exception,), (pytest.exit.Exception,))
 
 
-def subject(model: Any = None, loader: Any = None, inputs: Any = None) -> Subject:
-    made = Subject("best.ckpt")
-    made.connect(lora_model=lambda: model, lora_loader=lambda: loader, lora_inputs=lambda: inputs)
+def project(model: Any = None, loader: Any = None, inputs: Any = None) -> Project:
+    made = Project("best.ckpt", OUTCOMES)
+    made.connect(model=lambda: model, loader=lambda: loader, inputs=lambda: inputs)
     return made
 
 
 def test_nothing_given() -> None:
-    for made in (subject(), Subject("best.ckpt")):
+    for made in (project(), Project("best.ckpt", OUTCOMES)):
         assert made.model is None
         assert made.loaded is None
         assert made.inputs is None
@@ -34,12 +36,12 @@ def test_everything_is_asked_for_once() -> None:
     def source(name: str, value: Any) -> Any:
         return lambda: (asked.append(name), value)[1]
 
-    made = Subject("best.ckpt")
+    made = Project("best.ckpt", OUTCOMES)
     model = torch.nn.Linear(1, 1)
     made.connect(
-        lora_model=source("model", model),
-        lora_loader=source("loader", lambda path: (asked.append(path), model)[1]),
-        lora_inputs=source("in", {}),
+        model=source("model", model),
+        loader=source("loader", lambda path: (asked.append(path), model)[1]),
+        inputs=source("in", {}),
     )
     for _ in range(2):
         assert made.model is model
@@ -55,7 +57,7 @@ def test_a_loader_that_raises_is_called_once() -> None:
         calls.append(path)
         raise RuntimeError("no such layer")
 
-    made = subject(loader=loader)
+    made = project(loader=loader)
     for _ in range(3):
         with pytest.raises(ProjectError, match="The loader raised RuntimeError: no such layer") as caught:
             _ = made.loaded
@@ -69,24 +71,24 @@ def test_a_loader_that_raises_is_called_once() -> None:
 )
 def test_a_loader_that_returns_no_model(returned: Any, told: str) -> None:
     with pytest.raises(ProjectError, match=rf"returned {told.removesuffix(' of 5')}.* and should return the loaded"):
-        _ = subject(loader=lambda _: returned).loaded
+        _ = project(loader=lambda _: returned).loaded
 
 
 def test_what_is_no_loader_no_model_and_no_inputs() -> None:
     with pytest.raises(ProjectError, match="lora_loader gave a str, and should give a callable"):
-        _ = subject(loader="my.loader").loaded
+        _ = project(loader="my.loader").loaded
     with pytest.raises(ProjectError, match=r"lora_model gave a list of 1, and should give an nn\.Module"):
-        _ = subject(model=[1]).model
+        _ = project(model=[1]).model
     with pytest.raises(ProjectError, match=r"lora_inputs gave a torch\.Tensor, and should give a dict"):
-        _ = subject(inputs=torch.zeros(1)).inputs
+        _ = project(inputs=torch.zeros(1)).inputs
 
 
 def test_a_fixture_that_raises() -> None:
     def broken() -> None:
         raise KeyError("x")
 
-    made = Subject("best.ckpt")
-    made.connect(lora_model=broken, lora_loader=broken, lora_inputs=broken)
+    made = Project("best.ckpt", OUTCOMES)
+    made.connect(model=broken, loader=broken, inputs=broken)
     for name, cause in (("model", "model-failed"), ("loaded", "loader-failed"), ("inputs", "inputs-failed")):
         with pytest.raises(ProjectError, match="raised KeyError: 'x'") as caught:
             getattr(made, name)
@@ -97,8 +99,8 @@ def test_a_fixture_that_skips_skips() -> None:
     def skipping() -> None:
         pytest.skip("no GPU")
 
-    made = Subject("best.ckpt")
-    made.connect(lora_model=skipping)
+    made = Project("best.ckpt", OUTCOMES)
+    made.connect(model=skipping)
     with pytest.raises(pytest.skip.Exception):
         _ = made.model
 
@@ -113,7 +115,7 @@ def test_global_state_is_as_before() -> None:
         return torch.nn.Linear(1, 1)
 
     before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
-    assert subject(loader=loader).loaded is not None
+    assert project(loader=loader).loaded is not None
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert np.random.get_state()[1].tolist() == before[2]  # noqa: NPY002
@@ -127,12 +129,12 @@ def test_a_lightning_module_is_a_model() -> None:
     class Lit(pl.LightningModule):
         pass
 
-    assert isinstance(subject(loader=lambda _: Lit()).loaded, Lit)
+    assert isinstance(project(loader=lambda _: Lit()).loaded, Lit)
 
 
 def test_nothing_returned() -> None:
     with pytest.raises(ProjectError, match=r"returned None, and .* A loader must return the model: is `return model`"):
-        _ = subject(loader=lambda _: None).loaded
+        _ = project(loader=lambda _: None).loaded
 
 
 class Trainer:
@@ -197,7 +199,7 @@ LAYER = torch.nn.Linear(1, 1)
 )
 def test_how_to_write_the_loader(make: Any, told: str) -> None:
     with pytest.raises(ProjectError) as caught:
-        _ = subject(loader=lambda _: make()).loaded
+        _ = project(loader=lambda _: make()).loaded
     assert told in str(caught.value)
     assert caught.value.cause == "loader-failed"
     assert len(str(caught.value)) < 400
@@ -206,13 +208,13 @@ def test_how_to_write_the_loader(make: Any, told: str) -> None:
 @pytest.mark.parametrize(("code", "told"), [(1, "1"), ("no GPU", "'no GPU'"), (None, "")])
 def test_a_loader_that_ends_the_process(code: Any, told: str) -> None:
     with pytest.raises(ProjectError, match=re.escape(f"The loader called sys.exit({told}).")) as caught:
-        _ = subject(loader=lambda _: sys.exit(code)).loaded
+        _ = project(loader=lambda _: sys.exit(code)).loaded
     assert caught.value.cause == "loader-failed"
 
 
 def test_a_fixture_that_ends_the_process() -> None:
-    made = Subject("best.ckpt")
-    made.connect(lora_model=lambda: sys.exit(2))
+    made = Project("best.ckpt", OUTCOMES)
+    made.connect(model=lambda: sys.exit(2))
     with pytest.raises(ProjectError, match=r"The fixture lora_model called sys\.exit\(2\)"):
         _ = made.model
 
@@ -222,8 +224,8 @@ def test_an_interrupt_passes_through(stop: Any) -> None:
     def interrupted(*_: Any) -> None:
         raise stop("now")
 
-    made = Subject("best.ckpt")
-    made.connect(lora_model=interrupted, lora_loader=lambda: interrupted)
+    made = Project("best.ckpt", OUTCOMES)
+    made.connect(model=interrupted, loader=lambda: interrupted)
     for name in ("model", "loaded"):
         with pytest.raises(stop):
             getattr(made, name)
@@ -237,8 +239,8 @@ def test_what_pytest_is_told_by_a_loader_or_a_fixture(verdict: Any) -> None:
         asked.append(name)
         verdict("no GPU")
 
-    made = Subject("best.ckpt")
-    made.connect(lora_model=tell, lora_loader=lambda: tell, lora_inputs=tell)
+    made = Project("best.ckpt", OUTCOMES)
+    made.connect(model=tell, loader=lambda: tell, inputs=tell)
     for _ in range(2):
         for name in ("model", "loaded", "inputs"):
             with pytest.raises(verdict.Exception, match="no GPU") as caught:
@@ -281,55 +283,14 @@ def test_defaults_modes_and_directory_are_as_before(tmp_path: Path) -> None:
 
     before = state()
     with pytest.raises(ProjectError, match="after all that"):
-        _ = subject(loader=loader).loaded
+        _ = project(loader=loader).loaded
     assert state() == before
 
 
 def test_a_default_device_of_the_project_is_kept() -> None:
     try:
         torch.set_default_device("meta")
-        assert subject(loader=lambda _: (torch.set_default_device("cpu"), torch.nn.Linear(1, 1))[1]).loaded is not None
+        assert project(loader=lambda _: (torch.set_default_device("cpu"), torch.nn.Linear(1, 1))[1]).loaded is not None
         assert torch.get_default_device().type == "meta"
     finally:
         torch.set_default_device(None)
-
-
-class Held(torch.nn.Module):
-    """A buffer that is in no state dict, and a weight registered twice."""
-
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.inner = torch.nn.Linear(2, 2, device=device)
-        self.tied = self.inner
-        self.register_buffer("table", torch.zeros(2, device=device), persistent=False)
-
-
-def test_what_was_never_materialised() -> None:
-    keys = ("inner.weight", "inner.bias", "tied.weight", "tied.bias", "table")
-    assert meta_keys(Held("meta")) == keys
-    assert meta_keys(Held("cpu")) == ()
-
-
-@pytest.mark.parametrize("offload_buffers", [False, True])
-def test_what_accelerate_keeps_elsewhere_is_there(offload_buffers: bool) -> None:  # noqa: FBT001
-    from accelerate import cpu_offload
-
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)).eval()
-    inputs = torch.ones(1, 2)
-    expected = model(inputs)
-    cpu_offload(model, execution_device=torch.device("cpu"), offload_buffers=offload_buffers)
-    assert all(parameter.is_meta for parameter in model.parameters())
-    assert torch.equal(model(inputs), expected)
-    assert meta_keys(model) == ()
-    model.append(torch.nn.Linear(2, 2, device="meta"))
-    assert meta_keys(model) == ("2.weight", "2.bias")
-
-
-def test_what_accelerate_keeps_elsewhere_for_a_whole_tree_is_there() -> None:
-    from accelerate.hooks import AlignDevicesHook, SequentialHook, add_hook_to_module
-
-    model = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.nn.Linear(2, 2, device="meta"))
-    hook = AlignDevicesHook(execution_device="cpu", offload=True, place_submodules=True)
-    add_hook_to_module(model[0], SequentialHook(hook))
-    assert model[0][0].weight.is_meta
-    assert meta_keys(model) == ("1.weight", "1.bias")

@@ -9,7 +9,7 @@ import torch
 
 from pytest_lora_ckpt import compare
 from pytest_lora_ckpt.auditing.checks import CHECKS
-from pytest_lora_ckpt.auditing.evidence import Run
+from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.findings.from_config import intruder_findings
 from tests.helpers.adapter_samples import Mixed, llama, qwen2, save, wear
@@ -53,7 +53,7 @@ def test_nothing_is_found(kind: str, tmp_path: Path) -> None:
     base, settings = KINDS[kind]
     model = wear(base(), **settings)
     checkpoint = save(model, tmp_path / "adapter")
-    run = Run("adapter", tmp_path / "adapter", Demands())
+    run = AuditContext(tmp_path / "adapter", Demands())
     for name in ("readable", "lora-complete", "config", "values"):
         outcome = CHECKS[name](run)
         assert (outcome.passed, outcome.findings) == (True, ()), name
@@ -77,7 +77,7 @@ def test_adapters_of_other_kinds_hold_no_weights_of_the_base(name: str, tmp_path
     checkpoint = save(peft.get_peft_model(llama(), config), tmp_path / "adapter")
     assert checkpoint.adapter_config is not None
     assert intruder_findings(checkpoint.adapter_config, checkpoint.keys) == []
-    outcome = CHECKS["config"](Run("adapter", tmp_path / "adapter", Demands()))
+    outcome = CHECKS["config"](AuditContext(tmp_path / "adapter", Demands()))
     assert [found.cause for found in outcome.findings] == ["config-type"]
 
 
@@ -96,7 +96,7 @@ def test_a_head_that_the_config_does_not_name_is_told_of(tmp_path: Path) -> None
     save(wear(llama(), modules_to_save=["lm_head"]), tmp_path / "adapter")
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"modules_to_save": None}))
-    outcome = CHECKS["config"](Run("adapter", tmp_path / "adapter", Demands()))
+    outcome = CHECKS["config"](AuditContext(tmp_path / "adapter", Demands()))
     assert outcome.passed
     assert [found.cause for found in outcome.findings] == ["base-embedding-in-adapter"]
 
@@ -138,10 +138,10 @@ def test_a_prefix_around_everything_is_no_other_class(tmp_path: Path) -> None:
 def test_a_lightning_checkpoint_of_the_base_alone_that_zero3_left_empty(tmp_path: Path) -> None:
     state = {"model.fc.weight": torch.zeros(0), "model.fc.bias": torch.zeros(0), "model.seen": torch.zeros(0)}
     torch.save({"state_dict": state}, tmp_path / "last.ckpt")
-    outcome = CHECKS["readable"](Run("last", tmp_path / "last.ckpt", Demands()))
+    outcome = CHECKS["readable"](AuditContext(tmp_path / "last.ckpt", Demands()))
     assert not outcome.passed
     assert [(found.cause, found.keys) for found in outcome.findings] == [
         ("zero3-empty", ("model.fc.bias", "model.fc.weight"))
     ]
     torch.save({"state_dict": {**state, "model.fc.weight": torch.zeros(0, 4)}}, tmp_path / "last.ckpt")
-    assert CHECKS["readable"](Run("last", tmp_path / "last.ckpt", Demands())).passed
+    assert CHECKS["readable"](AuditContext(tmp_path / "last.ckpt", Demands())).passed

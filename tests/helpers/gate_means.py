@@ -6,8 +6,8 @@ import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.auditing.checks import CHECKS, CheckResult, run_check
-from pytest_lora_ckpt.auditing.evidence import Run
+from pytest_lora_ckpt.auditing.audit import run_checks
+from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.scoring.comparing import fingerprint
@@ -15,6 +15,7 @@ from pytest_lora_ckpt.scoring.comparing import fingerprint
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_lora_ckpt.auditing.result import CheckReport
     from pytest_lora_ckpt.strategies import FaultyCheckpoint, HealthyCheckpoint
 
 # What shows itself (`Fault.seen`) to whom.
@@ -36,25 +37,25 @@ WARNED_WITHOUT_MANIFEST = {"one-lora-b-zero", "modules-to-save-not-in-config"}
 _FEW = 16
 
 
-def audit(checkpoint: HealthyCheckpoint, path: Path, means: str) -> tuple[Run, dict[str, CheckResult]]:
+def audit(checkpoint: HealthyCheckpoint, path: Path, means: str) -> tuple[AuditContext, dict[str, CheckReport]]:
     """Make every check on a checkpoint, or on a damaged copy of it."""
-    run = Run(str(path), path, Demands(manifest=checkpoint.manifest if means == "manifest" else None))
+    run = AuditContext(path, Demands(manifest=checkpoint.manifest if means == "manifest" else None))
     sources: dict[str, Any] = {}
     if means in {"model", "manifest"}:
-        sources["lora_model"] = checkpoint.make_model
+        sources["model"] = checkpoint.make_model
     if means in {"loader", "manifest"}:
-        sources["lora_loader"] = lambda: checkpoint.load
-        sources["lora_inputs"] = lambda: checkpoint.inputs
+        sources["loader"] = lambda: checkpoint.load
+        sources["inputs"] = lambda: checkpoint.inputs
     if means == "manifest" or (means == "loader" and checkpoint.recipe.seed % 2):
-        sources["lora_base_model"] = checkpoint.base_model
-    run.subject.connect(**sources)
+        sources["base_model"] = checkpoint.base_model
+    run.project.connect(**sources)
     # The libraries warn of what is wrong with a damaged file; here only the checks are listened to.
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return run, {name: run_check(name, run) for name in CHECKS}
+            return run, {report.name: report for report in run_checks(run)}
     finally:
         logging.disable(disabled)
 
@@ -106,26 +107,26 @@ def _has_no_like(faulty: FaultyCheckpoint) -> bool:
     return faulty.fault.name == "one-magnitude-missing" and recipe.layout != "peft_adapter" and alone
 
 
-def _told_by_rules(faulty: FaultyCheckpoint, run: Run) -> bool:
+def _told_by_rules(faulty: FaultyCheckpoint, run: AuditContext) -> bool:
     """Whether the fault is one of names, and the model alone shows the rules by which the names fit again.
 
     Whether a loader applies them, only the loader can show.
     """
-    if faulty.fault.seen != "model" or run.subject._sources.keys() & {"lora_loader"}:
+    if faulty.fault.seen != "model" or run.project.gives("loader"):
         return False
     healthy, _ = audit(faulty.healthy, faulty.healthy.path, "model")
     return run.report.verdict in {"loads", "loads-after-remap"} and _rules(run) != _rules(healthy)
 
 
-def _rules(run: Run) -> object:
+def _rules(run: AuditContext) -> object:
     return run.report.remapping and run.report.remapping.rules
 
 
-def _copes(faulty: FaultyCheckpoint, run: Run) -> bool:
+def _copes(faulty: FaultyCheckpoint, run: AuditContext) -> bool:
     """Whether the loader gives the very model that it gives for the healthy checkpoint."""
-    if faulty.fault.seen == "file" or "lora_loader" not in run.subject._sources:
+    if faulty.fault.seen == "file" or not run.project.gives("loader"):
         return False
     try:
-        return fingerprint(run.subject.loaded) == fingerprint(faulty.healthy.load())
+        return fingerprint(run.project.loaded) == fingerprint(faulty.healthy.load())
     except ProjectError:
         return False

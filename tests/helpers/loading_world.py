@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_lora_ckpt.auditing.checks import CHECKS, CheckResult, run_check
-from pytest_lora_ckpt.auditing.evidence import Run
+from pytest_lora_ckpt.auditing.audit import run_checks
+from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.comparison.stages import Demands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from pytest_lora_ckpt.auditing.result import CheckReport
 
 LAYERS, TARGETS = 3, ("q_proj", "v_proj", "up_proj")
 NAME = "tiny-llama"
@@ -104,8 +106,8 @@ PICTURES = {"target_modules": ["embed", "q_proj", "conv2d", "pointwise", "groupe
 class Audit:
     """What all the checks said of one checkpoint and its loader."""
 
-    run: Run
-    results: dict[str, CheckResult]
+    run: AuditContext
+    results: dict[str, CheckReport]
 
     def named(self, outcome: str) -> set[str]:
         return {name for name, result in self.results.items() if result.outcome == outcome}
@@ -137,17 +139,17 @@ def audit(path: Path, loader: Callable[[Any], Any], **sources: Any) -> Audit:
         loader: As a project would write it.
         sources: `model`, `base` and `inputs`, each as it is or as a function that makes it; the path of a `manifest`.
     """
-    run = Run(str(path), path, Demands(manifest=sources.pop("manifest", None)))
-    names = {"model": "lora_model", "base": "lora_base_model", "inputs": "lora_inputs"}
-    given = {names[name]: source for name, source in sources.items()}
+    run = AuditContext(path, Demands(manifest=sources.pop("manifest", None)))
     made = {
-        name: source if callable(source) and not isinstance(source, torch.nn.Module) else lambda source=source: source
-        for name, source in given.items()
+        {"base": "base_model"}.get(name, name): source
+        if callable(source) and not isinstance(source, torch.nn.Module)
+        else lambda source=source: source
+        for name, source in sources.items()
     }
 
     def load(where: Any) -> Any:
         with quietly():
             return loader(where)
 
-    run.subject.connect(lora_loader=lambda: load, **made)
-    return Audit(run, {name: run_check(name, run) for name in CHECKS})
+    run.project.connect(loader=lambda: load, **made)
+    return Audit(run, {report.name: report for report in run_checks(run)})

@@ -7,7 +7,7 @@ import torch
 
 from pytest_lora_ckpt import compare, open_checkpoint
 from pytest_lora_ckpt.auditing.checks import run_check
-from pytest_lora_ckpt.auditing.evidence import Run
+from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.proof import LoadedModel, Merge, find_merge
 from pytest_lora_ckpt.replicas import PanoramaVLM, make_panorama_vlm, replica_inputs, save_stage_checkpoint
@@ -98,8 +98,8 @@ def test_another_scaling_in_one_module(path: Path) -> None:
     ("loader", "outcome"), [(merged, "passed"), (lambda _: make_panorama_vlm(lora=False), "failed")]
 )
 def test_the_checks_tell_a_merge_from_a_loss(loader: Any, outcome: str, path: Path) -> None:
-    run = Run(str(path), path, Demands())
-    run.subject.connect(lora_loader=lambda: loader, lora_inputs=replica_inputs)
+    run = AuditContext(path, Demands())
+    run.project.connect(loader=lambda: loader, inputs=replica_inputs)
     results = {name: run_check(name, run) for name in ("keys", "adapter-active", "generate")}
     assert results["keys"].outcome == results["adapter-active"].outcome == outcome
     assert results["generate"].outcome == "passed"

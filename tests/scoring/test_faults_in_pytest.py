@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.auditing.evidence import Run
+from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.faults import Fault
 from pytest_lora_ckpt.scoring import audit_faults, render_score
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pytest
 
 
-def run_of(path: Path, **demands: Any) -> Run:
-    return Run(str(path), path, dataclasses.replace(Demands(), **demands))
+def run_of(path: Path, **demands: Any) -> AuditContext:
+    return AuditContext(path, dataclasses.replace(Demands(), **demands))
 
 
 def test_the_item_passes_where_the_checks_catch_what_the_loader_does_not(tiny: Path) -> None:

@@ -1,16 +1,48 @@
-"""The checks that `--lora-ckpt` collects, one function each, in the order in which they run.
+"""The checks that `--lora-ckpt` collects. A new one is a function in one of these modules, and a name in `_ALL`.
 
-A check takes a `Run` and returns its outcome; it raises `NotChecked` where it could not be made. What they look at lies
-in `comparison`, `findings`, `proof` and `manifest`; here stands only what counts as passed.
+A check gathers what it needs from an `AuditContext` and asks a judge; what counts as passed is the judge's.
 """
 
 from __future__ import annotations
 
-# Importing a module enters its checks, in the order of the report.
-# isort: off
-from pytest_lora_ckpt.auditing.checks import file, names, loaded, manifest  # noqa: F401
+from typing import TYPE_CHECKING
 
-# isort: on
-from pytest_lora_ckpt.auditing.checks.check import CHECKS, CheckResult, NotChecked, Outcome, run_check
+from pytest_lora_ckpt.auditing.checks.check import Check, check, make
+from pytest_lora_ckpt.auditing.checks.file import config, lora_complete, readable, values
+from pytest_lora_ckpt.auditing.checks.model import adapter_active, base_untouched, generate, loaded, manifest
+from pytest_lora_ckpt.auditing.checks.names import keys, ratio, stage
 
-__all__ = ["CHECKS", "CheckResult", "NotChecked", "Outcome", "run_check"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_lora_ckpt.auditing.evidence import AuditContext
+    from pytest_lora_ckpt.auditing.result import CheckReport
+
+__all__ = ["CHECKS", "Check", "check", "make", "run_check"]
+
+_ALL = (
+    readable,
+    lora_complete,
+    config,
+    values,
+    keys,
+    ratio,
+    stage,
+    loaded,
+    base_untouched,
+    adapter_active,
+    generate,
+    manifest,
+)
+
+CHECKS: Mapping[str, Check] = {each.name: each for each in _ALL}
+"""Every check by its name, in the order in which they run and are reported."""
+
+
+def run_check(name: str, context: AuditContext) -> CheckReport:
+    """Make the check of this name.
+
+    Raises:
+        KeyError: There is none.
+    """
+    return make(CHECKS[name], context)

@@ -1,113 +1,96 @@
-"""What a check is, how it ends, and the register that a new one is entered in with `@check`."""
+"""What a check is, and how one is made: a judge with its skip reasons, registered in `checks.CHECKS`."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pytest
-
+from pytest_lora_ckpt.auditing.judges.judgement import Judgement, failed, skipped
 from pytest_lora_ckpt.auditing.project import ProjectError
+from pytest_lora_ckpt.auditing.result import CheckReport
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.findings import finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from pytest_lora_ckpt.auditing.evidence import Run
-    from pytest_lora_ckpt.results import Finding
+    from pytest_lora_ckpt.auditing.evidence import AuditContext
+
+    Need = Callable[[AuditContext], Judgement | None]
+    """Says why a check is skipped, or None where what it needs is there."""
 
 
 @dataclass(frozen=True, slots=True)
-class CheckResult:
-    """How a check ended.
+class Check:
+    """One check.
 
     Attributes:
-        name: The check's name.
-        outcome: `"passed"`, `"failed"` or `"skipped"`.
-        summary: What was found, in a sentence.
-        findings: Causes and remedies that this check adds to those of the comparison.
-        applies: False where the checkpoint has nothing of the kind, so that there was nothing to check.
+        name: Its name, in pytest's listing and in the report.
+        function: Judges the checkpoint under test.
+        needs: Reasons to skip it, asked in this order.
+        show_when_passed: Whether its result is worth reading when it passes as well.
+        model_alone: Whether it looks at nothing but the loaded model.
     """
 
     name: str
-    outcome: str
-    summary: str
-    findings: tuple[Finding, ...] = ()
-    applies: bool = True
+    function: Callable[[AuditContext], Judgement]
+    needs: tuple[Need, ...] = ()
+    show_when_passed: bool = False
+    model_alone: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result for the JSON report, without the findings."""
-        return {"name": self.name, "outcome": self.outcome, "summary": self.summary}
+    def __call__(self, context: AuditContext) -> Judgement:
+        """Judge the checkpoint under test.
 
-
-class NotChecked(Exception):  # noqa: N818  # Not an error: the reason why a check is skipped.
-    """The check could not be made.
-
-    Args:
-        reason: Why, and what to give so that it can be.
-        applies: False where there is nothing to check.
-    """
-
-    def __init__(self, reason: str, *, applies: bool = True) -> None:
-        """See the class."""
-        super().__init__(reason)
-        self.applies = applies
+        Raises:
+            CheckpointError: It cannot be read.
+            ProjectError: The project's own code fails.
+        """
+        reasons = (need(context) for need in self.needs)
+        return next((reason for reason in reasons if reason is not None), None) or self.function(context)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a check function returns: whether it passed, what was found, and why."""
-
-    passed: bool
-    summary: str
-    findings: tuple[Finding, ...] = ()
-
-
-CHECKS: dict[str, Callable[[Run], Outcome]] = {}
-"""Every check by its name, in the order in which they run."""
-
-
-def check(name: str) -> Callable[[Callable[[Run], Outcome]], Callable[[Run], Outcome]]:
-    """Enter a function as the check of this name."""
-
-    def enter(function: Callable[[Run], Outcome]) -> Callable[[Run], Outcome]:
-        CHECKS[name] = function
-        return function
-
-    return enter
-
-
-def run_check(name: str, run: Run) -> CheckResult:  # noqa: PLR0911  # One for each way in which a check can end.
-    """Make one check.
+def check(
+    name: str, *, needs: tuple[Need, ...] = (), show_when_passed: bool = False, model_alone: bool = False
+) -> Callable[[Callable[[AuditContext], Judgement]], Check]:
+    """Make a function the check of this name; `checks.CHECKS` lists those that are made.
 
     Args:
-        name: One of `CHECKS`.
-        run: The checkpoint under test; where it is asked strictly, a check that could not be made counts as failed.
+        name: Its name, in pytest's listing and in the report.
+        needs: Reasons to skip it, asked in this order: the functions of `needs`.
+        show_when_passed: Whether its result is worth reading when it passes as well.
+        model_alone: Whether it looks at nothing but the loaded model.
     """
+    return lambda function: Check(name, function, needs, show_when_passed, model_alone)
+
+
+def make(check: Check, context: AuditContext) -> CheckReport:
+    """Make one check. Whatever is wrong, there is a report; the exception behind it is in its `error`.
+
+    Args:
+        check: The check.
+        context: The checkpoint under test; asked strictly, a check that could not be made counts as failed.
+    """
+    outcomes = context.project.outcomes
+    error: BaseException | None = None
     try:
-        result = CHECKS[name](run)
-    except CheckpointError as error:
-        if name == "readable":
-            return CheckResult(name, "failed", str(error))
-        return CheckResult(name, "skipped", f"not readable: {error.problem}")
-    except ProjectError as error:
-        return CheckResult(name, "failed", str(error), (finding(error.cause, str(error)),))
-    except pytest.skip.Exception as skip:
-        # The project's own fixture or loader says so, and why.
-        return CheckResult(name, "skipped", f"skipped by the project: {skip.msg}")
-    except pytest.fail.Exception as failure:
-        return CheckResult(name, "failed", str(failure.msg))
-    except NotChecked as reason:
-        outcome = "failed" if run.demands.strict and reason.applies else "skipped"
-        summary = f"could not be checked: {reason}" if outcome == "failed" else str(reason)
-        return CheckResult(name, outcome, summary, applies=reason.applies)
-    return CheckResult(name, "passed" if result.passed else "failed", result.summary, result.findings)
-
-
-def outcome_of(found: Iterable[Finding], healthy: str) -> Outcome:
-    """Fail on errors; warnings and notes are told, and pass."""
-    findings = tuple(found)
-    errors = [each for each in findings if each.severity == "error"]
-    told = " ".join(each.message for each in errors) or " ".join([healthy, *(f"({f.message})" for f in findings)])
-    return Outcome(not errors, told, findings)
+        judgement = check(context)
+        if judgement.outcome == "skipped" and judgement.applies and context.demands.strict:
+            judgement = failed(f"could not be checked: {judgement.summary}")
+    except CheckpointError as problem:
+        unreadable = check.name == "readable"
+        judgement = failed(str(problem)) if unreadable else skipped(f"not readable: {problem.problem}")
+    except ProjectError as problem:
+        error, judgement = problem, failed(str(problem), [finding(problem.cause, str(problem))])
+    except outcomes.skip as skip:
+        judgement = skipped(f"skipped by the project: {skip}")
+    except outcomes.fail as failure:
+        judgement = failed(str(failure))
+    except outcomes.leave:
+        raise
+    except Exception as problem:  # noqa: BLE001  # The report must not lack a check, whatever its own code does.
+        error, judgement = problem, failed(f"the check itself raised {type(problem).__name__}: {problem}")
+    report = CheckReport(
+        check.name, judgement.outcome, judgement.summary, judgement.findings, judgement.applies, judgement.facts
+    )
+    return dataclasses.replace(report, facts=report.facts | context.checkpoint_facts(), error=error)

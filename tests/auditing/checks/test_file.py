@@ -10,7 +10,7 @@ import torch
 
 from pytest_lora_ckpt import open_checkpoint
 from pytest_lora_ckpt.auditing.checks import CHECKS
-from pytest_lora_ckpt.auditing.evidence import Run
+from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.comparison.stages import Demands
 from tests.helpers.adapter_samples import llama, wear
 
@@ -21,7 +21,7 @@ Told = dict[str, tuple[bool, list[str]]]
 
 
 def check(path: Path, *names: str) -> Told:
-    run = Run(str(path), path, Demands())
+    run = AuditContext(path, Demands())
     told = {}
     for name in names:
         outcome = CHECKS[name](run)
@@ -67,8 +67,8 @@ def test_an_empty_adapter_is_told_of_once(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "last.pt")
     told = check(tmp_path / "last.pt", "readable", "lora-complete", "values")
     assert told == {"readable": (True, []), "lora-complete": (False, ["zero3-empty"]), "values": (True, [])}
-    run = Run("last", tmp_path / "last.pt", Demands())
-    assert run.values.all_zero
+    run = AuditContext(tmp_path / "last.pt", Demands())
+    assert run.file.is_zero
 
 
 def test_base_weights_that_are_empty_or_codes_beside_a_whole_adapter(tmp_path: Path) -> None:

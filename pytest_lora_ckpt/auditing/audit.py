@@ -1,0 +1,116 @@
+"""`audit`: every check on one checkpoint, without a test framework."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.auditing.checks import CHECKS, make
+from pytest_lora_ckpt.auditing.evidence import AuditContext
+from pytest_lora_ckpt.auditing.gather import gather
+from pytest_lora_ckpt.auditing.project import Project
+from pytest_lora_ckpt.comparison.stages import STAGES, Demands, Stage
+from pytest_lora_ckpt.models import is_module
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping
+
+    import torch
+
+    from pytest_lora_ckpt.auditing.result import AuditResult, CheckReport
+
+
+def audit(  # noqa: PLR0913  # One argument for each thing that a project may have to say; all but the first by keyword.
+    path: str | os.PathLike[str],
+    *,
+    model: torch.nn.Module | Mapping[str, Any] | Callable[[], Any] | None = None,
+    loader: Callable[[Any], torch.nn.Module] | None = None,
+    inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+    base_model: torch.nn.Module | str | os.PathLike[str] | Callable[[], Any] | None = None,
+    stage: Stage | str | None = None,
+    stages: Mapping[str, Stage] = STAGES,
+    min_ratio: float = 1.0,
+    manifest: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    checks: Iterable[str] | None = None,
+) -> AuditResult:
+    """Audit a checkpoint: did it really load, and does the adapter do anything?
+
+    The checkpoint alone is enough for the checks of the file. With `model` names and shapes are compared, with `loader`
+    every value. What a check cannot judge is skipped, with the reason. The verdict does not depend on `checks`.
+
+    Args:
+        path: The checkpoint: a file, a directory, or an address.
+        model: The model that receives the weights, its keys and shapes, or a function that builds it.
+        loader: The project's loading code, path -> loaded model. It is called once.
+        inputs: Keyword arguments for a forward pass and for `generate`, or a function that makes them; made from the
+            config of a Hugging Face model by default.
+        base_model: The base model before any adapter, the path of its weights, or a function that builds it.
+        stage: What the checkpoint must hold: a stage, or the name of one of `stages`.
+        stages: The training stages of the project by name.
+        min_ratio: Minimum fraction of the required keys that must load after remapping.
+        manifest: What was written at training time; a `lora_manifest.json` next to the checkpoint by default.
+        strict: Count a check that could not be made as failed, not as skipped.
+        checks: Names of the checks to make; all by default.
+
+    Returns:
+        The result, as data. A model or loader that raises is a failed check; the exception is in `.errors`, with the
+        project's own as its `__cause__`.
+
+    Raises:
+        ValueError: There is no stage or no check of such a name, or `min_ratio` is not from 0.0 to 1.0.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pytest_lora_ckpt import audit
+        >>> model = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"model.head.weight": torch.ones(2, 2)}, f"{folder}/last.pt")
+        ...     result = audit(f"{folder}/last.pt", model=model)
+        >>> result.verdict, result.named("failed"), result.remapped.missing["non_lora"]
+        ('partial', ('keys', 'ratio'), 1)
+    """
+    if not 0.0 <= min_ratio <= 1.0:
+        raise ValueError(f"min_ratio={min_ratio!r} is not a fraction from 0.0 to 1.0.")
+    if isinstance(stage, str):
+        if stage not in stages:
+            raise ValueError(f"stage={stage!r} is none of the stages {', '.join(stages)}.")
+        stage = stages[stage]
+    location = path if isinstance(path, str) and "://" in path else Path(path)
+    context = AuditContext(
+        location,
+        Demands(stage, stages, min_ratio, strict, None if manifest is None else Path(manifest)),
+        Project(location, called="The argument {}="),
+    )
+    sources = {"model": _source(model), "inputs": _source(inputs), "base_model": _source(base_model)}
+    context.project.connect(loader=lambda: loader, **sources)
+    return gather(context.spec, run_checks(context, checks))
+
+
+def run_checks(context: AuditContext, names: Iterable[str] | None = None) -> list[CheckReport]:
+    """Make the checks on one checkpoint, in their order, and the comparison in any case.
+
+    Args:
+        context: The checkpoint under test.
+        names: Names of the checks; all by default.
+
+    Raises:
+        ValueError: There is no check of such a name.
+    """
+    wanted = set(CHECKS if names is None else names)
+    if unknown := wanted.difference(CHECKS):
+        raise ValueError(f"There is no check {', '.join(sorted(unknown))}: the checks are {', '.join(CHECKS)}.")
+    reports = [make(check, context) for name, check in CHECKS.items() if name in wanted]
+    return [*reports[:-1], with_headline(reports[-1], context)] if reports else []
+
+
+def with_headline(report: CheckReport, context: AuditContext) -> CheckReport:
+    """Add the comparison to the report of the last check, so that the verdict does not depend on which were made."""
+    return dataclasses.replace(report, facts=report.facts | context.headline_facts())
+
+
+def _source(given: Any) -> Callable[[], Any]:
+    """Give what was given, or what the function makes that was given."""
+    return given if callable(given) and not is_module(given) else lambda: given

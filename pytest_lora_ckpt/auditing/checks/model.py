@@ -1,0 +1,122 @@
+"""Checks on the model that the project's own loader returns, and against what was written down in training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.auditing.checks import needs
+from pytest_lora_ckpt.auditing.checks.check import check
+from pytest_lora_ckpt.auditing.judges import manifest as manifest_judges
+from pytest_lora_ckpt.auditing.judges import model as judges
+from pytest_lora_ckpt.auditing.judges import scaling
+from pytest_lora_ckpt.auditing.judges.judgement import failed, skipped
+from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
+from pytest_lora_ckpt.auditing.result import Facts, ProofFacts, UpdateFacts
+from pytest_lora_ckpt.findings.from_config import intruder_findings
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.auditing.evidence import AuditContext
+    from pytest_lora_ckpt.auditing.judges.judgement import Judgement
+    from pytest_lora_ckpt.auditing.loaded import LoadedEvidence
+
+
+@check("loaded", needs=(needs.no_other_adapter, needs.loader), show_when_passed=True)
+def loaded(context: AuditContext) -> Judgement:
+    """Every tensor of the checkpoint is in the model that the loader returns, by value."""
+    proof = _loaded(context).proof
+    facts = Facts(proof=from_plain(ProofFacts, proof.to_dict()))
+    return dataclasses.replace(judges.loaded(proof), facts=facts)
+
+
+@check("base-untouched", needs=(needs.lora,), show_when_passed=True)
+def base_untouched(context: AuditContext) -> Judgement:
+    """The base weights of the loaded model are the base model's; no adapter file overwrites them."""
+    config = context.checkpoint.adapter_config
+    intruders = intruder_findings(config, context.checkpoint.keys) if config is not None else []
+    if any(each.severity == "error" for each in intruders):
+        return failed(intruders[0].message, intruders)
+    if (lacking := needs.loader(context)) is not None:
+        return lacking
+    evidence = _loaded(context)
+    if evidence.base is not None:
+        from pytest_lora_ckpt.proof import compare_base  # torch, only with a loader.
+
+        provided = evidence.provided({key for each in intruders for key in each.keys})
+        return judges.base_untouched(compare_base(evidence.model, evidence.base, provided), intruders)
+    written, against = context.manifest, evidence.against_manifest
+    if written is not None and against is not None:
+        return manifest_judges.base_by_manifest(against, written.trained, intruders)
+    return skipped(
+        "there is no base model to compare with: override the fixture lora_base_model (a model, or the path of its "
+        "weights), or write a manifest when training"
+    )
+
+
+@check("adapter-active", needs=(needs.loader, needs.lora_keys), show_when_passed=True)
+def adapter_active(context: AuditContext) -> Judgement:
+    """The adapter is active, scaled as in training, and switching it off changes the output."""
+    evidence, file = _loaded(context), context.file
+    merge = evidence.match.merge
+    if merge is not None and merge.complete:
+        off_scale = scaling.merged_off_scale(merge, () if file.lora_config else file.hinted_configs)
+        return judges.merged(merge, None if merge.proved else evidence.proof, off_scale)
+    idle = judges.idle(evidence.layers, evidence.active_adapters, evidence.idle_copies)
+    if (wrong := idle or scaling.off_scale(evidence.layers, file.lora_config, file.hinted_configs)) is not None:
+        return failed(wrong.message, [wrong])
+    return needs.inputs(context) or _at_work(context, evidence)
+
+
+def _at_work(context: AuditContext, evidence: LoadedEvidence) -> Judgement:
+    """Run the model with the adapter and without it."""
+    from pytest_lora_ckpt.proof import adapter_effect, zero_but_used  # torch, only with a loader.
+
+    model, inputs, merge = evidence.model.module, evidence.inputs or {}, evidence.match.merge
+    effect = adapter_effect(model, inputs)
+    merge_open = merge is not None and merge.count("unknown") > 0
+    all_zero = effect.modules and effect.zero == effect.modules
+    judgement = judges.effect(effect, merge_open=merge_open, file_is_zero=context.file.is_zero if all_zero else None)
+    if not judgement.passed:
+        return judgement
+    layers = evidence.layers
+    zeros = judges.zero_updates(zero_but_used(model, inputs, layers), len(layers))
+    if not zeros.passed:
+        return zeros
+    updates = evidence.updates
+    facts = Facts(updates=tuple(from_plain(UpdateFacts, to_plain(each)) for each in updates))
+    return dataclasses.replace(judgement, summary=f"{judgement.summary}{judges.sizes(updates)}", facts=facts)
+
+
+@check("generate", needs=(needs.loader, needs.generates), show_when_passed=True, model_alone=True)
+def generate(context: AuditContext) -> Judgement:
+    """The model that the loader returns generates new tokens, by itself and not by a fallback."""
+    from pytest_lora_ckpt import proof  # torch, only with a loader.
+
+    evidence = _loaded(context)
+    return needs.inputs(context) or judges.generate(proof.generate(evidence.model.module, evidence.inputs or {}))
+
+
+@check("manifest", show_when_passed=True)
+def manifest(context: AuditContext) -> Judgement:
+    """Checkpoint and loaded model are those of training: values, config, scaling, base model."""
+    checkpoint, written = context.checkpoint, context.manifest
+    if written is None:
+        return skipped(
+            "there is no lora_manifest.json, so that lora_alpha, use_rslora, layers exchanged before saving and which "
+            "base model it was could not be checked: let LoraManifestCallback or write_manifest write one when training"
+        )
+    from pytest_lora_ckpt.manifest import compare_checkpoint, replay_probe  # torch, only for a probe.
+
+    file, evidence = compare_checkpoint(written, checkpoint), context.loaded
+    if evidence is None:
+        return manifest_judges.manifest(file)
+    probe = None if written.probe is None else replay_probe(written, evidence.model.module)
+    return manifest_judges.manifest(file, evidence.against_manifest, probe)
+
+
+def _loaded(context: AuditContext) -> LoadedEvidence:
+    """Return what is known of the loaded model; the checks here need a loader."""
+    evidence = context.loaded
+    if evidence is None:
+        raise LookupError("This check needs `needs.loader`.")
+    return evidence

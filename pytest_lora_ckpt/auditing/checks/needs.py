@@ -1,0 +1,68 @@
+"""What checks need, each with the reason why a check is skipped without it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.auditing.judges.judgement import skipped
+from pytest_lora_ckpt.lora.config import is_lora
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.auditing.evidence import AuditContext
+    from pytest_lora_ckpt.auditing.judges.judgement import Judgement
+
+
+def lora(context: AuditContext) -> Judgement | None:
+    """The checkpoint, or the adapter directory next to it, is to hold an adapter."""
+    return None if context.file.adapter_parts else skipped("the checkpoint has no LoRA keys", applies=False)
+
+
+def no_other_adapter(context: AuditContext) -> Judgement | None:
+    """Adapters of another kind are left alone."""
+    config = context.checkpoint.adapter_config
+    if is_lora(config):
+        return None
+    return skipped(
+        f"adapter_config.json has peft_type {(config or {}).get('peft_type')!r}, and only LoRA is known here"
+    )
+
+
+def comparison(context: AuditContext) -> Judgement | None:
+    """There is a model, a manifest or a loader to compare with."""
+    if context.report.remapped is not None:
+        return None
+    return skipped(
+        "there is no model to compare with: give --lora-model=module:factory or --lora-loader=module:function, "
+        "or override the fixture lora_model or lora_loader"
+    )
+
+
+def loader(context: AuditContext) -> Judgement | None:
+    """There is a loader."""
+    if context.loaded is not None:
+        return None
+    return skipped("there is no loader: give --lora-loader=module:function, or override the fixture lora_loader")
+
+
+def lora_keys(context: AuditContext) -> Judgement | None:
+    """The checkpoint holds adapter parameters, or there is an adapter directory next to it."""
+    if context.file.has_lora or context.checkpoint.adapter_companion is not None:
+        return None
+    return skipped("the checkpoint has no LoRA keys", applies=False)
+
+
+def generates(context: AuditContext) -> Judgement | None:
+    """The loaded model has a method `generate`; after `loader`."""
+    from pytest_lora_ckpt.proof import can_generate  # torch, only with a loader.
+
+    model = context.project.loaded
+    if can_generate(model):
+        return None
+    return skipped(f"{type(model).__name__} has no generate method", applies=False)
+
+
+def inputs(context: AuditContext) -> Judgement | None:
+    """There are inputs for a forward pass; after `loader`."""
+    if context.loaded is not None and context.loaded.inputs is not None:
+        return None
+    return skipped("there are no inputs for a forward pass: override the fixture lora_inputs")

@@ -1,0 +1,175 @@
+"""Judges of the model that a loader returns: what it holds, what its adapter does, what it generates."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.auditing.judges.judgement import failed, passed, skipped
+from pytest_lora_ckpt.findings import finding
+from pytest_lora_ckpt.keys import parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from pytest_lora_ckpt.auditing.judges.judgement import Judgement
+    from pytest_lora_ckpt.lora.layers import AdapterLayer
+    from pytest_lora_ckpt.proof import AdapterEffect, BaseComparison, Generation, Merge, Proof, UpdateSize
+    from pytest_lora_ckpt.results import Finding
+
+_REASONS = 3
+
+
+def loaded(proof: Proof) -> Judgement:
+    """Every tensor of the checkpoint is in the loaded model, by value."""
+    if proof.proved:
+        return passed(f"{proof.why}.")
+    lost = [each for each in proof.report.findings if each.severity == "error"] if proof.lost else []
+    if proof.refuted:
+        return failed(f"{proof.why}.", (*proof.findings, *lost))
+    reasons = list(dict.fromkeys(each.how for each in proof.of("not provable")))
+    return skipped(f"{proof.why}: {'; '.join(reasons[:_REASONS])}")
+
+
+def proved(proof: Proof, *, adapter_only: bool = False) -> Judgement:
+    """The same, with each tensor that is not proved: for an assertion, which cannot be skipped.
+
+    Args:
+        proof: The proof.
+        adapter_only: Judge the tensors of the adapter alone, and not what has no counterpart by name.
+    """
+    tensors = [each for each in proof.tensors if not adapter_only or parse_key(each.key).is_adapter]
+    wrong = [each for each in tensors if each.outcome in {"differs", "not provable"}]
+    if not wrong:
+        if adapter_only or proof.proved:
+            return passed(f"{proof.why}.")
+        what = f"{len(proof.lost)} keys were lost" if tensors else "No tensor of the checkpoint has a place"
+        remedy = "See `proof.report` for what is lost."
+        return failed(f"{what}: no value can prove them.", keys=proof.lost, remedy=remedy)
+    kind = "adapter tensors" if adapter_only else "tensors"
+    message = f"{len(wrong)} of {len(tensors)} {kind} are not proved to be in the loaded model ({proof.why})."
+    unknown = [each for each in wrong if each.outcome == "not provable"]
+    if unknown:
+        message += f" {len(unknown)} cannot be proved here: {unknown[0].model_key}: {unknown[0].how}."
+    return failed(message, proof.findings, keys=[each.key for each in unknown])
+
+
+def base_untouched(compared: BaseComparison, unannounced: Sequence[Finding] = ()) -> Judgement:
+    """The base weights of the loaded model are the base model's.
+
+    Args:
+        compared: The loaded model compared with the base model.
+        unannounced: Findings on base weights in the adapter file, which are said in any case.
+    """
+    if compared.changed:
+        message = f"{len(compared.changed)} base weights of the loaded model are not the base model's, such as "
+        message += f"{compared.changed[0]}; {compared.same} are."
+        return failed(message, (*unannounced, finding("base-overwritten", message, compared.changed)))
+    if compared.unknown:
+        return skipped(f"{len(compared.unknown)} base weights are quantised or sharded; {compared.same} are the same")
+    left = f"; {compared.left_out} that the checkpoint brings were left out" if compared.left_out else ""
+    if not compared.same and not compared.rounded:
+        return skipped(f"no base weight was compared{left}")
+    left += f"; {compared.rounded} but for the rounding of a merge undone" if compared.rounded else ""
+    summary = f"{compared.same} base weights are the base model's{left}"
+    return passed(" ".join([summary, *(f"({each.message})" for each in unannounced)]), unannounced)
+
+
+def merged(merge: Merge, proof: Proof | None, off_scale: Finding | None) -> Judgement:
+    """The adapter is merged into the weights of the loaded model, by the scaling of training.
+
+    Args:
+        merge: A merge into every adapted module.
+        proof: The proof, for a merge that is not proved: its findings say what differs.
+        off_scale: What differs from the scaling in the hyper-parameters.
+    """
+    if proof is not None:
+        return failed(proof.findings[0].message if proof.findings else proof.why, proof.findings)
+    if off_scale is not None:
+        return failed(off_scale.message, [off_scale])
+    scaling = "its own scaling each" if merge.scaling is None else f"{merge.scaling:.4g}"
+    return passed(f"The adapter is merged into the weights: W + {scaling} x B A in {len(merge.modules)} modules.")
+
+
+def idle(layers: Sequence[AdapterLayer], active: Collection[str], idle_copies: Sequence[str]) -> Finding | None:
+    """Find modules in which the adapter of this checkpoint is there, and takes no part.
+
+    Args:
+        layers: The layers of this checkpoint's adapter.
+        active: Names of the adapters that are at work in the model.
+        idle_copies: Modules whose trained copy (`modules_to_save`) is switched off.
+    """
+    off = [layer for layer in layers if not layer.applied and not layer.changes_nothing]
+    if off:
+        message = f"The adapter {off[0].adapter or 'of the checkpoint'} takes no part in "
+        message += f"{len(off)} of {len(layers)} modules: "
+        if all(layer.enabled for layer in off):
+            message += f"the active adapter is {', '.join(sorted(active)) or 'none'}."
+        else:
+            message += "adapters are disabled there."
+        return finding("adapter-inactive", message, [layer.module for layer in off])
+    if idle_copies:
+        message = f"The trained copies of {len(idle_copies)} modules (modules_to_save) are switched off: "
+        return finding("adapter-inactive", f"{message}{idle_copies[0]}.", idle_copies)
+    return None
+
+
+def effect(effect: AdapterEffect, *, merge_open: bool = False, file_is_zero: bool | None = None) -> Judgement:
+    """Switching the adapter off changes the output.
+
+    Args:
+        effect: The outputs with and without the adapter.
+        merge_open: Whether the adapter may have been merged into the weights, which only the base model could show.
+        file_is_zero: Whether every lora_B is zero in the checkpoint as well; None where there is none.
+    """
+    if effect.active:
+        return passed(effect.why)
+    if effect.state == "merged" and not effect.broken:
+        return replace(skipped(effect.why), remedy="Run this check before the adapter is merged.")
+    cause, message = "adapter-inactive", effect.why
+    if not effect.modules:
+        cause = "adapter-not-loaded"
+        if merge_open:
+            message += " Whether the adapter was merged into its weights could be told with the base model: override "
+            message += "the fixture lora_base_model."
+    elif effect.state == "merged twice":
+        cause = "merged-twice"
+    elif effect.broken or not effect.finite:
+        cause = "nan-in-model"
+    elif effect.zero == effect.modules and effect.error is None:
+        cause = "adapter-all-zero" if file_is_zero else "adapter-not-loaded"
+        message += " In the checkpoint they are not: its weights never arrived." if file_is_zero is False else ""
+    return failed(message, [finding(cause, message)])
+
+
+def zero_updates(modules: Sequence[str], of: int) -> Judgement:
+    """No module has an update of zero that would take part in the output."""
+    if not modules:
+        return passed("")
+    message = f"The update of {len(modules)} of {of} modules is zero, though they have a part in the output: "
+    message += f"{modules[0]}. They were not trained, or not saved."
+    return failed(message, [finding("zero-update-in-use", message, modules)])
+
+
+def sizes(updates: Sequence[UpdateSize]) -> str:
+    """Say how big the updates are."""
+    relative = [each.relative for each in updates if each.relative is not None]
+    zero = [each for each in updates if each.zero]
+    text = ""
+    if relative:
+        text = f" Updates ‖s·BA‖/‖W‖ of {len(relative)} modules: {min(relative):.2%} to {max(relative):.2%}, "
+        text += f"median {statistics.median(relative):.2%}."
+    return f"{text} {len(zero)} updates are zero, such as that of {zero[0].module}." if zero else text
+
+
+def generate(answer: Generation) -> Judgement:
+    """The model generates new tokens, by itself and not by a fallback."""
+    if answer.generates:
+        return passed(answer.why)
+    # Where the model generates with the adapter, it is the run without it that went wrong.
+    wrong = answer.off if answer.off is not None and replace(answer, off=None).generates else answer
+    cause = "generate-too-short" if wrong.is_finite else "generate-not-finite"
+    if wrong.is_fallback or wrong.error:
+        cause = "generate-fallback"
+    return failed(answer.why, [finding(cause, answer.why)])

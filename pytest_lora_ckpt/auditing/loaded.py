@@ -1,0 +1,180 @@
+"""What is known of the model that the project's loader returned for a checkpoint. Needs torch."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.auditing.project import ProjectError
+from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
+from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.layers import idle_copies
+from pytest_lora_ckpt.manifest import compare_model
+from pytest_lora_ckpt.models import as_key_set, is_module
+from pytest_lora_ckpt.proof import (
+    BaseWeights,
+    LoadedModel,
+    Reference,
+    default_inputs,
+    match_loaded,
+    prove_match,
+    update_sizes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from pytest_lora_ckpt.auditing.evidence import FileEvidence
+    from pytest_lora_ckpt.auditing.project import Project
+    from pytest_lora_ckpt.comparison.stages import Stage
+    from pytest_lora_ckpt.lora.layers import AdapterLayer
+    from pytest_lora_ckpt.manifest import Manifest, ManifestComparison
+    from pytest_lora_ckpt.proof import LoadedMatch, Proof, UpdateSize
+    from pytest_lora_ckpt.tensors import KeySet
+
+
+class LoadedEvidence:
+    """The model that the loader returned, compared with everything that there is to compare it with.
+
+    Args:
+        project: Gives the model, the base model and the inputs.
+        file: The checkpoint.
+        manifest: Gives the manifest of its training.
+        stage: The training stage that it must hold.
+    """
+
+    def __init__(
+        self, project: Project, file: FileEvidence, manifest: Callable[[], Manifest | None], stage: Stage | None
+    ) -> None:
+        self._project, self._file, self._manifest, self._stage = project, file, manifest, stage
+        self.model = LoadedModel(project.loaded)
+
+    @cached_property
+    def match(self) -> LoadedMatch:
+        """Which tensor of the checkpoint belongs where in the loaded model."""
+        return match_loaded(self.model, self._file.checkpoint, stage=self._stage, reference=self.reference)
+
+    @cached_property
+    def proof(self) -> Proof:
+        """What the loaded model holds of the checkpoint, value by value."""
+        return prove_match(self.model, self._file.checkpoint, self.match, reference=self.reference)
+
+    def stands_in_for(self, model: Any) -> bool:
+        """Whether comparing with the loaded model says all that comparing with this model, or its keys, would say.
+
+        So it is where the adapter is proved to be in the weights, and where both have the same keys.
+        """
+        if self.match.merge is not None:
+            return self.match.merge.proved
+        return _same_keys(as_key_set(model), self.model.keys)
+
+    @cached_property
+    def base(self) -> BaseWeights | None:
+        """The base model to compare with: the project's, or the local directory that `adapter_config.json` names.
+
+        Raises:
+            ProjectError: The project's base model fails, or cannot be read.
+        """
+        given = self._project.base
+        if given is None:
+            return self._named_base()
+        try:
+            return BaseWeights(given if is_module(given) else open_checkpoint(given), self.model)
+        except CheckpointError as error:
+            # Not the checkpoint under test: what the project gives with it.
+            raise ProjectError("model-failed", f"The base model of lora_base_model: {error}") from error
+
+    def _named_base(self) -> BaseWeights | None:
+        """Open the base model that `adapter_config.json` names, where that is a directory on this machine."""
+        named = (self._file.checkpoint.adapter_config or {}).get("base_model_name_or_path")
+        if isinstance(named, str) and named and Path(named).is_dir():
+            with contextlib.suppress(CheckpointError):
+                return BaseWeights(open_checkpoint(named), self.model)
+        return None
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What the loaded model is compared with besides the checkpoint: base model, or `lora_model`, and config."""
+        return Reference(lambda: self._bases, self._file.lora_config)
+
+    @cached_property
+    def _bases(self) -> tuple[BaseWeights, ...]:
+        bases = [self.base] if self.base else []
+        if is_module(self._project.model):
+            model = BaseWeights(self._project.model, self.model)
+            # A loader may load into the very model that the project gives.
+            bases += [] if model.shares_memory_with(self._project.loaded) else [model]
+        return tuple(bases)
+
+    @cached_property
+    def against_manifest(self) -> ManifestComparison | None:
+        """The loaded model compared with the manifest; None without one."""
+        manifest = self._manifest()
+        return None if manifest is None else compare_model(manifest, self.model)
+
+    @cached_property
+    def inputs(self) -> Mapping[str, Any] | None:
+        """Keyword arguments for a forward pass: the project's, or for a Hugging Face model made from its config.
+
+        Raises:
+            ProjectError: The project's inputs fail.
+        """
+        given = self._project.inputs
+        return default_inputs(self._project.loaded) if given is None else given
+
+    @cached_property
+    def _own_adapters(self) -> set[str]:
+        """Names that the loaded model has for this checkpoint's adapters."""
+        model_keys = (*self.match.report.mapping.values(), *self.match.companion.values())
+        return {name for name in (parse_key(key).adapter for key in model_keys) if name}
+
+    @cached_property
+    def layers(self) -> tuple[AdapterLayer, ...]:
+        """The adapted modules of the loaded model that are for this checkpoint's adapter."""
+        own = self._own_adapters
+        return tuple(each for each in self.model.layers if not own or each.adapter in own)
+
+    @property
+    def active_adapters(self) -> set[str]:
+        """Names of the adapters that are at work."""
+        return {str(each.adapter) for each in self.model.layers if each.applied}
+
+    @cached_property
+    def idle_copies(self) -> tuple[str, ...]:
+        """Modules whose trained copy (`modules_to_save`) is there for this checkpoint's adapter, and switched off."""
+        return idle_copies(self._project.loaded, self._own_adapters)
+
+    @cached_property
+    def updates(self) -> tuple[UpdateSize, ...]:
+        """The size of each update in the loaded model, against that of the weight that it changes."""
+        return tuple(update_sizes(self.layers))
+
+    def provided(self, unannounced: Collection[str]) -> set[str]:
+        """Return the keys of the loaded model that the checkpoint is meant to provide, or to change by a merge.
+
+        Args:
+            unannounced: Keys of base weights in an adapter file that its config does not announce.
+        """
+        merge, mapping = self.match.merge, self.match.report.mapping
+        if merge is not None:
+            as_in_base = {each.model_key for each in merge.modules if each.kind == "base"}
+            return {*mapping.values(), *(each.model_key for each in merge.modules if each.model_key)} - as_in_base
+        # What LoRA adapts is frozen, whichever file provides it; unannounced weights in an adapter file are not meant.
+        frozen = {layer.module for layer in self.layers}
+        return {
+            name
+            for key, model_key in mapping.items()
+            if model_key.rpartition(".base_layer.weight")[0] not in frozen and key not in unannounced
+            for name in self.model.aliases.get(model_key, (model_key,))
+        }
+
+
+def _same_keys(one: KeySet, other: KeySet) -> bool:
+    """Whether two key sets have the same keys, shapes, dtypes and aliases."""
+    return (
+        one.aliases == other.aliases
+        and one.keys() == other.keys()
+        and all(info.shape == other[key].shape and info.dtype == other[key].dtype for key, info in one.items())
+    )
