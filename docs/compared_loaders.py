@@ -1,4 +1,4 @@
-# ruff: noqa: INP001  # Scripts beside the pages, no package.
+# ruff: noqa: INP001  # Scripts next to the pages, not a package.
 """The loaders that `make_comparison.py` scores, and the healthy checkpoints that they are scored with.
 
 Both are real and tiny: what PEFT, transformers, torch, accelerate and Lightning write and read. The base weights of
@@ -298,7 +298,7 @@ def _resume(config: dict[str, Any], path: Path) -> Any:
     return module.eval()
 
 
-# The same model by hand: the checkpoint, and the adapter in a directory beside it
+# The same model by hand: the checkpoint, and the adapter in a directory next to it
 
 
 def _save_beside(folder: Path, config: dict[str, Any]) -> Made:

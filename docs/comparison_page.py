@@ -1,4 +1,4 @@
-# ruff: noqa: INP001  # Scripts beside the pages, no package.
+# ruff: noqa: INP001  # Scripts next to the pages, not a package.
 """What `make_comparison.py` found, as a page. Nothing is measured here."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BEGIN, END = "<!-- loader-scores -->", "<!-- /loader-scores -->"
 NOT_APPLIED = "n/a"
 WORDS = {"raised": "raises", "exited": "raises", "warned": "warns", "silent": "**silent**", "hung": "hangs"}
 WORDS |= {"copes": "silent, same model"}
-_GATE = {"caught": "caught", "warned": "warned of", "missed": "**missed**", "n/a": "**missed**"}
+_GATE = {"caught": "caught", "warned": "warning", "missed": "**missed**", "n/a": "**missed**"}
 
 _HEAD = (
     "loader",
@@ -42,7 +42,7 @@ class Cell:
         alone: Its verdict without one.
         same: Whether the model is the healthy one, bit for bit.
         world: Name of the checkpoint that the fault was injected into.
-        told: The first thing that the loader said, or raised.
+        message: The first thing that the loader said, or raised.
         causes: The gate's causes, with the manifest.
     """
 
@@ -52,7 +52,7 @@ class Cell:
     alone: str
     same: bool = False
     world: str = ""
-    told: str = ""
+    message: str = ""
     causes: tuple[str, ...] = ()
 
 
@@ -132,8 +132,8 @@ def _head() -> Iterator[str]:
     yield f"""# What loaders notice
 
 `pytest_lora_ckpt.faults.FAULTS` lists {len(FAULTS)} faults: ways in which checkpoints go wrong in real life.
-Here each of them is injected into a healthy checkpoint and loaded by the loaders that people use. Beside them stands
-the gate: the checks of `--lora-ckpt`, on the same damaged checkpoint and the model that the loader made of it.
+Here each of them is injected into a healthy checkpoint and loaded by the loaders that people use. The gate is the
+checks of `--lora-ckpt`, on the same damaged checkpoint and the model that the loader made of it.
 
 This page is generated, from real runs of real libraries on tiny models:
 
@@ -153,35 +153,34 @@ How to read it:
 
 - **faults**: how many of them apply to the loader's checkpoints. An adapter directory has a config that can go wrong, a
   state dict has base weights. Compare loaders whose checkpoints are of one kind.
-- **raises**, **warns**: the loader lets it be known. That is no fault of the loader; it is what a good one does.
+- **raises**, **warns**: the caller of the loader can know. That is what a good loader does.
 - **warns** is meant broadly: a Python warning, a log record of WARNING or above, or a printed line that the healthy
   checkpoint does not cause. Whether anybody reads it is another question. A warning that comes with the healthy
-  checkpoint as well counts only where its text is another one.
-- **silent, same model**: the loader copes. It returns the healthy model, bit for bit; this counts against nobody. It
+  checkpoint as well counts only where its text differs.
+- **silent, same model**: the loader copes. It returns the healthy model, bit for bit, and this does not count. It
   need not be a merit: `PEFT load_adapter` loads into an adapter that exists, and does not read the file's config.
-- **silent and wrong**: no word, and another model. It runs, and nobody knows.
+- **silent and wrong**: no message, and a different model. It runs, and nobody knows.
 - **gate**: of the faults with which the loader does not cope, how many fail a check. The gate has the loader, the base
   model, inputs, and the manifest written when training. A loader that raises fails the gate too. A mere warning of the
   gate does not count as caught.
 - **gate, no manifest**: the same without the manifest. Some faults leave no other trace.
 
-The base weights that a loader starts from are those of training, so that what the not strict ones leave out is often
-right by luck. With another base they would be silent and wrong more often.
+A loader starts from the base weights of training, so that what the not strict ones leave out is often right by luck. With another base they would be silent and wrong more often.
 """
 
 
 def _not_caught(columns: Sequence[Column]) -> Iterator[str]:
     yield "## What the gate does not catch"
     yield ""
-    yield "`warned of`: the checks pass, and tell of it in a warning. `same model`: the loader warns, and gives the"
-    yield "healthy model all the same, so that there is nothing to catch in it."
+    yield "`a warning`: the checks pass with a warning. `same model`: the loader warns, and still gives the healthy model:"
+    yield "there is nothing to catch in it."
     yield ""
     for title, pick in (("With the manifest", "gate"), ("Without a manifest", "alone")):
         found = _missed(columns, pick)
         if found:
             yield f"{title}:"
             yield ""
-            for name in sorted(found, key=_place):
+            for name in sorted(found, key=_order):
                 yield f"- {name}: {', '.join(found[name])}"
         else:
             yield f"{title}: nothing; every fault is caught, with every loader."
@@ -189,20 +188,20 @@ def _not_caught(columns: Sequence[Column]) -> Iterator[str]:
 
 
 def _missed(columns: Sequence[Column], pick: str) -> dict[str, list[str]]:
-    """Give the names of the loaders with which a fault is not caught, by the fault and what is to be known of it."""
+    """Return the names of the loaders with which a fault is not caught, by the fault with a remark."""
     found: dict[str, list[str]] = {}
     for column in columns:
         for name, cell in column.cells.items():
             verdict = getattr(cell, pick)
             if cell.word != "copes" and verdict != "caught":
-                told = " (warned of)" if verdict == "warned" else ""
-                told += " (same model)" if cell.same else ""
-                found.setdefault(f"`{name}`{told}", []).append(column.loader)
+                remark = " (a warning)" if verdict == "warned" else ""
+                remark += " (same model)" if cell.same else ""
+                found.setdefault(f"`{name}`{remark}", []).append(column.loader)
     return found
 
 
-def _place(told: str) -> tuple[int, str]:
-    return list(FAULTS).index(told.split("`")[1]), told
+def _order(line: str) -> tuple[int, str]:
+    return list(FAULTS).index(line.split("`")[1]), line
 
 
 def _matrix(columns: Sequence[Column]) -> Iterator[str]:

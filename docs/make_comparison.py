@@ -1,4 +1,4 @@
-# ruff: noqa: INP001  # Scripts beside the pages, no package.
+# ruff: noqa: INP001  # Scripts next to the pages, not a package.
 """Write `comparison.md`: every fault through the loaders that people use, and through the checks of `--lora-ckpt`.
 
     python docs/make_comparison.py          # writes the page
@@ -84,7 +84,6 @@ def score(loader: str, faults: Collection[str] = frozenset(FAULTS)) -> compariso
         for row in found.rows:
             name, trial = row.fault.name, row.trial
             word = "copes" if row.unharmed else trial.load.outcome
-            told = trial.load.messages[0] if trial.load.messages else ""
             cells[name] = comparison_page.Cell(
                 word,
                 trial.output,
@@ -92,7 +91,7 @@ def score(loader: str, faults: Collection[str] = frozenset(FAULTS)) -> compariso
                 alone[name],
                 same=trial.same_model,
                 world=world.name,
-                told=told,
+                message=next(iter(trial.load.messages), ""),
                 causes=trial.gate.causes,
             )
     return comparison_page.Column(loader, scored.code, tuple(world.name for world in scored.worlds), cells)

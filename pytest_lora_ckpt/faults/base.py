@@ -18,7 +18,7 @@ _NEW_TOKENS = 8
 
 @fault(
     "other-base",
-    "The adapter lies on the base weights of another revision: fluent text, and not what was trained.",
+    "The adapter is applied to the base weights of another revision: the text is fluent, but not what was trained.",
     layouts=STATE_DICTS,
     seen="manifest",
 )

@@ -9,7 +9,6 @@ from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
 from pytest_lora_ckpt.faults.edits import redrawn
 from pytest_lora_ckpt.faults.fault import ADAPTERS, TORCH_FILES, fault
 from pytest_lora_ckpt.faults.inject import write_tensors
-from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA_WEIGHTS
 
 if TYPE_CHECKING:
@@ -49,19 +48,20 @@ def stale_twin(draft: Draft) -> None:
 
 @fault(
     "stale-directory",
-    "The adapter is in the checkpoint, and lora_weights/ beside it is that of an older run: the two disagree.",
+    "The adapter is in the checkpoint, and lora_weights/ next to it is from an older run: the two disagree.",
     layouts=TORCH_FILES,
     seen="file",
 )
 def stale_directory(draft: Draft) -> None:
     """Redraw the tensors of the directory, where the file holds LoRA as well."""
-    if draft.pairs:
-        _make_stale(draft, _adapter(draft))
+    if not draft.has_lora:
+        raise NotApplicable(f"{draft.name} holds no LoRA")
+    _make_stale(draft, _adapter(draft))
 
 
 @fault(
     "directory-of-another-run",
-    "The checkpoint holds no LoRA, and lora_weights/ beside it is that of another run.",
+    "The checkpoint holds no LoRA, and lora_weights/ next to it is from another run.",
     layouts=TORCH_FILES,
     seen="manifest",
 )
@@ -73,7 +73,7 @@ def directory_of_another_run(draft: Draft) -> None:
 
 @fault(
     "directory-missing",
-    "Only the checkpoint was copied, and the adapter lay in lora_weights/ beside it.",
+    "Only the checkpoint was copied, and the adapter was in lora_weights/ next to it.",
     layouts=TORCH_FILES,
     seen="model",
 )
@@ -121,7 +121,7 @@ def _adapter(draft: Draft) -> Checkpoint:
 
 
 def _require_no_lora(draft: Draft) -> None:
-    if lora_pairs(draft.keys):
+    if draft.has_lora:
         raise NotApplicable(f"{draft.name} holds LoRA itself")
 
 

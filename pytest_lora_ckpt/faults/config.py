@@ -196,7 +196,7 @@ def bias_flag_lost(draft: Draft) -> None:
 
 @fault(
     "peft-type-changed",
-    "The config is of an adapter of another kind: none of its parameters is called like those in the file.",
+    "The config is of an adapter of another kind: its parameters have other names than those in the file.",
     layouts=ADAPTERS,
     seen="file",
 )
@@ -208,7 +208,7 @@ def peft_type_changed(draft: Draft) -> None:
 
 @fault(
     "config-missing",
-    "Only the weights file was copied: adapter_config.json is not beside it.",
+    "Only the weights file was copied: adapter_config.json is missing.",
     layouts=ADAPTERS,
     seen="file",
 )

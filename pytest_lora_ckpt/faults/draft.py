@@ -124,6 +124,11 @@ class Draft:
         return parse_keys(self.keys)
 
     @property
+    def has_lora(self) -> bool:
+        """Whether any key is a LoRA parameter, with or without its pair."""
+        return bool(lora_pairs(self.keys))
+
+    @property
     def pairs(self) -> tuple[Pair, ...]:
         """The LoRA pairs that have both factors.
 

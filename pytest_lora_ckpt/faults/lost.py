@@ -8,7 +8,6 @@ from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.edits import emptied
 from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, fault
-from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.faults.draft import Draft
@@ -93,7 +92,7 @@ def one_target_missing(draft: Draft) -> None:
 
 @fault(
     "no-lora",
-    "The saving hook left the adapter out, to be saved elsewhere: the wrapped base weights are all that is there.",
+    "The saving hook left the adapter out, to be saved elsewhere: only the wrapped base weights are there.",
     layouts=STATE_DICTS,
     seen="model",
 )
@@ -262,7 +261,7 @@ def _keeps_only_what_was_trained(draft: Draft) -> bool:
     try:
         selecting.adapted_weights(draft)
     except NotApplicable:
-        return bool(lora_pairs(draft.keys))
+        return draft.has_lora
     return False
 
 

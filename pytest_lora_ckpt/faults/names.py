@@ -80,7 +80,7 @@ def outer_prefix_added(draft: Draft) -> None:
     seen="model",
 )
 def outer_prefix_lost(draft: Draft) -> None:
-    """Take off what every key begins with."""
+    """Remove the prefix that all keys share."""
     first = next(iter(draft.entries))
     prefix = PEFT_PREFIX if first.startswith(PEFT_PREFIX) else first[: first.find(".") + 1]
     if not prefix or not all(key.startswith(prefix) and key != prefix for key in draft.entries):
@@ -196,7 +196,7 @@ def adapter_name_in_keys(draft: Draft) -> None:
 
 @fault(
     "other-convention",
-    "Converted for another program: the factors are called lora_down and lora_up, and PEFT takes none of them.",
+    "Converted for another program: the factors are called lora_down and lora_up, and PEFT loads none of them.",
     layouts=LAYOUTS,
     seen="model",
 )

@@ -90,7 +90,7 @@ class PanoramaConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PanoramaConfig:
-        """Build from `to_dict()`'s answer; names that this version does not know are left out."""
+        """Build from the result of `to_dict()`; unknown names are ignored."""
         return cls(**_known(cls, data))
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class PanoramaConfig:
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """The adapter that a replica wears.
+    """The adapter of a replica.
 
     Attributes:
         rank: Rows of each `lora_A`.
@@ -108,7 +108,7 @@ class LoraSpec:
         targets: Names of the modules that get LoRA.
         use_dora: Adds a `lora_magnitude_vector` to each.
         adapter_name: Stands in the keys: `….lora_A.<adapter_name>.weight`.
-        modules_to_save: Names of modules that are trained whole beside the adapter.
+        modules_to_save: Names of modules that are trained whole, in addition to the adapter.
         random_b: lora_B as after training, not all zero as PEFT begins it.
     """
 
@@ -122,7 +122,7 @@ class LoraSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LoraSpec:
-        """Build from `to_dict()`'s answer; names that this version does not know are left out."""
+        """Build from the result of `to_dict()`; unknown names are ignored."""
         known = _known(cls, data)
         for name, value in known.items():
             if isinstance(value, list):

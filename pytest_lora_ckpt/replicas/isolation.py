@@ -1,4 +1,4 @@
-"""Build, train and load without a trace: what the caller had set in torch and Python is what they find afterwards."""
+"""Build, train and load without side effects: the state of torch and Python is restored afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIGHTNING_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "lig
 def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
     """Give the body a random state that depends on `seed` alone, float32, gradients, and `device` for new tensors.
 
-    The caller's generator, default dtype, default device, grad and inference mode are as before afterwards.
+    The caller's generator, default dtype, default device, grad and inference mode are restored afterwards.
     """
     dtype = torch.get_default_dtype()
     # No `torch.manual_seed`: it would reseed every CUDA device as well, and fork_rng() saves none of them here.

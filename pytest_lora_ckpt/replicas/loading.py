@@ -38,12 +38,12 @@ TRAINED: Mapping[str, tuple[str, ...]] = {
 
 
 def is_trained(stage: str) -> Callable[[str], bool]:
-    """Return what tells of a key of the model whether `stage` trains it."""
+    """Return a function that says whether `stage` trains a key of the model."""
     return lambda key: key.startswith(TRAINED[stage]) or (stage == "finetune" and is_adapter_key(key))
 
 
 def is_held(stage: str, keep: str) -> Callable[[str], bool]:
-    """Return what tells of a key of the model whether a checkpoint of `stage` holds it."""
+    """Return a function that says whether a checkpoint of `stage` holds a key of the model."""
     held = HELD[stage]
     if keep == "trained":
         return is_trained(stage)
@@ -67,18 +67,18 @@ def read_lightning(path: str | os.PathLike[str]) -> ReplicaCheckpoint:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: No Lightning checkpoint, or not of a replica; where torch cannot even read it, torch's own errors.
+        ValueError: Not a Lightning checkpoint of a replica; where torch cannot read it, torch's own errors.
     """
     raw: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     hyper = raw.get("hyper_parameters", {}) if isinstance(raw, dict) else {}
     if not hyper.keys() >= _HYPER or "state_dict" not in raw:
         found = ", ".join(map(str, [*raw][:_SHOWN])) if isinstance(raw, dict) else type(raw).__name__
         raise ValueError(
-            f"{os.fspath(path)} is no Lightning checkpoint of a replica: expected 'state_dict', and 'hyper_parameters' "
-            f"with {', '.join(sorted(_HYPER))}; found {found}"
+            f"{os.fspath(path)} is not a Lightning checkpoint of a replica: expected 'state_dict', and "
+            f"'hyper_parameters' with {', '.join(sorted(_HYPER))}; found {found}"
         )
     state_dict = {key.removeprefix(_PREFIX): tensor for key, tensor in raw["state_dict"].items()}
-    # Where training had an adapter and the keys are gone, a model without one would hide the loss.
+    # If the keys of a trained adapter are missing, a model without an adapter would hide the loss.
     trained_lora = hyper["stage"] == "finetune" and hyper["lora"] is not None
     has_lora = trained_lora or any("lora_" in key for key in state_dict)
     return ReplicaCheckpoint(

@@ -25,7 +25,7 @@ def attach_lora(language_model: nn.Module, spec: LoraSpec, *, seed: int, device:
     """Wrap `language_model` with PEFT and return the `PeftModelForCausalLM`; the base weights are frozen, not changed.
 
     With `spec.random_b`, what PEFT begins at zero (lora_B, for embeddings lora_embedding_A) is drawn from a normal
-    distribution, so that switching the adapter off is seen in the output.
+    distribution, so that switching the adapter off changes the output.
     """
     from peft import LoraConfig, get_peft_model  # seconds to import
 

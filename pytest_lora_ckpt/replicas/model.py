@@ -64,14 +64,14 @@ class PanoramaVLM(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str]) -> Self:
-        """Build from a Lightning checkpoint and load it, so that nothing can be lost unseen.
+        """Build from a Lightning checkpoint and load it, so that nothing can be lost unnoticed.
 
         The model is built from the checkpoint's `hyper_parameters`, with LoRA if it was trained with it. What the
-        checkpoint holds by its stage (`vision`, `resampler`, `finetune`; all or only what was trained) must be there to
-        the last key; the rest is the seeded base.
+        checkpoint holds by its stage (`vision`, `resampler`, `finetune`; all or only what was trained) must be there,
+        key for key; the rest is the seeded base.
 
         Raises:
-            ValueError: The file is no checkpoint of a replica.
+            ValueError: The file is not a checkpoint of a replica.
             RuntimeError: Keys are missing or unexpected, or a tensor has another shape or is of integers.
         """
         checkpoint = read_lightning(path)

@@ -11,7 +11,7 @@ LAYOUTS = ("lightning", "torch", "torch-legacy", "safetensors", "peft_adapter")
 
 SCALES = ("tiny", "guide")
 
-# Where the guide's project keeps the adapter: a directory of this name beside the `.ckpt`.
+# Where the guide's project keeps the adapter: a directory of this name next to the `.ckpt`.
 LORA_WEIGHTS = "lora_weights"
 
 SPEC_PREFIX = "replica:"

@@ -57,7 +57,7 @@ def save_stage_checkpoint(
     if stage not in STAGES:
         raise ValueError(f"stage={stage!r} must be one of {', '.join(STAGES)}")
     if model is not None and make_kwargs:
-        raise ValueError(f"{', '.join(make_kwargs)} cannot be given beside model=")
+        raise ValueError(f"{', '.join(make_kwargs)} cannot be given together with model=")
     if model is None:
         model = make_panorama_vlm(stage=stage, **make_kwargs)
     require_data(model)

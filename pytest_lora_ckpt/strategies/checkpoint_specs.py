@@ -28,7 +28,7 @@ _WRAPPERS = ((), ("module",), ("_orig_mod",), ("model",), ("module", "_orig_mod"
 class CheckpointRecipe:
     """How a tiny model was trained and saved; equal recipes give equal tensors.
 
-    It prints as the call that makes it, so that what Hypothesis found can be pasted into a test.
+    It prints as the call that makes it, so that an example of Hypothesis can be pasted into a test.
 
     Attributes:
         layout: As in `Checkpoint.layout`: `peft_adapter`, `torch`, `lightning` or `safetensors`.
@@ -54,8 +54,8 @@ class CheckpointRecipe:
         dtype: Of the base; PEFT keeps its factors in float32.
         wrappers: Attributes around the model when it was saved: `module` (DDP), `_orig_mod` (torch.compile), `model`.
         unwrapped: Whether the loader takes them off the keys; else the model that receives the weights has them too.
-        trained_only: Whether only what was trained is in the file; of an adapter's directory that goes without saying.
-        beside: `"copy"` with `lora_weights/` beside the file as well, `"only"` with the adapter there alone.
+        trained_only: Whether only what was trained is in the file; an adapter's directory holds nothing else.
+        beside: `"copy"`: the adapter is also in `lora_weights/` next to the file; `"only"`: it is only there.
         older: Whether it is written in the older format of its layout: torch's before zip, PEFT's `.bin`.
         base_name: What the config calls the base model.
         seed: What all values depend on.
@@ -112,7 +112,7 @@ def checkpoint_recipes(  # noqa: PLR0913  # Keyword-only, each with a default.
     trained_only: bool | None = None,
     beside: bool | None = None,
 ) -> st.SearchStrategy[CheckpointRecipe]:
-    """Draw how a checkpoint came about: for what `healthy_checkpoints` writes, without writing it.
+    """Draw the recipe of a checkpoint, which `healthy_checkpoints` writes.
 
     Shrinks to a PEFT adapter of one layer with `q_proj` adapted at rank 1.
 
@@ -124,7 +124,7 @@ def checkpoint_recipes(  # noqa: PLR0913  # Keyword-only, each with a default.
         tied: Whether head and embedding are one tensor.
         vision: Whether a vision encoder and a projector stand before the language model.
         trained_only: Whether the file keeps only what was trained; an adapter always does.
-        beside: Whether `lora_weights/` lies beside the file; only torch's and Lightning's may have it.
+        beside: Whether `lora_weights/` is next to the file; only torch's and Lightning's may have it.
 
     Raises:
         InvalidArgument: An argument is not as above, or no layout can be as the others ask.

@@ -26,7 +26,7 @@ _SEEN = ("file", "model", "value", "manifest")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class HealthyCheckpoint:
-    """A checkpoint that loads, with what is needed to judge it. It prints as the call that writes it.
+    """A checkpoint that loads, with its models, inputs and manifest. It prints as the call that writes it.
 
     Attributes:
         recipe: What is in it.
@@ -84,8 +84,8 @@ class HealthyCheckpoint:
     def load(self, path: str | os.PathLike[str] | None = None) -> torch.nn.Module:
         """Load it, or a damaged copy, as a project does that knows how it was saved.
 
-        State dicts are loaded with `strict=False`, adapters by `PeftModel.from_pretrained`: what is missing from a
-        damaged copy, or superfluous, goes by in silence.
+        State dicts are loaded with `strict=False`, adapters by `PeftModel.from_pretrained`: keys that a damaged
+        copy lacks, or has in addition, are ignored silently.
 
         Args:
             path: The damaged copy.
@@ -103,7 +103,7 @@ class HealthyCheckpoint:
 
     @property
     def manifest(self) -> Path:
-        """The manifest of its training; not beside it, so that nobody finds it who is not given it."""
+        """The manifest of its training; in another directory, so that it is not found automatically."""
         from pytest_lora_ckpt.manifest import write_manifest  # As above.
 
         path = self.folder / "lora_manifest.json"
@@ -141,7 +141,7 @@ class FaultyCheckpoint:
             fault: A name out of `pytest_lora_ckpt.faults.FAULTS`.
 
         Raises:
-            NotApplicable: It has nothing that this fault could befall.
+            NotApplicable: The fault does not apply to it.
 
         Example:
             >>> with tempfile.TemporaryDirectory() as directory:
@@ -172,7 +172,7 @@ def healthy_checkpoints(
         recipes: What to write; `checkpoint_recipes(...)` with arguments of your own, in place of `layouts`.
 
     Raises:
-        InvalidArgument: `directory` is no directory, a layout is unknown, or `recipes` is no strategy.
+        InvalidArgument: `directory` is not a directory, a layout is unknown, or `recipes` is not a strategy.
 
     Example:
         >>> from hypothesis import HealthCheck, given, settings, strategies as st
@@ -193,7 +193,7 @@ def faults(*, layouts: Collection[str] | None = None, seen: Collection[str] | No
     """Draw a way in which a checkpoint goes wrong; shrinks to the first of `FAULTS`.
 
     Args:
-        layouts: Only faults that can befall one of these, out of `peft_adapter`, `torch`, `lightning`, `safetensors`.
+        layouts: Only faults that apply to one of these, out of `peft_adapter`, `torch`, `lightning`, `safetensors`.
         seen: Only faults that need one of these to be seen, out of `file`, `model`, `value` and `manifest`.
 
     Raises:
@@ -214,7 +214,7 @@ def _fitting(layouts: Collection[str] | None, seen: Collection[str] | None) -> l
     by = _SEEN if seen is None else check_names("seen", seen, _SEEN, floor=1)
     found = [fault for fault in FAULTS.values() if on & fault.layouts and fault.seen in by]
     if not found:
-        raise InvalidArgument(f"no fault befalls layouts={layouts!r} and is seen={seen!r}")
+        raise InvalidArgument(f"no fault applies to layouts={layouts!r} and is seen={seen!r}")
     return found
 
 
@@ -225,7 +225,7 @@ def faulty_checkpoints(
     recipes: st.SearchStrategy[CheckpointRecipe] | None = None,
     faults: st.SearchStrategy[Fault] | None = None,
 ) -> st.SearchStrategy[FaultyCheckpoint]:
-    """Draw a healthy checkpoint and a fault that can befall it, and write both.
+    """Draw a healthy checkpoint and a fault that applies to it, and write both.
 
     Args:
         directory: As for `healthy_checkpoints`.
@@ -235,7 +235,7 @@ def faulty_checkpoints(
             so that few at a time need recipes that suit them. None for any that applies.
 
     Raises:
-        InvalidArgument: As there, or `faults` is no strategy.
+        InvalidArgument: As there, or `faults` is not a strategy.
 
     Example:
         >>> from hypothesis import given, settings

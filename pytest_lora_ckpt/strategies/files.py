@@ -92,7 +92,7 @@ class LightningCheckpoint:
 
     @contextmanager
     def saved(self) -> Iterator[Path]:
-        """Give the path of the file in a temporary directory, which is gone at the end of the block.
+        """Yield the path of the file in a temporary directory, which is removed at the end of the block.
 
         pytest's `tmp_path` is one directory for all examples of a test; this is a new one for each.
 
@@ -168,7 +168,7 @@ def lightning_checkpoints(
         optimizer: Whether Adam's state is in it.
 
     Raises:
-        InvalidArgument: `keys` is no strategy, or one of the others neither a truth value nor None.
+        InvalidArgument: `keys` is not a strategy, or another argument is neither a bool nor None.
 
     Example:
         >>> from hypothesis import Phase, find, settings

@@ -198,7 +198,7 @@ def _norm(path: str, width: int, *, biased: bool) -> Iterator[tuple[str, Shape]]
 
 
 def linear_modules(shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
-    """Find what PEFT can adapt: modules with a two-dimensional weight that are no embedding; path -> shape.
+    """Find what PEFT can adapt: modules with a two-dimensional weight that are not embeddings; path -> shape.
 
     Example:
         >>> linear_modules({"model.embed_tokens.weight": (4, 2), "model.fc.weight": (3, 2), "model.fc.bias": (3,)})

@@ -1,4 +1,4 @@
-"""Strategies for single names: `module_paths`, and `key_strings` for keys of all odd kinds."""
+"""Strategies for single names: `module_paths`, and `key_strings` for unusual keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_lora_ckpt.strategies.validation import check_count, check_names
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-# Words that mean something to torch or PEFT, and may all the same be what somebody calls a module.
+# Words with a meaning in torch or PEFT, which may also be the name of a module.
 _ROLES = (
     "model",
     "module",
@@ -29,7 +29,7 @@ _ROLES = (
     "_fsdp_wrapped_module",
     "weight",
 )
-_ODD = ("", " ", "0", "007", "-1", "²", "a b", "x-y", "%s", "{0..3}", "\\d+", "(", "$", "*", "日本", "é", "e\u0301")
+_STRANGE = ("", " ", "0", "007", "-1", "²", "a b", "x-y", "%s", "{0..3}", "\\d+", "(", "$", "*", "日本", "é", "e\u0301")
 _CONTROLS = ("\0", "\n", "\r\n", "\t", "\x1b[31m", "\u202e", "\ufeff", "\u2028")
 
 
@@ -41,7 +41,7 @@ def module_paths(
     Args:
         max_depth: The most segments that a path has.
         layers: How many layers there are to number.
-        towers: Towers whose modules may come up beside the text model's: `vision`, `audio`.
+        towers: Towers whose modules may be drawn in addition to the text model's: `vision`, `audio`.
 
     Raises:
         InvalidArgument: A number below 1, or no such tower.
@@ -107,7 +107,11 @@ def key_strings(*, max_segments: int = 6, max_length: int = 10_000) -> st.Search
     most = check_count("max_segments", max_segments)
     longest = check_count("max_length", max_length)
     segments = st.one_of(
-        st.sampled_from(_ODD), st.sampled_from(_ROLES), st.sampled_from(_CONTROLS), module_paths(), st.text(max_size=5)
+        st.sampled_from(_STRANGE),
+        st.sampled_from(_ROLES),
+        st.sampled_from(_CONTROLS),
+        module_paths(),
+        st.text(max_size=5),
     )
     keys: list[st.SearchStrategy[str]] = [
         st.lists(segments, max_size=most).map(".".join),

@@ -91,7 +91,7 @@ def remappings(  # noqa: PLR0913  # Keyword-only, each with a default.
     check_names("kinds", kinds, KINDS, floor=1)
     check_count("max_steps", max_steps, floor=0)
     check_flag("unrelated", unrelated)
-    # Each is made at once, so that wrong arguments are told at once.
+    # All are made here, so that wrong arguments are reported at once.
     plain = model_key_sets(min_layers=min_layers, max_layers=max_layers, towers=towers).map(_identity)
     whole = lora_key_sets(min_layers=min_layers, max_layers=max_layers, towers=towers)
     bare = lora_key_sets(min_layers=min_layers, max_layers=max_layers, towers=towers, modules_to_save=())

@@ -268,7 +268,7 @@ def wrappings(
         max_steps: The most steps.
 
     Raises:
-        InvalidArgument: No such kind, none at all, or numbers that are none.
+        InvalidArgument: No such kind, an empty collection, or a bound that is not a whole number.
 
     Example:
         >>> from hypothesis import Phase, find, settings

@@ -155,7 +155,7 @@ def test_from_checkpoint_refuses_a_loss_and_says_it_shortly(tmp_path: Path, faul
 
 def test_from_checkpoint_refuses_another_file(tmp_path: Path) -> None:
     path = save_replica(tmp_path, layout="torch")
-    with pytest.raises(ValueError, match="is no Lightning checkpoint of a replica"):
+    with pytest.raises(ValueError, match="is not a Lightning checkpoint of a replica"):
         PanoramaVLM.from_checkpoint(path)
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="found list"):
@@ -202,7 +202,7 @@ def test_bad_arguments(tmp_path: Path, kwargs: dict[str, Any], said: str) -> Non
 
 
 def test_a_model_and_how_to_make_one_exclude_each_other(tmp_path: Path, trained: Trained) -> None:
-    with pytest.raises(ValueError, match="rank cannot be given beside model="):
+    with pytest.raises(ValueError, match="rank cannot be given together with model="):
         save_stage_checkpoint(tmp_path, model=trained.model, rank=2)
 
 

@@ -67,7 +67,11 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (healthy_checkpoints, {"directory": ".", "recipes": 1}, "recipes=1 must be a Hypothesis strategy or None"),
     (faults, {"layouts": ["gguf"]}, "layouts=['gguf'] must be out of"),
     (faults, {"seen": ["eye"]}, "seen=['eye'] must be out of file, model, value, manifest, and 'eye' is not"),
-    (faults, {"layouts": ["peft_adapter"], "seen": ["value"]}, "no fault befalls layouts=['peft_adapter'] and is seen"),
+    (
+        faults,
+        {"layouts": ["peft_adapter"], "seen": ["value"]},
+        "no fault applies to layouts=['peft_adapter'] and",
+    ),
     (faulty_checkpoints, {"directory": "nowhere"}, "directory='nowhere' must be a directory that exists"),
     (faulty_checkpoints, {"directory": ".", "faults": ["nan"]}, "faults=['nan'] must be a Hypothesis strategy or None"),
 ]
