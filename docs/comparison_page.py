@@ -165,15 +165,16 @@ How to read it:
   gate does not count as caught.
 - **gate, no manifest**: the same without the manifest. Some faults leave no other trace.
 
-A loader starts from the base weights of training, so that what the not strict ones leave out is often right by luck. With another base they would be silent and wrong more often.
+A loader starts from the base weights of training, so that what the not strict ones leave out is often right by luck.
+With another base they would be silent and wrong more often.
 """
 
 
 def _not_caught(columns: Sequence[Column]) -> Iterator[str]:
     yield "## What the gate does not catch"
     yield ""
-    yield "`a warning`: the checks pass with a warning. `same model`: the loader warns, and still gives the healthy model:"
-    yield "there is nothing to catch in it."
+    yield "`a warning`: the checks pass with a warning. `same model`: the loader warns, and still gives the healthy"
+    yield "model: there is nothing to catch in it."
     yield ""
     for title, pick in (("With the manifest", "gate"), ("Without a manifest", "alone")):
         found = _missed(columns, pick)
