@@ -18,10 +18,11 @@ from pytest_lora_ckpt.keys.matching.candidates import (
     strip_common_end,
 )
 from pytest_lora_ckpt.keys.matching.flattened import match_flattened
+from pytest_lora_ckpt.keys.matching.pairs import Link, Pairs
 from pytest_lora_ckpt.keys.matching.shapes import NO_FIT
 from pytest_lora_ckpt.keys.problems import find_problems
 from pytest_lora_ckpt.keys.remapping import Ambiguity, Remapping
-from pytest_lora_ckpt.keys.rules.emission import Link, Pairs, rules_for
+from pytest_lora_ckpt.keys.rules.build import rules_for
 from pytest_lora_ckpt.keys.templates import Indices, Template, templates
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_lora_ckpt.keys.conventions import Form, Path
-    from pytest_lora_ckpt.keys.rules.emission import Pairs
+    from pytest_lora_ckpt.keys.matching.pairs import Pairs
     from pytest_lora_ckpt.keys.templates import Indices, Shape, Template
 
 _TEXTS = {

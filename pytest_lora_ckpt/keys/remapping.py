@@ -156,7 +156,7 @@ class Remapping:
             >>> infer_remapping(shapes, moved).as_key_mapping()
             {'^model\\.': 'model.language_model.'}
         """
-        return key_mapping(self.rules, {**self.mapping, **self.shape_mismatches}, loader)
+        return key_mapping({**self.mapping, **self.shape_mismatches}, loader)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""

@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path, are_opposed, senses, share_a_word
+from pytest_lora_ckpt.keys.differences import differences, distance
 from pytest_lora_ckpt.keys.matching.shapes import Fit, compare_shapes
-from pytest_lora_ckpt.keys.rules.edits import distance, edits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,7 +42,7 @@ def _rank(old_path: Path, new_path: Path) -> int:
     new = tuple(name for name in new_path if name != "model")
     if old == new:
         return 1
-    changes = edits(old, new)
+    changes = differences(old, new)
     went = {name for change in changes for name in change.old}
     came = {name for change in changes for name in change.new}
     pure = not went or not came or went == came
@@ -207,7 +207,7 @@ def _carried(path: Path, target_path: Path, numbers: int) -> dict[int, int]:
     """Which number of the target path is which one of the path, of which only so many are real."""
     carried: dict[int, int] = {}
     start = stop = 0
-    for edit in [*edits(path, target_path), None]:
+    for edit in [*differences(path, target_path), None]:
         end = len(edit.left) if edit else len(path)
         for at in range(end - start):
             number = path[: start + at].count(NUMBER)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.keys.conventions import FLAT_COMPONENTS, NUMBER, Form
-from pytest_lora_ckpt.keys.rules.edits import symbol
+from pytest_lora_ckpt.keys.rules.substitution import symbol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

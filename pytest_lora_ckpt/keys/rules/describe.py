@@ -6,36 +6,36 @@ import re
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.keys.grammar import PEFT_LORA
-from pytest_lora_ckpt.keys.rules.edits import Candidate, without_symbols
+from pytest_lora_ckpt.keys.rules.substitution import without_symbols
 from pytest_lora_ckpt.vocabulary.models import WRAPPERS
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.keys.rules.rule import AppliedBy, Kind
+    from pytest_lora_ckpt.keys.rules.substitution import Substitution
 
 _LORA_WORDS = frozenset({"lora_down", "lora_up", "lora_a", "lora_b", "lora", "lora_linear_layer", "…_lora"})
 _SHORT = 2
 _PEFT_PARTS = frozenset({"base_model", "model", "base_layer", "original_module"})
 
 
-def classify(candidate: Candidate) -> tuple[Kind, AppliedBy, str]:
-    """Name the kind of a candidate, who applies it, and what it does in a few words."""
-    edit = candidate.edit
-    kind = _kind(edit.left, edit.old, edit.new)
+def classify(step: Substitution) -> tuple[Kind, AppliedBy, str]:
+    """Name the kind of a step, who applies it, and what it does in a few words."""
+    left, old, new, _ = step.difference
+    kind = _kind(left, old, new)
     by: AppliedBy = "peft" if kind in {"insert-adapter", "modules-to-save"} else "you"
-    old, new = _shown(edit.old), _shown(edit.new)
     texts = {
-        "insert-adapter": f"insert the adapter's name {new}",
-        "rename-adapter": f"rename the adapter {old} to {new}",
-        "drop-adapter": f"drop the adapter's name {old}",
+        "insert-adapter": f"insert the adapter's name {_shown(new)}",
+        "rename-adapter": f"rename the adapter {_shown(old)} to {_shown(new)}",
+        "drop-adapter": f"drop the adapter's name {_shown(old)}",
     }
     if kind in texts:
         return kind, by, texts[kind]
-    if not edit.new:
-        is_tied = bool(edit.left) and re.escape(edit.left[-1]) + r"\." in candidate.pattern
-        return kind, by, f"strip {old}." + (f" after {_shown(edit.left[-1:])}." if is_tied else "")
-    if not edit.old:
-        return kind, by, f"insert {new}." + (f" after {_shown(edit.left[-1:])}." if edit.left else " in front")
-    return kind, by, f"rename {old} to {new}"
+    if not new:
+        is_tied = bool(left) and re.escape(left[-1]) + r"\." in step.pattern
+        return kind, by, f"strip {_shown(old)}." + (f" after {_shown(left[-1:])}." if is_tied else "")
+    if not old:
+        return kind, by, f"insert {_shown(new)}." + (f" after {_shown(left[-1:])}." if left else " in front")
+    return kind, by, f"rename {_shown(old)} to {_shown(new)}"
 
 
 def _shown(segments: tuple[str, ...]) -> str:

@@ -7,18 +7,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pytest_lora_ckpt.keys.grammar import parse_key
-from pytest_lora_ckpt.keys.rules.derivation import derive_rules
-from pytest_lora_ckpt.keys.rules.edits import one_shot_candidates
-from pytest_lora_ckpt.keys.rules.emission import flat_goals
+from pytest_lora_ckpt.keys.rules.build import flat_goals
+from pytest_lora_ckpt.keys.rules.search import find_rules
+from pytest_lora_ckpt.vocabulary.lora import MAGNITUDE, PEFT_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pytest_lora_ckpt.keys.rules.rule import Rule
 
 Loader: TypeAlias = Literal["transformers", "peft"]
 
-_PEFT_PREFIX = "base_model.model."
 # Pairs that are put through a loader's own way of renaming as a proof.
 _MOST_PROOFS = 20_000
 
@@ -49,11 +48,11 @@ def _comment(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def key_mapping(rules: Sequence[Rule], pairs: Mapping[str, str], loader: Loader | None) -> dict[str, str]:
+def key_mapping(pairs: Mapping[str, str], loader: Loader | None) -> dict[str, str]:
     """Write the dict of regular expressions that transformers' or PEFT's `key_mapping` takes.
 
-    transformers applies each pattern in turn, PEFT (and transformers 4) only the first that matches; so patterns are
-    sought of which one does all that a key needs. PEFT strips `base_model.model.` before and puts it back after, and
+    transformers applies each pattern in turn, PEFT only the first that matches: where a key needs several rules, each
+    template gets a pattern of its own. PEFT strips `base_model.model.` before and puts it back after, and
     inserts the adapter's name by itself.
 
     Raises:
@@ -72,43 +71,30 @@ def key_mapping(rules: Sequence[Rule], pairs: Mapping[str, str], loader: Loader 
         wanted = {_without_prefix(key): _without_adapter(goal) for key, goal in pairs.items()}
     goals = list(flat_goals(wanted))
     proofs = dict(islice(wanted.items(), _MOST_PROOFS))
-    found = derive_rules(goals, proposals=one_shot_candidates, exact=False, complete=True)
-    if found is not None:
+    rename = _first_match if loader == "peft" else _every_match
+    for general in (True, False):
+        found = find_rules(goals, general=general) or []
         mapping = {rule.pattern: rule.replacement for rule in found}
-        if _does(mapping, proofs, _first_match) and (loader == "peft" or _does(mapping, proofs, _every_match)):
+        if all(rename(mapping, key) == goal for key, goal in proofs.items()):
             return mapping
-    if loader == "transformers":
-        mapping = {rule.pattern: rule.replacement for rule in rules}
-        if _does(mapping, proofs, _every_match):
-            return mapping
-    exact = derive_rules(goals, general=False) or []
-    mapping = {rule.pattern: rule.replacement for rule in exact}
-    if _does(mapping, proofs, _first_match if loader == "peft" else _every_match):
-        return mapping
     raise ValueError(f"{loader}'s key_mapping cannot do what these rules do; rename the keys with as_python()")
 
 
 def _without_prefix(key: str) -> str:
-    return key.removeprefix(_PEFT_PREFIX) if key.startswith(_PEFT_PREFIX) else key.removeprefix("base_model.")
+    return key.removeprefix(PEFT_PREFIX) if key.startswith(PEFT_PREFIX) else key.removeprefix("base_model.")
 
 
 def _without_adapter(key: str) -> str:
     """The name under which PEFT's loader wants to find what it stores as `key`."""
-    parsed = parse_key(key.removeprefix(_PEFT_PREFIX))
+    parsed = parse_key(key.removeprefix(PEFT_PREFIX))
     kept = [
         segment
         for segment, role in zip(parsed.segments, parsed.roles, strict=True)
         if role not in {"adapter", "modules_to_save"}
     ]
-    if parsed.lora == "lora_magnitude_vector":
-        kept = kept[: kept.index("lora_magnitude_vector") + 1]
+    if parsed.lora == MAGNITUDE:
+        kept = kept[: kept.index(MAGNITUDE) + 1]
     return ".".join(kept)
-
-
-def _does(
-    mapping: Mapping[str, str], pairs: Mapping[str, str], rename: Callable[[Mapping[str, str], str], str]
-) -> bool:
-    return all(rename(mapping, key) == goal for key, goal in pairs.items())
 
 
 def _first_match(mapping: Mapping[str, str], key: str) -> str:

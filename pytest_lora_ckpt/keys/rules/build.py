@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.keys.rules.derivation import Goal, derive_rules
-from pytest_lora_ckpt.keys.rules.edits import symbol
+from pytest_lora_ckpt.keys.rules.search import Goal, find_rules
+from pytest_lora_ckpt.keys.rules.substitution import symbol
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
 
-    from pytest_lora_ckpt.keys.matching.candidates import IndexMap
+    from pytest_lora_ckpt.keys.matching.pairs import Link, Pairs
     from pytest_lora_ckpt.keys.rules.rule import Rule
-    from pytest_lora_ckpt.keys.templates import Indices, Template
+    from pytest_lora_ckpt.keys.templates import Template
 
 # So many keys of each template are put through the rules as a proof; all of them in a checkpoint of usual size.
 _PROOFS_PER_TEMPLATE = 64
@@ -24,61 +23,13 @@ _PROVE_ALL_BELOW = 20_000
 _ANY_NUMBER = re.compile(r"(?<![^._])[0-9]+(?![^._])")
 
 
-@dataclass(slots=True)
-class Link:
-    """Members of a template that all go to one template of the model."""
-
-    target: Template
-    mapped: IndexMap
-    members: list[Indices]
-
-
-@dataclass(slots=True)
-class Pairs:
-    """Pairs of keys, found one by one.
-
-    Attributes:
-        mapping: Checkpoint key -> model key of the same shape.
-        mismatches: Checkpoint key -> model key of another shape.
-        source_of: Model key -> the first checkpoint key that took it.
-        links: The same pairs by template, where they were found by template: position -> where its members go.
-        symbolic: For pairs that were found key by key, both keys with symbols for their numbers.
-    """
-
-    mapping: dict[str, str] = field(default_factory=dict)
-    mismatches: dict[str, str] = field(default_factory=dict)
-    source_of: dict[str, str] = field(default_factory=dict)
-    links: dict[int, list[Link]] = field(default_factory=dict)
-    symbolic: dict[str, tuple[str, str]] = field(default_factory=dict)
-
-    def add(self, key: str, goal: str, *, same: bool) -> None:
-        """Note a pair."""
-        (self.mapping if same else self.mismatches)[key] = goal
-        self.source_of.setdefault(goal, key)
-
-    def add_all(self, source: Template, target: Template) -> list[Indices]:
-        """Note all pairs of two templates whose numbers are the same, and none of which was noted before."""
-        theirs = target.members
-        linked = [indices for indices in source.members if indices in theirs]
-        keys = [source.members[indices] for indices in linked]
-        goals = [theirs[indices] for indices in linked]
-        (self.mapping if source.shape == target.shape else self.mismatches).update(zip(keys, goals, strict=True))
-        self.source_of.update(zip(goals, keys, strict=True))
-        return linked
-
-    def goal(self, key: str) -> str | None:
-        """The model key that a checkpoint key meets, whatever its shape."""
-        found = self.mapping.get(key)
-        return self.mismatches.get(key) if found is None else found
-
-
 def rules_for(sources: Sequence[Template], model_keys: Container[str], pairs: Pairs) -> list[Rule]:
     """Derive rules that turn each checkpoint key into its model key and no other key into one."""
     apart: set[int] = set()
     held: set[int] = set()
     rules: list[Rule] = []
     for general in (True, True, True, False):
-        derived = derive_rules(_goals(sources, pairs, apart, held), general=general)
+        derived = find_rules(_goals(sources, pairs, apart, held), general=general)
         if derived is None:
             apart |= {at for at, links in pairs.links.items() if len(links) > 1}
             continue
@@ -92,7 +43,7 @@ def rules_for(sources: Sequence[Template], model_keys: Container[str], pairs: Pa
         # Names that no pattern tells apart: one rule for each key.
         every = (key for source in sources for key in source.members.values())
         single = (Goal(key, goal, 1, key) for key in every if (goal := pairs.goal(key)) is not None)
-        rules = derive_rules(single, general=False) or rules
+        rules = find_rules(single, general=False) or rules
     return rules
 
 
