@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_lora_ckpt.checkpoint import Checkpoint, open_checkpoint
-from pytest_lora_ckpt.findings import finding
+from pytest_lora_ckpt.findings import CAUSES, finding
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.proof.bitwise import cast_between, pieces, same_bits
@@ -170,23 +170,6 @@ def _overflows(file: torch.Tensor, now: torch.Tensor) -> bool:
 
 _REACH = 1e30  # Between the largest number of float16 or float8 and that of bfloat16 and float32.
 
-_WHAT = {
-    "exchanged-tensors": "the values of another tensor of the checkpoint",
-    "still-initial": "what they held before loading",
-    "stale-adapter-directory": "the adapter of the directory next to the checkpoint, not the checkpoint's",
-    "earlier-value": "an earlier or later value",
-    "scaled-values": "a multiple of the checkpoint's values",
-    "cast-overflow": "Inf after a cast to a narrower dtype",
-    "nan-or-inf": "NaN or Inf that the checkpoint does not have",
-    "integer-codes": "integer codes as if they were values",
-    "transposed-factors": "the checkpoint's values transposed",
-    "tied-tensors-disagree": "one tensor under several names, for which the checkpoint has different values",
-    "not-materialised": "no values: they are on the meta device",
-    "merged-twice": "the adapter more than once",
-    "scaling-differs": "the adapter merged with another scaling",
-    "adapter-not-loaded": "the base weights without the adapter",
-}
-
 
 def _findings(tensors: tuple[ProvedTensor, ...]) -> Iterator[Finding]:
     """One finding for each cause, with the first tensor as the example."""
@@ -198,7 +181,5 @@ def _findings(tensors: tuple[ProvedTensor, ...]) -> Iterator[Finding]:
         adapters = sum(parse_key(row.key).is_adapter for row in rows)
         of_adapter = f" ({adapters} of the adapter)" if adapters else ""
         example = f"{printable(rows[0].model_key)} holds {rows[0].how}"
-        message = (
-            f"{len(rows)} of {len(tensors)} tensors{of_adapter} hold {_WHAT.get(cause, 'other values')}: {example}."
-        )
+        message = f"{len(rows)} of {len(tensors)} tensors{of_adapter} hold {CAUSES[cause].phrase}: {example}."
         yield finding(cause, message, [row.key for row in rows])

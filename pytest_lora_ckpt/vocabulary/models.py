@@ -18,6 +18,10 @@ EMBEDDINGS = frozenset(
 )
 """Input embeddings (transformers; torchtune's `tok_embeddings`; CLIP's `token_embedding`)."""
 
+TOWERS = frozenset({"language_model", "vision_tower", "vision_model", "text_model", "visual", "vision_encoder"})
+"""Towers of vision-language models, which transformers 4.52 moved (`language_model.model.` became
+`model.language_model.`)."""
+
 WRAPPERS = frozenset(
     {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"},
 )
