@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.comparison.stages import Demands, Stage
 
-OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_base_model")
-"""Fixtures that a project overrides in its `conftest.py`."""
-
 REPLICA = "replica:"
 
 _FORM = "Give `module:name`, such as my_project.loading:load_model."

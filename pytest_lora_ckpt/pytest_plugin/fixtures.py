@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt.options import OVERRIDABLE
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -18,67 +18,78 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.proof import Proof
-    from pytest_lora_ckpt.pytest_plugin.session import LoraAudit
+    from pytest_lora_ckpt.pytest_plugin.sources import Sources
     from pytest_lora_ckpt.replicas import PanoramaVLM
     from pytest_lora_ckpt.results import LoadReport
     from pytest_lora_ckpt.scoring import InjectedFault
     from pytest_lora_ckpt.scoring.harness import LoaderHarness
 
+OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_base_model")
+"""Fixtures that a project overrides in its `conftest.py`."""
+
 NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
 NEEDS_LOADER = "needs a loader: --lora-loader=module:function, or override the fixture lora_loader"
 
 
-def _audit(request: pytest.FixtureRequest) -> LoraAudit | None:
+def _sources(request: pytest.FixtureRequest) -> Sources | None:
     from pytest_lora_ckpt.pytest_plugin.session import audit_of  # Not before a fixture is used.
 
-    return audit_of(request.config)
+    audit = audit_of(request.config)
+    return audit.sources if audit else None
+
+
+@contextlib.contextmanager
+def _failing() -> Iterator[None]:
+    """Let the test fail with the message alone where the checkpoint or the project's code does."""
+    from pytest_lora_ckpt.auditing.project import ProjectError
+    from pytest_lora_ckpt.checkpoint import CheckpointError
+    from pytest_lora_ckpt.wording import block
+
+    try:
+        yield
+    except (CheckpointError, ProjectError) as error:
+        pytest.fail(block(str(error)), pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path | str:
     """The path given with `--lora-ckpt`; a test runs once for each. Skips without the option."""
-    audit = _audit(request)
-    if audit is None:
+    sources = _sources(request)
+    if sources is None:
         pytest.skip(NEEDS_OPTION)
-    return audit.locate(getattr(request, "param", None), tmp_path_factory.mktemp)
+    return sources.locate(getattr(request, "param", None), tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="session")
 def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> AuditContext:
     """The checkpoint under test, with all that is known of it so far; let go when the next one comes."""
-    audit = _audit(request)
-    if audit is None:
+    sources = _sources(request)
+    if sources is None:
         pytest.skip(NEEDS_OPTION)
-    return audit.new_run(lora_ckpt)
+    return sources.context(lora_ckpt)
 
 
 @pytest.fixture
 def _connected_lora_run(_lora_run: AuditContext, request: pytest.FixtureRequest) -> AuditContext:
-    """The same, told where its model, loader and inputs come from: the fixtures as this test sees them."""
-    _lora_run.project.connect(**{name.removeprefix("lora_"): _later(request, name) for name in OVERRIDABLE})
+    """The same, connected to its model, loader and inputs: the fixtures as this test sees them."""
+    _lora_run.project.connect(
+        **{name.removeprefix("lora_"): functools.partial(request.getfixturevalue, name) for name in OVERRIDABLE}
+    )
     return _lora_run
-
-
-def _later(request: pytest.FixtureRequest, name: str) -> Callable[[], Any]:
-    return lambda: request.getfixturevalue(name)
 
 
 @pytest.fixture(scope="session")
 def lora_checkpoint(_lora_run: AuditContext) -> Checkpoint:
     """The opened `Checkpoint`; the test fails where it cannot be read, and says why."""
-    from pytest_lora_ckpt.checkpoint import CheckpointError
-
-    try:
+    with _failing():
         return _lora_run.checkpoint
-    except CheckpointError as error:
-        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def lora_model(request: pytest.FixtureRequest) -> torch.nn.Module | None:
     """The model to receive the weights: what `--lora-model` names, or None. Override it in your `conftest.py`."""
-    audit = _audit(request)
-    return audit.model() if audit else None
+    sources = _sources(request)
+    return sources.model() if sources else None
 
 
 @pytest.fixture(scope="session")
@@ -87,62 +98,48 @@ def lora_loader(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Callab
 
     A replica brings its own right loader where neither a model nor a loader is given.
     """
-    audit = _audit(request)
-    return audit.loader_for(lora_ckpt) if audit else None
+    sources = _sources(request)
+    return sources.loader(lora_ckpt) if sources else None
 
 
 @pytest.fixture(scope="session")
 def lora_inputs(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Mapping[str, Any] | None:
-    """Keyword arguments for a forward pass and for `generate`. None but for replicas: override it."""
-    audit = _audit(request)
-    return audit.inputs_for(lora_ckpt) if audit else None
+    """Keyword arguments for a forward pass and for `generate`. None except for replicas: override it."""
+    sources = _sources(request)
+    return sources.inputs(lora_ckpt) if sources else None
 
 
 @pytest.fixture(scope="session")
 def lora_base_model(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> torch.nn.Module | Path | str | None:
-    """The base model before any adapter, or the path of its weights. None but for replicas: override it.
+    """The base model before any adapter, or the path of its weights. None except for replicas: override it.
 
     The check `base-untouched` compares the loaded model's base weights with it, and a merged adapter is proved with it.
     """
-    audit = _audit(request)
-    return audit.base_for(lora_ckpt) if audit else None
+    sources = _sources(request)
+    return sources.base_model(lora_ckpt) if sources else None
 
 
 @pytest.fixture
 def lora_proof(_connected_lora_run: AuditContext) -> Proof:
     """The `Proof`: what the model that `lora_loader` returns holds of the checkpoint; skips without a loader."""
-    from pytest_lora_ckpt.auditing.project import ProjectError
-    from pytest_lora_ckpt.checkpoint import CheckpointError
-
-    try:
+    with _failing():
         if (loaded := _connected_lora_run.loaded) is not None:
             return loaded.proof
-    except (CheckpointError, ProjectError) as error:
-        pytest.fail(str(error), pytrace=False)
     pytest.skip(NEEDS_LOADER)
 
 
 @pytest.fixture
 def lora_report(_connected_lora_run: AuditContext) -> LoadReport:
-    """The `LoadReport`: the checkpoint held against `lora_model`, or against the model that `lora_loader` returns."""
-    from pytest_lora_ckpt.auditing.project import ProjectError
-    from pytest_lora_ckpt.checkpoint import CheckpointError
-
-    try:
+    """The `LoadReport`: the checkpoint compared with `lora_model`, or with the model that `lora_loader` returns."""
+    with _failing():
         return _connected_lora_run.report
-    except (CheckpointError, ProjectError) as error:
-        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture
 def lora_loaded_model(_connected_lora_run: AuditContext) -> torch.nn.Module:
     """The model that `lora_loader` returns for the checkpoint, loaded once; skips without a loader."""
-    from pytest_lora_ckpt.auditing.project import ProjectError
-
-    try:
+    with _failing():
         model: torch.nn.Module | None = _connected_lora_run.project.loaded
-    except ProjectError as error:
-        pytest.fail(str(error), pytrace=False)
     if model is None:
         pytest.skip(NEEDS_LOADER)
     return model
@@ -153,18 +150,16 @@ def loader_fault(
     lora_ckpt: Path | str, _lora_harnesses: list[LoaderHarness], request: pytest.FixtureRequest, tmp_path: Path
 ) -> InjectedFault:
     """A damaged copy of the checkpoint, for `assert_loader_notices`: one test run for each fault that applies to it."""
-    from pytest_lora_ckpt.checkpoint import CheckpointError
     from pytest_lora_ckpt.faults import NotApplicable
     from pytest_lora_ckpt.scoring import inject_for_test
 
-    if _audit(request) is None:
+    if _sources(request) is None:
         pytest.skip(NEEDS_OPTION)
     try:
-        return inject_for_test(request.param, lora_ckpt, tmp_path, _lora_harnesses)
+        with _failing():
+            return inject_for_test(request.param, lora_ckpt, tmp_path, _lora_harnesses)
     except NotApplicable as reason:
         pytest.skip(f"{request.param}: {reason}")
-    except CheckpointError as error:
-        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="session")

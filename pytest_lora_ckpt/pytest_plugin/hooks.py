@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lora_ckpt.pytest_plugin import items, session, settings
+from pytest_lora_ckpt.pytest_plugin import session, settings, transport
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,13 +26,13 @@ class AuditHooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Import what the options name, before anything is collected."""
-        self.audit.resolve_references()
+        self.audit.sources.resolve()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Put the checks beside the project's own tests."""
+        """Put the checks after the project's own tests."""
         report = yield
         self.audit.see(collector, report)
         return report
@@ -46,15 +46,13 @@ class AuditHooks:
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Send what a check reported along with pytest's report, so that it arrives from xdist's workers as well."""
         report = yield
-        if report.when == "call":
-            items.send(item, report)
+        transport.send(item, report)
         return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take in what a check reported, here or in a worker."""
-        if not self.audit.is_worker and (payload := items.receive(report)):
-            self.audit.add(payload)
+        """Take in what a check reported, before anything else sees it."""
+        self.audit.receive(report)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print one section per checkpoint."""

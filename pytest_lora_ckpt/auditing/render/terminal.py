@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.auditing.checks import CHECKS
 from pytest_lora_ckpt.wording import WIDTH, count, key_groups, printable, size, table, wrap
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _MEANING = {
     "incompatible": "names meet, shapes do not",
     "not-compared": "there was no model or loader to compare with",
 }
+_SHOWN = {name for name, check in CHECKS.items() if check.show_when_passed}
 _WHO = {"torch": "nothing to do", "peft": "PEFT's loader does it", "you": "your loader must"}
 
 
@@ -52,7 +54,7 @@ def section(result: AuditResult) -> Iterator[str]:
         yield _state("after remapping", result.remapped)
     yield f"verdict: {result.verdict} ({_MEANING[result.verdict]})"
     for check in result.checks:
-        if check.outcome == "passed" and check.name in _TOLD:
+        if check.outcome == "passed" and check.name in _SHOWN:
             yield from wrap(f"{check.name}: {check.summary}")
     remedies: set[str] = set()
     for finding in result.findings:
@@ -136,7 +138,3 @@ def _finding(finding: Finding, *, with_remedy: bool) -> Iterator[str]:
         yield from (f"    {line}" for line in key_groups(finding.keys))
     if with_remedy:
         yield from wrap(f"-> {finding.remedy}", "     ", first="  ")
-
-
-# Checks of the loaded model: their summary is worth reading when they pass as well.
-_TOLD = ("loaded", "base-untouched", "adapter-active", "generate", "manifest")

@@ -1,0 +1,137 @@
+"""Where a checkpoint under test comes from, with its model, loader, base model and inputs: options, or a replica."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lora_ckpt import manifest, replicas  # Their names are resolved at first use.
+from pytest_lora_ckpt.auditing.evidence import AuditContext
+from pytest_lora_ckpt.auditing.project import Project, TestOutcomes
+from pytest_lora_ckpt.comparison.stages import STAGES
+from pytest_lora_ckpt.options import REPLICA, Settings
+from pytest_lora_ckpt.pytest_plugin.settings import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_lora_ckpt.comparison.stages import Stage
+
+_OUTCOMES = TestOutcomes((pytest.skip.Exception,), (pytest.fail.Exception,), (pytest.exit.Exception,))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one `--lora-ckpt` names: a checkpoint of the project, or a replica, which brings the rest along.
+
+    Attributes:
+        spec: The option's value.
+        name: A short name for headings and test ids.
+        locate: Returns where it lies, or its address; given a function that makes a directory.
+        stage: The stage that it must hold where no other is asked for.
+        loader: Returns its own loading code, or None.
+        base_model: Returns its base model, or None.
+        inputs: Returns inputs for its model, or None.
+    """
+
+    spec: str
+    name: str
+    locate: Callable[[Callable[[str], Path]], Path | str]
+    stage: Stage | None = None
+    loader: Callable[[], Callable[[Path], Any] | None] = lambda: None
+    base_model: Callable[[], Any] = lambda: None
+    inputs: Callable[[], dict[str, Any] | None] = lambda: None
+
+
+def target(spec: str) -> Target:
+    """Return what a value of `--lora-ckpt` names."""
+    if spec.startswith(REPLICA):
+        return Target(
+            spec,
+            spec,
+            lambda make_directory: replicas.replica_checkpoint(
+                spec, make_directory(spec.replace(":", "-")), callbacks=[manifest.LoraManifestCallback()]
+            ),
+            STAGES[spec.removeprefix(REPLICA)],
+            lambda: replicas.PanoramaVLM.from_checkpoint,
+            lambda: replicas.make_panorama_vlm(lora=False),
+            lambda: replicas.replica_inputs(),  # noqa: PLW0108  # Not before it is called.
+        )
+    # As a `Path`, an address would lose a slash.
+    return Target(spec, Path(spec).name, lambda _: spec if "://" in spec else Path(spec))
+
+
+class Sources:
+    """What the fixtures give, unless the project overrides them.
+
+    Attributes:
+        targets: What `--lora-ckpt` names, by its value.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        """Make nothing yet."""
+        self._config, self._settings = config, settings
+        self.targets = {spec: target(spec) for spec in settings.checkpoints}
+        self._at: dict[Path | str, Target] = {}
+        self._make_model: Callable[[], Any] | None = None
+        self._loader: Callable[[Path], Any] | None = None
+
+    def resolve(self) -> None:
+        """Import and read what the options name, so that a wrong name ends the run before anything is collected.
+
+        Raises:
+            pytest.UsageError: It cannot be imported, or is not a manifest.
+        """
+        model, loader = self._settings.model, self._settings.loader
+        if isinstance(model, Path):
+            try:
+                keys = manifest.read_manifest(model).keys
+            except (manifest.ManifestError, OSError) as error:
+                raise pytest.UsageError(f"--lora-model={model}: {error}") from None
+            self._make_model = lambda: keys
+        elif model is not None:
+            self._make_model = resolve(self._config, "lora_model", model)
+        if loader is not None:
+            self._loader = resolve(self._config, "lora_loader", loader)
+
+    def locate(self, spec: str | None, make_directory: Callable[[str], Path]) -> Path | str:
+        """Return the path of what was asked for, the first by default; a replica is made on the spot."""
+        wanted = self.targets[spec or self._settings.checkpoints[0]]
+        path = wanted.locate(make_directory)
+        self._at[path] = wanted
+        return path
+
+    def context(self, path: Path | str) -> AuditContext:
+        """Begin to look at a checkpoint."""
+        wanted, demands = self._at[path], self._settings.demands
+        demands = dataclasses.replace(demands, stage=demands.stage or wanted.stage)
+        return AuditContext(path, demands, Project(path, _OUTCOMES), spec=wanted.spec)
+
+    def model(self) -> Any:
+        """Return what `--lora-model` makes, or the keys of the manifest that it names; None without it.
+
+        Raises:
+            TypeError: The callable returned None.
+        """
+        if self._make_model is None:
+            return None
+        model = self._make_model()
+        if model is None:
+            raise TypeError(f"{self._settings.model} returned None, and should return the nn.Module to load into")
+        return model
+
+    def loader(self, path: Path | str) -> Callable[[Path], Any] | None:
+        """Return what `--lora-loader` names; the checkpoint's own loader where no model is given either."""
+        return self._loader or (None if self._make_model else self._at[path].loader())
+
+    def base_model(self, path: Path | str) -> Any:
+        """Return the base model that the checkpoint brings along."""
+        return self._at[path].base_model()
+
+    def inputs(self, path: Path | str) -> dict[str, Any] | None:
+        """Return the inputs that the checkpoint brings along."""
+        return self._at[path].inputs()
