@@ -30,6 +30,14 @@ def test_a_replica_passes(audit: Audit, stage: str) -> None:
     assert run.run["checkpoint"]["stage"] == stage
 
 
+def test_the_verdict_does_not_depend_on_the_selection(audit: Audit) -> None:
+    headline = ("verdict", "as_is", "remapped", "rules", "components")
+    expected = audit("--lora-ckpt=replica:finetune").run
+    for selection in (("-k", "readable"), ("-k", "values or generate")):
+        run = audit("--lora-ckpt=replica:finetune", *selection).run
+        assert {name: run[name] for name in headline} == {name: expected[name] for name in headline}
+
+
 def test_the_section_tells_what_it_is(audit: Audit) -> None:
     run = audit("--lora-ckpt=replica:finetune")
     for words in (
