@@ -144,14 +144,7 @@ class KeySet(Mapping[str, TensorInfo]):
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, each tensor counted once however many keys name it."""
-        seen: set[Hashable] = set()
-        total = 0
-        for info in self._infos.values():
-            place = info.place
-            if place is None or place not in seen:
-                seen.add(place)
-                total += info.nbytes
-        return total
+        return self.derived(_count_bytes)
 
     def derived(self, make: Callable[[KeySet], T]) -> T:
         """Return `make(self)`, worked out once: the parsed keys, templates and pairs of this key set are kept with it.
@@ -173,6 +166,17 @@ class KeySet(Mapping[str, TensorInfo]):
     def alias_of(self) -> dict[str, tuple[str, ...]]:
         """Every key that has another name -> all names of that tensor, sorted."""
         return {key: group for group in self.aliases for key in group}
+
+
+def _count_bytes(keys: KeySet) -> int:
+    seen: set[Hashable] = set()
+    total = 0
+    for info in keys.values():
+        place = info.place
+        if place is None or place not in seen:
+            seen.add(place)
+            total += info.nbytes
+    return total
 
 
 def _alias_groups(infos: Mapping[str, TensorInfo], given: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]:

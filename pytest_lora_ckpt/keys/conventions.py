@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from pytest_lora_ckpt.vocabulary.lora import FACTORS
+from pytest_lora_ckpt.vocabulary.words import COMMON_PARAMETERS, EMPTY_WORDS, OPPOSITES, SENSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,36 +22,8 @@ NUMBER = "."
 
 Path: TypeAlias = tuple[str, ...]
 
-# Parameters that modules of the same name share; any other parameter is as telling as a module's name.
-_COMMON_PARAMETERS = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
-
-# What a tower perceives. A tower that sees is never one that hears, and one that does either is seldom one that reads.
-_SENSES = {
-    **dict.fromkeys(("vision", "visual", "image", "img", "pixel", "video", "vit", "siglip", "clip"), "sight"),
-    **dict.fromkeys(("audio", "speech", "sound", "whisper", "acoustic"), "hearing"),
-}
-# Words of which a module has one or another, so that a rewrite never puts one in another's place.
-_OPPOSITES = (
-    frozenset({"self_attn", "cross_attn", "encoder_attn", "crossattention"}),
-    frozenset({"encoder", "decoder"}),
-    frozenset({"student", "teacher"}),
-    frozenset({"policy", "ref", "reference"}),
-    frozenset({"language", "llm", "text", "sight", "hearing"}),
-)
 _SHORTEST_ABBREVIATION = 3
 _DIGITS = re.compile(r"_?[0-9]+")
-# Words that say nothing of what a module is for.
-_EMPTY_WORDS = frozenset(
-    {"model", "module", "layer", "block", "encoder", "decoder", "tower", "backbone", "net", "network", "embedding"},
-)
-
-# kohya's sd-scripts (networks/lora.py) puts these before the flattened path.
-FLAT_COMPONENTS = {
-    "te": "text_encoder",
-    "te1": "text_encoder",
-    "te2": "text_encoder_2",
-    "te3": "text_encoder_3",
-}
 
 
 class Form(NamedTuple):
@@ -71,7 +44,7 @@ class Form(NamedTuple):
     @property
     def is_lora(self) -> bool:
         """Whether it is part of a low-rank adapter."""
-        return self.family not in _COMMON_PARAMETERS and self.family != ""
+        return self.family not in COMMON_PARAMETERS and self.family != ""
 
     @property
     def leaf(self) -> str:
@@ -102,7 +75,7 @@ def _family(reading: Reading, last: str) -> tuple[str, Path]:
         # The factors of an embedding have other axes.
         factor = reading.lora if "embedding" in reading.lora else FACTORS.get(reading.lora, reading.lora)
         return factor + bias, (NUMBER,) if is_named and last == NUMBER else ()
-    if is_named and last in _COMMON_PARAMETERS:
+    if is_named and last in COMMON_PARAMETERS:
         return last, ()
     return "", (last,) if is_named and last else ()
 
@@ -132,7 +105,7 @@ def senses(path: Sequence[str]) -> frozenset[str]:
         >>> sorted(senses(("model", "vision_tower", "encoder")))
         ['sight']
     """
-    return frozenset(_SENSES[word] for name in path for word in _words(name) if word in _SENSES)
+    return frozenset(SENSES[word] for name in path for word in _words(name) if word in SENSES)
 
 
 def are_opposed(path: Sequence[str], other: Sequence[str]) -> bool:
@@ -144,7 +117,7 @@ def are_opposed(path: Sequence[str], other: Sequence[str]) -> bool:
     """
     mine = {*path, *(word for name in path for word in _words(name)), *senses(path)}
     theirs = {*other, *(word for name in other for word in _words(name)), *senses(other)}
-    if any(mine & group and theirs & group and not mine & theirs & group for group in _OPPOSITES):
+    if any(mine & group and theirs & group and not mine & theirs & group for group in OPPOSITES):
         return True
     # `attn1` is not `attn2`, nor `text_encoder` the `text_encoder_2`.
     went, came = set(path) - set(other), set(other) - set(path)
@@ -163,8 +136,8 @@ def share_a_word(names: Iterable[str], others: Iterable[str]) -> bool:
     mine, theirs = [_words(name) for name in names], [_words(name) for name in others]
     if any(one in theirs for one in mine):
         return True
-    ours = set().union(*mine) - _EMPTY_WORDS
-    yours = set().union(*theirs) - _EMPTY_WORDS
+    ours = set().union(*mine) - EMPTY_WORDS
+    yours = set().union(*theirs) - EMPTY_WORDS
     return any(_is_short_for(*sorted((one, two), key=len)) for one in ours for two in yours)
 
 

@@ -7,6 +7,7 @@ looks at literal names and at shapes before it believes a role.
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from pytest_lora_ckpt.vocabulary.lora import (
@@ -79,14 +80,16 @@ class Reading(NamedTuple):
         adapter: The adapter's name, or None.
         structure: Which of PEFT's own segments stand in it.
         is_adapter: Whether an adapter brings it: part of a low-rank adapter, or a copy in `modules_to_save`.
+        in_module: Of each segment, whether it belongs to the plain path of the module.
     """
 
     roles: tuple[Role, ...]
     component: str
-    lora: str | None = None
-    adapter: str | None = None
-    structure: frozenset[Role] = frozenset()
-    is_adapter: bool = False
+    lora: str | None
+    adapter: str | None
+    structure: frozenset[Role]
+    is_adapter: bool
+    in_module: tuple[bool, ...]
 
     @property
     def is_lora(self) -> bool:
@@ -103,24 +106,28 @@ def read_segments(segments: Sequence[str]) -> Reading:
     """
     if _WORDS.isdisjoint(segments):
         return plain_reading(segments)
-    roles = tuple(_roles(segments))
-    lora = ".".join(segment for segment, role in zip(segments, roles, strict=True) if role == "lora")
-    adapter = segments[roles.index("adapter")] if "adapter" in roles else None
-    structure = _STRUCTURE.intersection(roles)
-    is_adapter = bool(lora) or "modules_to_save" in structure
-    return Reading(roles, _component(segments, roles), lora or None, adapter, structure, is_adapter)
+    return _reading(segments, tuple(_roles(segments)))
 
 
 def plain_reading(segments: Sequence[str]) -> Reading:
     """Return the reading of a key without wrapper or adapter: modules, then a parameter."""
     modules: list[Role] = ["module"] * (len(segments) - 1)
-    roles: tuple[Role, ...] = (*modules, "parameter")
-    return Reading(roles, _component(segments, roles))
+    return _reading(segments, (*modules, "parameter"))
 
 
-def _component(segments: Sequence[str], roles: Sequence[Role]) -> str:
+def _reading(segments: Sequence[str], roles: tuple[Role, ...]) -> Reading:
     at = component_at(segments, roles)
-    return "" if at is None else segments[at]
+    lora = ".".join(segment for segment, role in zip(segments, roles, strict=True) if role == "lora")
+    structure = _STRUCTURE.intersection(roles)
+    return Reading(
+        roles=roles,
+        component="" if at is None else segments[at],
+        lora=lora or None,
+        adapter=segments[roles.index("adapter")] if "adapter" in roles else None,
+        structure=structure,
+        is_adapter=bool(lora) or "modules_to_save" in structure,
+        in_module=tuple(role == "module" for role in roles),
+    )
 
 
 def component_at(segments: Sequence[str], roles: Sequence[Role]) -> int | None:
@@ -158,23 +165,20 @@ class ParsedKey(NamedTuple):
         """One role per segment."""
         return self.reading.roles
 
-    def _with_role(self, role: Role) -> tuple[str, ...]:
-        return tuple([part for part, own in zip(self.key.split("."), self.reading.roles, strict=True) if own == role])
-
     @property
     def wrappers(self) -> tuple[str, ...]:
         """The wrapper words in the key, in order (PEFT's `base_model.model` is not among them)."""
-        return self._with_role("wrapper")
+        return tuple(part for part, role in zip(self.segments, self.roles, strict=True) if role == "wrapper")
 
     @property
     def modules(self) -> tuple[str, ...]:
         """The segments of the plain path: what is left without wrappers, PEFT's structure and the parameter."""
-        return self._with_role("module")
+        return tuple(compress(self.key.split("."), self.reading.in_module))
 
     @property
     def module_path(self) -> str:
         """The plain path of the module, such as `language_model.model.layers.0.self_attn.q_proj`."""
-        return ".".join(self.modules)
+        return ".".join(compress(self.key.split("."), self.reading.in_module))
 
     @property
     def component(self) -> str:

@@ -12,10 +12,10 @@ from pytest_lora_ckpt.keys.matching.candidates import (
     IndexMap,
     ModelIndex,
     Rewrite,
+    Rewrites,
     images,
     index_map,
     measure,
-    strip_common_end,
 )
 from pytest_lora_ckpt.keys.matching.flattened import match_flattened
 from pytest_lora_ckpt.keys.matching.pairs import Link, Pairs
@@ -91,6 +91,7 @@ class _Search:
         )
         self.index = ModelIndex(self.targets, trained_first=trained)
         self.group_of = {key: at for at, group in enumerate(aliases) for key in group}
+        self.rewrites = Rewrites()
         self.pairs = Pairs()
         self._filled: set[tuple[str, ...]] = set()
         self.model_keys = model_keys
@@ -128,7 +129,8 @@ class _Search:
         votes: Counter[Rewrite] = Counter()
         for source in self.sources[:: len(self.sources) // _SAMPLE + 1]:
             for path in self.index.namesakes(source.forms[0]):
-                votes[strip_common_end(source.forms[0].path, path)] += 1
+                if (rewrite := self.rewrites.between(source.forms[0].path, path)) is not None:
+                    votes[rewrite] += 1
         leading = sorted(votes, key=lambda rewrite: (-votes[rewrite], rewrite))[:_MOST_REWRITES]
         return [
             candidate
@@ -139,8 +141,8 @@ class _Search:
         ]
 
     def _candidate(self, at: int, form: Form, path: Path) -> Candidate | None:
-        rewrite = strip_common_end(form.path, path)
-        if rewrite.is_absurd:
+        rewrite = self.rewrites.between(form.path, path)
+        if rewrite is None:
             return None
         source = self.sources[at]
         targets = self.index.places(form, path, source, self.adapters.of(form.adapter))

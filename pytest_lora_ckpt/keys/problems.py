@@ -6,7 +6,7 @@ from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-from pytest_lora_ckpt.keys.matching.candidates import ModelIndex, Rewrite, images
+from pytest_lora_ckpt.keys.matching.candidates import NO_REWRITE, ModelIndex, Rewrite, images
 from pytest_lora_ckpt.keys.matching.fusion import find_fusions
 from pytest_lora_ckpt.keys.remapping import KeyProblem
 from pytest_lora_ckpt.vocabulary.models import HEADS
@@ -47,7 +47,7 @@ def find_problems(
 ) -> list[KeyProblem]:
     """Name what no renaming can mend, each kind once with all its keys."""
     found: defaultdict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
-    believed = sorted({*rewrites, Rewrite((), ())}, key=lambda rewrite: (-len(rewrite.old), rewrite))
+    believed = sorted({*rewrites, NO_REWRITE}, key=lambda rewrite: (-len(rewrite.old), rewrite))
     left = [source for source in sources if not any(pairs.goal(key) is not None for key in source.members.values())]
     open_slots = [target for target in targets if not any(key in pairs.source_of for key in target.members.values())]
     for kind, keys, goals in chain(

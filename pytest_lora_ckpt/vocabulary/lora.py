@@ -63,3 +63,11 @@ HEAD_TASKS = frozenset({"SEQ_CLS", "TOKEN_CLS"})
 
 PEFT_PREFIX = "base_model.model."
 """What a `PeftModel` puts before the keys of the model that it wraps (peft/peft_model.py)."""
+
+KOHYA_COMPONENTS: Mapping[str, str] = {
+    "te": "text_encoder",
+    "te1": "text_encoder",
+    "te2": "text_encoder_2",
+    "te3": "text_encoder_3",
+}
+"""What kohya's sd-scripts put before a flattened path (networks/lora.py: `lora_te1_…`) -> diffusers' component."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path, are_opposed, senses, share_a_word
@@ -34,7 +33,46 @@ _TRAINED_FIRST = {
 _ORIGINAL_FIRST = {**_TRAINED_FIRST, "plain": ("plain", "original", "token", "copy")}
 
 
-@lru_cache(maxsize=65536)
+class Rewrite(NamedTuple):
+    """The prefix `old` of a plain path becomes `new`.
+
+    Attributes:
+        old: Segments that the checkpoint's path begins with.
+        new: Segments that the model's path begins with instead.
+        rank: How much it asks one to believe. 0 nothing changes, 1 `model` levels come or go, 2 segments come or go,
+            3 segments change but share a word, 4 segments are replaced by unrelated ones, or what the module perceives
+            comes or goes, 5 both.
+    """
+
+    old: Path
+    new: Path
+    rank: int
+
+
+NO_REWRITE = Rewrite((), (), 0)
+
+
+class Rewrites:
+    """The rewrites that occur in one inference, each ranked once."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._known: dict[tuple[Path, Path], Rewrite | None] = {}
+
+    def between(self, path: Path, other: Path) -> Rewrite | None:
+        """Return what turns one path into the other, without what both share at their end.
+
+        None if it would make one thing its opposite, such as a tower that sees one that hears.
+        """
+        tail = 0
+        while tail < min(len(path), len(other)) and path[-tail - 1] == other[-tail - 1]:
+            tail += 1
+        old, new = path[: len(path) - tail], other[: len(other) - tail]
+        if (old, new) not in self._known:
+            self._known[old, new] = None if are_opposed(old, new) else Rewrite(old, new, _rank(old, new))
+        return self._known[old, new]
+
+
 def _rank(old_path: Path, new_path: Path) -> int:
     if old_path == new_path:
         return 0
@@ -53,27 +91,6 @@ def _rank(old_path: Path, new_path: Path) -> int:
     # Inside of a layer there is little that one module could be taken for.
     inside = old_path[:-1] == new_path[:-1] and NUMBER in old_path[:-1]
     return 3 if inside or share_a_word(went, came) else 4
-
-
-class Rewrite(NamedTuple):
-    """The prefix `old` of a plain path becomes `new`."""
-
-    old: Path
-    new: Path
-
-    @property
-    def rank(self) -> int:
-        """How much it asks one to believe.
-
-        0 nothing changes, 1 `model` levels come or go, 2 segments come or go, 3 segments change but share a word,
-        4 segments are replaced by unrelated ones, or what the module perceives comes or goes, 5 both.
-        """
-        return _rank(self.old, self.new)
-
-    @property
-    def is_absurd(self) -> bool:
-        """Whether it would make one thing its opposite, such as a tower that sees one that hears."""
-        return are_opposed(self.old, self.new)
 
 
 class Candidate(NamedTuple):
@@ -218,14 +235,6 @@ def _carried(path: Path, target_path: Path, numbers: int) -> dict[int, int]:
             stop += end - start + len(edit.new)
             start = end + len(edit.old)
     return carried
-
-
-def strip_common_end(path: Path, other: Path) -> Rewrite:
-    """Strip what both paths share at their end."""
-    tail = 0
-    while tail < min(len(path), len(other)) and path[-tail - 1] == other[-tail - 1]:
-        tail += 1
-    return Rewrite(path[: len(path) - tail], other[: len(other) - tail])
 
 
 def measure(source: Template, path: Path, targets: Sequence[Template], target_path: Path, family: str) -> Fit:

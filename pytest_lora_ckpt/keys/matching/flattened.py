@@ -10,8 +10,9 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_lora_ckpt.keys.conventions import FLAT_COMPONENTS, NUMBER, Form
+from pytest_lora_ckpt.keys.conventions import NUMBER, Form
 from pytest_lora_ckpt.keys.rules.substitution import symbol
+from pytest_lora_ckpt.vocabulary.lora import KOHYA_COMPONENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,7 +110,7 @@ def _best_prefix(
     best = max(votes.values())
     leading = sorted(prefix for prefix, count in votes.items() if count == best)
     if len(leading) > 1:
-        name = FLAT_COMPONENTS.get(component, component)
+        name = KOHYA_COMPONENTS.get(component, component)
         leading = [prefix for prefix in leading if prefix[-1:] == (name,)]
     return leading[0] if len(leading) == 1 else None
 

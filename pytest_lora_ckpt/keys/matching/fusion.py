@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.keys.conventions import NUMBER, Path
 from pytest_lora_ckpt.keys.templates import Shape, Template
+from pytest_lora_ckpt.vocabulary.words import PROJECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,19 +108,7 @@ def _adds_up(whole: Shape, parts: Sequence[Shape], axis: int) -> bool:
 def _role(leaf: str) -> str:
     """`q`, `k` or `v` for an attention's input projections, `g` or `u` for a gated MLP's; else `-`."""
     name = leaf.lower().removeprefix("to_").removeprefix("w")
-    words = {
-        "query": "q",
-        "key": "k",
-        "value": "v",
-        "gate": "g",
-        "up": "u",
-        "1": "g",
-        "3": "u",
-        "q": "q",
-        "k": "k",
-        "v": "v",
-    }
-    return words.get(name.split("_")[0], "-")
+    return PROJECTIONS.get(name.split("_")[0], "-")
 
 
 def _name(leaves: Iterable[str]) -> str:

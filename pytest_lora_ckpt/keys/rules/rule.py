@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -30,11 +29,6 @@ _WHO: Mapping[str, str] = {
     "peft": "PEFT's loader does it",
     "you": "your loader must do it",
 }
-
-
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +59,15 @@ class Rule:
     keys: int
     example: tuple[str, str]
     text: str
+    _compiled: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compile the pattern once: a rule is applied to every key."""
+        object.__setattr__(self, "_compiled", re.compile(self.pattern))
 
     def apply(self, key: str) -> str:
         """Return the key after this step; the same key where the step does not concern it."""
-        return _compiled(self.pattern).sub(self.replacement, key)
+        return self._compiled.sub(self.replacement, key)
 
     def describe(self) -> str:
         """Say in one line what the step does, for how many keys, and who applies it."""
