@@ -11,8 +11,8 @@ SENSES: Mapping[str, str] = {
     **dict.fromkeys(("vision", "visual", "image", "img", "pixel", "video", "vit", "siglip", "clip"), "sight"),
     **dict.fromkeys(("audio", "speech", "sound", "whisper", "acoustic"), "hearing"),
 }
-"""Word -> what a tower of that name perceives (names of towers in transformers' multimodal models). A tower that sees is
-never one that hears, and one that does either is seldom one that reads."""
+"""Word -> what a tower of that name perceives (names of towers in transformers' multimodal models). A tower that sees
+is never one that hears, and one that does either is seldom one that reads."""
 
 OPPOSITES = (
     frozenset({"self_attn", "cross_attn", "encoder_attn", "crossattention"}),
