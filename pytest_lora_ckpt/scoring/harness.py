@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.auditing.audit import run_checks
 from pytest_lora_ckpt.auditing.checks import CHECKS
 from pytest_lora_ckpt.auditing.evidence import AuditContext
+from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.scoring.advice import first_that_notices, usable_lines
@@ -128,14 +130,9 @@ class LoaderHarness:
         recorded = RecordedLoader(self._loader, folder)
         run = self._run(path, recorded)
         model = None
-        try:
-            # Restores the random states, torch's defaults and the working directory.
+        # `recorded` keeps the exception. Random states, torch's defaults and the working directory are restored.
+        with contextlib.suppress(ProjectError):
             model = run.project.loaded
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # What the loader raises may also be pytest's skip, or SystemExit.
-            if not recorded.was_called:
-                raise
         places = (path, folder, path.resolve(), folder.resolve())
         raised = () if recorded.error is None else tuple(comparable([error_text(recorded.error)], places))
         return Attempt(run, recorded, model, comparable(recorded.heard, places), raised)

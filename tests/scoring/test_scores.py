@@ -128,6 +128,18 @@ def test_a_checkpoint_that_fails_the_checks_is_no_healthy_one(tiny: Path) -> Non
         score_loader(fresh, tiny, inputs=loaders.inputs)
 
 
+def test_a_loader_that_skips_the_test_raises(tiny: Path) -> None:
+    def skipping(path: Path) -> Any:
+        try:
+            return loaders.strict(path)
+        except RuntimeError:
+            pytest.skip("not today")
+
+    row = score_tiny(skipping, tiny, "wrapper-prefix")["wrapper-prefix"]
+    assert (row.trial.load.outcome, row.trial.load.messages) == ("raised", ("Skipped: not today",))
+    assert row.trial.gate.verdict == "caught"
+
+
 def test_a_loader_that_does_not_read_its_path_is_told_of(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCORED_CHECKPOINT", str(tiny))
     score = score_loader(loaders.deaf, tiny, faults=["empty-file", "wrapper-prefix"], inputs=loaders.inputs)
