@@ -78,7 +78,6 @@ class Draft:
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Start with the original's state dict and config."""
         self.checkpoint = checkpoint
         self._original = {**checkpoint.keys.derived(_unchanged), **{key: Entry(key) for key in checkpoint.opaque_keys}}
         self.entries = dict(self._original)

@@ -39,7 +39,6 @@ class PanoramaVLM(nn.Module):
     """
 
     def __init__(self, config: PanoramaConfig, lora: LoraSpec | None = None) -> None:
-        """See the class."""
         super().__init__()
         self.config = config
         self.lora = lora

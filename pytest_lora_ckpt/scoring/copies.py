@@ -109,7 +109,6 @@ class Workspace:
     """
 
     def __init__(self, root: Path, checkpoint: Checkpoint, *, at_one_path: bool) -> None:
-        """Write nothing yet."""
         self._root, self._checkpoint, self._at_one_path = root, checkpoint, at_one_path
 
     @classmethod

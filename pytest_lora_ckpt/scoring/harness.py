@@ -36,7 +36,6 @@ class LoaderHarness:
     """
 
     def __init__(self, setup: Setup) -> None:
-        """Import the loader; `start` comes first, then any number of `trial`."""
         self.setup = setup
         self._loader = resolve_loader(setup.loader)
         self._inputs: Any = None

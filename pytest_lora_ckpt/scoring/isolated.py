@@ -46,7 +46,6 @@ class IsolatedHarness:
     """
 
     def __init__(self, setup: Setup, timeout: float) -> None:
-        """Prepare to send the setup; `start` makes the process."""
         self.setup = setup
         try:
             self._pickled = pickle.dumps(setup)

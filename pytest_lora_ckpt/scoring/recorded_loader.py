@@ -65,7 +65,6 @@ class RecordedLoader:
     """
 
     def __init__(self, loader: Callable[[Any], Any], folder: Path) -> None:
-        """Record nothing yet."""
         self._loader, self._folder = loader, folder
         self.error: BaseException | None = None
         self.returned: Any = None

@@ -112,7 +112,6 @@ class BaselineOutput:
     """
 
     def __init__(self, first: Iterable[str], second: Iterable[str]) -> None:
-        """Compare the two."""
         one, other = set(first), set(second)
         self._lines = frozenset(one | other)
         # A line whose numbers differ between the two may have other numbers the third time as well.

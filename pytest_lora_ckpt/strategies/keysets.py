@@ -31,7 +31,6 @@ class DrawnKeySet(KeySet):
     __slots__ = ()
 
     def __init__(self, shapes: Mapping[str, Shape], aliases: Iterable[Iterable[str]] = ()) -> None:
-        """See the class."""
         groups = [tuple(group) for group in aliases]
         storage = {key: group[0] for group in groups for key in group}
         super().__init__({key: TensorInfo(shape, storage=storage.get(key)) for key, shape in shapes.items()}, groups)
