@@ -37,21 +37,22 @@ class TinyLM(nn.Module):
 
     def __init__(self, recipe: CheckpointRecipe) -> None:
         super().__init__()
-        self.model = nn.ModuleDict({"embed_tokens": nn.Embedding(WORDS, recipe.width)})
+        embedding = nn.Embedding(WORDS, recipe.width)
+        self.model = nn.ModuleDict({"embed_tokens": embedding})
         self.model["layers"] = nn.ModuleList(_Layer(recipe.width, bias=recipe.biases) for _ in range(recipe.layers))
         self.model["norm"] = nn.LayerNorm(recipe.width)
         self.lm_head = nn.Linear(recipe.width, WORDS, bias=False)
         if recipe.tied:
-            self.lm_head.weight = self.model["embed_tokens"].weight
+            self.lm_head.weight = embedding.weight
 
     def forward(self, ids: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
         """Return the logits; `before` are embeddings that precede those of the ids."""
-        x: Any = self.model["embed_tokens"](ids)
+        parts: Any = self.model
+        x: torch.Tensor = parts["embed_tokens"](ids)
         x = x if before is None else torch.cat([before, x], dim=1)
-        layers: Any = self.model["layers"]
-        for layer in layers:
+        for layer in parts["layers"]:
             x = layer(x)
-        logits: torch.Tensor = self.lm_head(self.model["norm"](x))
+        logits: torch.Tensor = self.lm_head(parts["norm"](x))
         return logits
 
 
