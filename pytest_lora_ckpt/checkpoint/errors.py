@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pytest_lora_ckpt.wording import printable
+
 
 class CheckpointError(Exception):
     """A path that cannot be read as a checkpoint, or a tensor that cannot be read from one.
@@ -35,9 +37,9 @@ class CheckpointError(Exception):
 
     def __str__(self) -> str:
         """Put the fact first, then what was expected, what was found and what to do."""
-        lines = [f"cannot read checkpoint {self._shown} ({self.problem})"]
+        lines = [f"cannot read checkpoint {printable(self._shown)} ({self.problem})"]
         for label, text in (("expected", self.expected), ("found", self.found), ("what to do", self.remedy)):
-            lines.append(f"  {label}: {text.strip()}".replace("\n", "\n    "))
+            lines.append(f"  {label}: " + "\n    ".join(map(printable, text.strip().split("\n"))))
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:

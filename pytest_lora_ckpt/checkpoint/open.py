@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import unsupported
@@ -16,7 +18,7 @@ from pytest_lora_ckpt.checkpoint.storage import storage_for, unreadable
 from pytest_lora_ckpt.vocabulary.files import LORA_WEIGHTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
     from pytest_lora_ckpt.checkpoint.index import FileIndex
@@ -50,12 +52,25 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     text = os.fspath(path)
     listing = storage_for(text).locate(text)
-    checkpoint = _assemble(listing, LAYOUTS)
-    folder = listing.directory(LORA_WEIGHTS) if checkpoint.layout in _WITH_ADAPTER else None
-    if folder is None:
-        return checkpoint
-    companion = open_companion("adapter", folder.path, lambda: _assemble(folder, (peft_adapter,)))
-    return dataclasses.replace(checkpoint, companions=(*checkpoint.companions, companion))
+    with _no_garbage_collection():
+        checkpoint = _assemble(listing, LAYOUTS)
+        folder = listing.directory(LORA_WEIGHTS) if checkpoint.layout in _WITH_ADAPTER else None
+        if folder is None:
+            return checkpoint
+        companion = open_companion("adapter", folder.path, lambda: _assemble(folder, (peft_adapter,)))
+        return dataclasses.replace(checkpoint, companions=(*checkpoint.companions, companion))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep the collector off: of the many objects of an index none is garbage yet, and to look takes half the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _assemble(listing: Listing, layouts: Sequence[Layout]) -> Checkpoint:

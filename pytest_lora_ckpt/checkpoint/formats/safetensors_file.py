@@ -130,9 +130,7 @@ def _parse(
         starts[name] = begin
         ranges[name] = (begin, end)
         if dtype:
-            info = infos[name] = TensorInfo(shape, dtype)
-            if info.nbytes != end - begin:
-                raise _BrokenHeaderError(f"tensor {describe(name)} of shape {shape} {dtype} has {end - begin} bytes")
+            infos[name] = TensorInfo(shape, dtype, end - begin)
         else:
             opaque[name] = f"a tensor of six-bit floats, shape {shape}: torch has no such dtype"
     _check_cover(sorted((begin, end, name) for name, (begin, end) in ranges.items()), data_size)
@@ -191,7 +189,7 @@ def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _is_counts(value: object) -> TypeGuard[list[int]]:
-    return type(value) is list and all(type(number) is int and number >= 0 for number in value)
+    return type(value) is list and set(map(type, value)) <= {int} and min(value, default=0) >= 0
 
 
 def _check_cover(ranges: list[tuple[int, int, str]], data_size: int) -> None:

@@ -84,8 +84,9 @@ class _Check:
         record = self.archive.records.get(f"{self.prefix}data/{storage.name}")
         if record is None:
             raise BrokenPickleError(f"it names {storage}, for which the archive has no record")
-        if storage.nbytes is not None and storage.nbytes != record.size:
-            raise BrokenPickleError(f"{storage} needs {storage.nbytes} bytes, its record has {record.size}")
+        nbytes = storage.nbytes
+        if nbytes is not None and nbytes != record.size:
+            raise BrokenPickleError(f"{storage} needs {nbytes} bytes, its record has {record.size}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

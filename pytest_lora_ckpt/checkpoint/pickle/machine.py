@@ -10,7 +10,6 @@ a global is a name, a call is a record.
 from __future__ import annotations
 
 import codecs
-import gc
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -80,8 +79,6 @@ class PickleMachine:
         Raises:
             BrokenPickleError: Cut off, or not a pickle at all.
         """
-        collecting = gc.isenabled()
-        gc.disable()  # None of the millions of young objects is garbage yet: to look for it takes a third of the time.
         try:
             return self._run()
         except (IndexError, struct.error) as error:
@@ -93,13 +90,11 @@ class PickleMachine:
             raise BrokenPickleError(f"not a pickle: broken near byte {self.position} ({error!r:.80})") from error
         finally:
             self.stack, self.marks, self.memo, self.sparse = [], [], [], {}
-            if collecting:
-                gc.enable()
 
     def _run(self) -> object:  # noqa: C901, PLR0912, PLR0915 - A call for each opcode would double the time.
         """Go through the opcodes: those that make up a tensor here, by frequency, the others in `_HANDLERS`."""
-        data, stack, memo, position, end = self.data, self.stack, self.memo, 0, len(self.data)
-        uint32, call, position = _UINT32.unpack_from, self.call, self.position
+        data, stack, memo, end = self.data, self.stack, self.memo, len(self.data)
+        uint32, call, sparse, position = _UINT32.unpack_from, self.call, self.sparse, self.position
         try:
             while True:
                 code = data[position]
@@ -107,7 +102,7 @@ class PickleMachine:
                 match code:
                     case 0x72:  # LONG_BINPUT
                         (index,) = uint32(data, position)
-                        if index == len(memo) and not self.sparse:
+                        if index == len(memo) and not sparse:
                             memo.append(stack[-1])
                         else:
                             self.put(index, stack[-1])
@@ -117,7 +112,7 @@ class PickleMachine:
                         position += 1
                     case 0x68:  # BINGET
                         index = data[position]
-                        stack.append(memo[index] if index < len(memo) else self.sparse[index])
+                        stack.append(memo[index] if index < len(memo) else sparse[index])
                         position += 1
                     case 0x28:  # MARK
                         self.marks.append(stack)
@@ -141,10 +136,13 @@ class PickleMachine:
                         arguments = stack.pop()
                         stack[-1] = call(stack[-1], arguments)
                     case 0x94:  # MEMOIZE
-                        self.put(len(memo) + len(self.sparse), stack[-1])
+                        if sparse:
+                            self.put(len(memo) + len(sparse), stack[-1])
+                        else:
+                            memo.append(stack[-1])
                     case 0x6A:  # LONG_BINGET
                         (index,) = uint32(data, position)
-                        stack.append(memo[index] if index < len(memo) else self.sparse[index])
+                        stack.append(memo[index] if index < len(memo) else sparse[index])
                         position += 4
                     case 0x89:  # NEWFALSE
                         stack.append(False)
@@ -287,24 +285,14 @@ def _from_mark(kind: Callable[[list[object]], object]) -> Handler:
     return make
 
 
-def _append(machine: PickleMachine) -> None:
-    item = machine.stack.pop()
-    extend(machine.stack[-1], [item])
+def _fill(fill: Callable[[object, list[object]], None], count: int | None = None) -> Handler:
+    """Put the last `count` items, or those above the mark, into what lies below them."""
 
+    def handle(machine: PickleMachine) -> None:
+        items = machine.pop_mark() if count is None else [machine.stack.pop() for _ in range(count)][::-1]
+        fill(machine.stack[-1], items)
 
-def _appends(machine: PickleMachine) -> None:
-    items = machine.pop_mark()
-    extend(machine.stack[-1], items)
-
-
-def _set_item(machine: PickleMachine) -> None:
-    value, key = machine.stack.pop(), machine.stack.pop()
-    update(machine.stack[-1], [key, value])
-
-
-def _set_items(machine: PickleMachine) -> None:
-    items = machine.pop_mark()
-    update(machine.stack[-1], items)
+    return handle
 
 
 def _get_line(machine: PickleMachine) -> None:
@@ -383,11 +371,11 @@ _NAMED: dict[bytes, Handler] = {
     b"l": _from_mark(list),
     b"d": _from_mark(pairs),
     b"\x91": _from_mark(lambda items: frozenset(map(hashable, items))),
-    b"a": _append,
-    b"e": _appends,
-    b"s": _set_item,
-    b"u": _set_items,
-    b"\x90": _appends,
+    b"a": _fill(extend, 1),
+    b"e": _fill(extend),
+    b"s": _fill(update, 2),
+    b"u": _fill(update),
+    b"\x90": _fill(extend),
     b"0": _pop,
     b"1": lambda machine: machine.pop_mark(),
     b"2": _push(lambda machine: machine.stack[-1]),

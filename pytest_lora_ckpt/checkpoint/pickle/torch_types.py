@@ -88,9 +88,11 @@ class TorchCalls:
         Raises:
             BrokenPickleError: It is no storage, the file does not hold it, or it has two descriptions.
         """
-        match saved:
-            case ("storage" | b"storage", Opaque() as kind, str() as name, _, int() as numel, *view) if numel >= 0:
-                dtype = STORAGE_DTYPES.get(kind.qualname.rpartition(".")[2], kind.qualname)
+        match saved:  # Few steps: a file has as many of these as tensors.
+            case ("storage" | b"storage", kind, name, _, numel, *view) if (
+                type(kind) is Opaque and type(name) is str and type(numel) is int and numel >= 0
+            ):
+                dtype = _storage_dtype(kind.qualname)
                 known = self.storages.get(name)
                 if known is None:
                     known = self.storages[name] = Storage(name, dtype, numel)
@@ -101,10 +103,10 @@ class TorchCalls:
                     if again.nbytes != known.nbytes:
                         raise BrokenPickleError(f"storage {describe(name, 60)} is described twice, differently")
                     known = again
-                return _view(known, *view)
+                return _view(known, *view) if view else known
             case ("module" | b"module", Opaque() as kind, _, _):
-                return kind  # The legacy format keeps the source code of a module's class beside it.
-        raise BrokenPickleError(f"a persistent id that is no storage: {describe(saved)}")
+                return kind  # The legacy format keeps the source code of a module's class with it.
+        raise BrokenPickleError(f"a persistent id that is not a storage: {describe(saved)}")
 
     def _from_type(self, arguments: tuple[object, ...]) -> object:
         """Make a tensor of a subclass: `(function, class, its arguments, state)`."""
@@ -118,6 +120,11 @@ class TorchCalls:
                         self.subclasses.add(kind.qualname)
                     return made
         raise UnfitError
+
+
+@lru_cache(maxsize=64)
+def _storage_dtype(qualname: str) -> str:
+    return STORAGE_DTYPES.get(qualname.rpartition(".")[2], qualname)
 
 
 def _view(storage: Storage, view: object = None) -> Storage:
