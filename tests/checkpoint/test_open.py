@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, UnknownKeyError, open_checkpoint
+from tests.helpers.checkpoint_samples import zip_around
 
 Fails = Callable[..., CheckpointError]
 Untouched = Callable[[], None]
@@ -126,3 +128,26 @@ def test_an_error_survives_the_way_from_another_process() -> None:
         assert str(again) == str(error)
         assert (again.problem, again.path) == ("missing", Path("a.ckpt"))
     assert "    z" in str(error)
+
+
+HOSTILE_NAME = "w\x1b[2J\u202e\r\n##[error]"
+
+
+@pytest.mark.parametrize("kind", ["record", "entry", "global", "file"])
+def test_what_a_file_says_is_printed_safely(tmp_path: Path, fails: Fails, kind: str) -> None:
+    path = tmp_path / "a.ckpt"
+    if kind == "record":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(HOSTILE_NAME, "x")
+    elif kind == "entry":
+        torch.save({HOSTILE_NAME: 1}, path)
+    elif kind == "global":
+        zip_around(b"\x80\x02}X\x01\0\0\0xcos\nsys\x1b[2Jtem\n)Rs.", path)
+    else:
+        path = tmp_path / "folder"
+        path.mkdir()
+        (path / HOSTILE_NAME).touch()
+    lines = str(fails(path)).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert not any("##[" in line for line in lines)
+    assert any("\\x1b" in line for line in lines)

@@ -249,3 +249,22 @@ def test_a_bad_spec_is_a_usage_error(audit: Audit, project: Callable[..., Path],
     run = audit(report=False)
     assert run.ret == pytest.ExitCode.USAGE_ERROR
     assert "(from: pytest.ini): the replicas are replica:vision, replica:resampler, replica:finetune." in run.text
+
+
+def test_the_directory_of_a_model(audit: Audit, tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.Qwen3Config(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    transformers.Qwen3ForCausalLM(config).save_pretrained(tmp_path / "hub", max_shard_size="4KB")
+    run = audit(f"--lora-ckpt={tmp_path / 'hub'}")
+    assert run.ret == pytest.ExitCode.OK
+    assert run.checks["readable"] == "passed"
+    assert (run.run["checkpoint"]["layout"], run.run["checkpoint"]["format"]) == ("transformers", "safetensors")
