@@ -24,7 +24,7 @@ def keys(context: AuditContext) -> Judgement:
 @check("ratio", needs=(needs.no_other_adapter, needs.comparison))
 def ratio(context: AuditContext) -> Judgement:
     """The share of the needed model keys that load is at least the one asked for."""
-    return judges.ratio(context.report, context.demands.min_ratio)
+    return judges.needed_ratio(context.report, context.demands.min_ratio)
 
 
 @check("stage")

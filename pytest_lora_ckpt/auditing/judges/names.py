@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.judges.judgement import failed, passed
@@ -79,14 +79,18 @@ def ratio(report: LoadReport, least: float, *, of: str = "model", when: str = "r
     """At least this share of the keys loads."""
     share, state = report.loaded_ratio(of=of, when=when), report.state(when)
     summary = f"{share:.1%} of the {of}'s keys are loaded {_WHEN[when]}, and at least {least:.1%} should be."
-    if of == "model" and when == "remapped":
-        needed = report.model_keys - state.missing.counts["excused"]
-        summary = f"{share:.1%} of the {needed} keys that the model needs are loaded, and {least:.1%} are asked for"
     if share >= least:
         return passed(summary)
     lost = state.missing.of("lora", "lora_wrapped", "prefix", "non_lora") if of == "model" else tuple(state.unexpected)
     remedy = "Compare the names: report.remapping says how the checkpoint's keys become the model's."
     return failed(summary, keys=lost, remedy=remedy)
+
+
+def needed_ratio(report: LoadReport, least: float) -> Judgement:
+    """The same, of the keys that the model needs, whose number is in the summary."""
+    needed = report.model_keys - report.state("remapped").missing.counts["excused"]
+    share = f"{report.loaded_ratio():.1%} of the {needed} keys that the model needs are loaded"
+    return replace(ratio(report, least), summary=f"{share}, and {least:.1%} are asked for")
 
 
 _WHEN = {"remapped": "after remapping", "as_is": "as is"}
