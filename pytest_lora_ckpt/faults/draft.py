@@ -143,11 +143,9 @@ class Draft:
         """Give every key its new name.
 
         Raises:
-            NotApplicable: No key changes, or two keys would get the same name.
+            NotApplicable: Two keys would get the same name.
         """
         renamed = {new_name(key): entry for key, entry in self.entries.items()}
-        if list(renamed) == list(self.entries):
-            raise NotApplicable(f"{self.name} has no key that this would rename")
         if len(renamed) < len(self.entries):
             raise NotApplicable(f"two keys of {self.name} would get the same name")
         self.entries = renamed

@@ -69,6 +69,8 @@ class Fault:
             raise NotApplicable(f"not applicable to {checkpoint.layout} checkpoints (applies to: {applies})")
         draft = Draft(checkpoint)
         self.damage(draft)
+        if not (draft.has_new_tensors or draft.has_new_config or draft.patches):
+            raise NotApplicable(f"{draft.name} has nothing that {self.name} would change")
         return draft
 
     def inject(self, checkpoint_path: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> Path:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, fault
-from pytest_lora_ckpt.faults.selecting import lora_layers
+from pytest_lora_ckpt.faults.selecting import layer_at, lora_layers
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
 
@@ -209,7 +209,7 @@ def _head_of_layers(draft: Draft) -> str:
     """Return everything before `layers.0.` in the keys that have LoRA."""
     key = next(iter(lora_layers(draft, least=1).values()))[0].down
     parsed = parse_key(key)
-    number = next(at for at, role in enumerate(parsed.roles) if role == "module" and parsed.segments[at].isdigit())
+    number = layer_at(parsed) or 1
     return "".join(f"{segment}." for segment in parsed.segments[: number - 1])
 
 
@@ -218,11 +218,10 @@ def _inside_layers(segment: str) -> Callable[[str], str]:
 
     def wrapped(key: str) -> str:
         parsed = parse_key(key)
-        segments = list(parsed.segments)
-        for at, role in enumerate(parsed.roles):
-            if role == "module" and segments[at].isdigit():
-                return ".".join((*segments[: at + 1], segment, *segments[at + 1 :]))
-        return key
+        at = layer_at(parsed)
+        if at is None:
+            return key
+        return ".".join((*parsed.segments[: at + 1], segment, *parsed.segments[at + 1 :]))
 
     return wrapped
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_lora_ckpt.faults.draft import Draft, Pair
+    from pytest_lora_ckpt.keys import ParsedKey
 
 # Names of the part between the vision tower and the language model.
 BRIDGES = re.compile(r"projector|projection|connector|resampler|merger|aligner|qformer", re.IGNORECASE)
@@ -52,11 +53,15 @@ def in_layer(key: str, number: int) -> str:
     """
     parsed = parse_key(key)
     segments = list(parsed.segments)
-    for at, role in enumerate(parsed.roles):
-        if role == "module" and segments[at].isdigit():
-            segments[at] = str(number)
-            break
+    if (at := layer_at(parsed)) is not None:
+        segments[at] = str(number)
     return ".".join(segments)
+
+
+def layer_at(parsed: ParsedKey) -> int | None:
+    """Return which segment of a key is the number of its layer."""
+    numbers = (at for at, role in enumerate(parsed.roles) if role == "module" and parsed.segments[at].isdigit())
+    return next(numbers, None)
 
 
 def layers(draft: Draft, least: int) -> dict[int, list[str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from pytest_lora_ckpt.strategies.anatomy import BERT, EMBEDDINGS, HEADS, LLAMA, PROJECTOR, TARGETS
+from pytest_lora_ckpt.strategies.anatomy import BERT, EMBEDDINGS, HEADS, LLAMA, PEFT_PREFIX, PROJECTOR, TARGETS
 from pytest_lora_ckpt.strategies.keysets import DrawnKeySet, Shape, Shapes
 from pytest_lora_ckpt.strategies.models import check_terms, draw_model, linear_modules
 from pytest_lora_ckpt.strategies.names import check_adapter_name
@@ -16,8 +16,6 @@ from pytest_lora_ckpt.strategies.validation import check_count, check_flag, chec
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-WRAPPER = "base_model.model."
 
 # `lora` and `weight` are words of the key itself; PEFT numbers names where one is taken.
 _ADAPTER_NAMES = ("default", "policy", "default_0", "lora", "1", "weight")
@@ -233,20 +231,20 @@ def _wrap(base: DrawnKeySet, config: Mapping[str, Any], adapter_name: str) -> Lo
         whole = next((module for module in _ancestors(key) if module.rpartition(".")[2] in saved), None)
         if whole is not None:
             rest = key[len(whole) + 1 :]
-            base_mapping[key] = f"{WRAPPER}{whole}.original_module.{rest}"
-            copy = f"{WRAPPER}{whole}.modules_to_save.{adapter_name}.{rest}"
-            model[base_mapping[key]] = model[copy] = adapter[WRAPPER + key] = shape
-            mapping[WRAPPER + key] = copy
+            base_mapping[key] = f"{PEFT_PREFIX}{whole}.original_module.{rest}"
+            copy = f"{PEFT_PREFIX}{whole}.modules_to_save.{adapter_name}.{rest}"
+            model[base_mapping[key]] = model[copy] = adapter[PEFT_PREFIX + key] = shape
+            mapping[PEFT_PREFIX + key] = copy
         elif path.rpartition(".")[2] in targets:
-            base_mapping[key] = f"{WRAPPER}{path}.base_layer.{parameter}"
+            base_mapping[key] = f"{PEFT_PREFIX}{path}.base_layer.{parameter}"
             model[base_mapping[key]] = shape
             if parameter != "weight":
                 continue
             for stored, live, size in _factors(path, shape, config, adapter_name):
-                model[WRAPPER + live] = adapter[WRAPPER + stored] = size
-                mapping[WRAPPER + stored] = WRAPPER + live
+                model[PEFT_PREFIX + live] = adapter[PEFT_PREFIX + stored] = size
+                mapping[PEFT_PREFIX + stored] = PEFT_PREFIX + live
         else:
-            base_mapping[key] = WRAPPER + key
+            base_mapping[key] = PEFT_PREFIX + key
             model[base_mapping[key]] = shape
     return LoraKeySet(
         base=base,

@@ -144,3 +144,6 @@ TARGETS = tuple(
 EMBEDDINGS = ("embed_tokens", "word_embeddings")
 HEADS = (LLAMA.head, BERT.head)
 PROJECTOR = "multi_modal_projector"
+
+PEFT_PREFIX = "base_model.model."
+"""What a `PeftModel` puts before the keys of the model that it wraps (peft/peft_model.py)."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from pytest_lora_ckpt.strategies.anatomy import ARRANGEMENTS
+from pytest_lora_ckpt.strategies.anatomy import ARRANGEMENTS, PEFT_PREFIX
 from pytest_lora_ckpt.strategies.validation import check_names, check_range
 
 if TYPE_CHECKING:
@@ -186,22 +186,6 @@ class Wrapping:
         return Wrapping(name, self.steps + other.steps)
 
 
-def _outer(_: Sequence[str]) -> list[Wrapping]:
-    return [Wrapping.in_front(word) for word in _OUTER]
-
-
-def _inner(keys: Sequence[str]) -> list[Wrapping]:
-    return [Wrapping.after(path, word) for path in _inner_paths(keys) for word in _INNER]
-
-
-def _model(_: Sequence[str]) -> list[Wrapping]:
-    return [Wrapping.in_front("model")]
-
-
-def _peft(keys: Sequence[str]) -> list[Wrapping]:
-    return [] if any("base_model.model." in key for key in keys) else [Wrapping.in_front("base_model.model")]
-
-
 def _refactor(keys: Sequence[str]) -> list[Wrapping]:
     """Only where all keys lie in the arrangement, so that the way back is the same for all."""
     found: list[Wrapping] = []
@@ -233,10 +217,10 @@ def _adapter(keys: Sequence[str]) -> list[Wrapping]:
 
 # What a step of a wrapping can be, the plainest first.
 KINDS: Mapping[str, Callable[[Sequence[str]], list[Wrapping]]] = {
-    "outer": _outer,
-    "model": _model,
-    "inner": _inner,
-    "peft": _peft,
+    "outer": lambda _: [Wrapping.in_front(word) for word in _OUTER],
+    "model": lambda _: [Wrapping.in_front("model")],
+    "inner": lambda keys: [Wrapping.after(path, word) for path in _inner_paths(keys) for word in _INNER],
+    "peft": lambda keys: [] if any(PEFT_PREFIX in key for key in keys) else [Wrapping.in_front("base_model.model")],
     "refactor": _refactor,
     "adapter": _adapter,
 }

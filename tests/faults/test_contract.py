@@ -139,6 +139,13 @@ def test_a_scaling_of_one_cannot_be_folded_in(samples: dict[str, Path], tmp_path
         FAULTS["scale-folded"].inject(tmp_path / "adapter", tmp_path / "out")
 
 
+def test_a_fault_that_would_change_nothing_does_not_apply(samples: dict[str, Path], tmp_path: Path) -> None:
+    idle = replace(FAULTS["nan"], name="idle", damage=lambda draft: None)
+    with pytest.raises(NotApplicable, match="nothing that idle would change"):
+        idle.inject(samples["torch"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_out_dir_must_be_empty_or_absent(samples: dict[str, Path], tmp_path: Path) -> None:
     path = samples["torch"]
     (tmp_path / "empty").mkdir()
