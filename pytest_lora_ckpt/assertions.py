@@ -1,7 +1,7 @@
 """assert_*: each a few lines over a `LoadReport`, a `Checkpoint` or a model, for other projects' own suites.
 
-Every failure is one `AssertionError` that tells all: the fact, the counts, the keys (grouped, and counted), what to do.
-Those that take a report also take what `load_state_dict(strict=False)` returns, and then speak of what loaded as is.
+Every failure is one `AssertionError` with the fact, the keys (grouped and counted) and what to do. Those that take a
+report also take what `load_state_dict(strict=False)` returns, and then judge what loaded as is.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def assert_lora_complete(checkpoint: Any) -> None:
         checkpoint: A `Checkpoint`, an `nn.Module`, or a mapping key -> shape or tensor.
 
     Raises:
-        AssertionError: There is no adapter, or it is not whole; tells all that was found.
+        AssertionError: There is no adapter, or it is not whole; lists everything that is wrong.
 
     Example:
         >>> assert_lora_complete({"q.lora_A.weight": (4, 8), "q.lora_B.weight": (8, 4)})

@@ -1,4 +1,4 @@
-"""The result of a comparison: `LoadReport`. Data and counting only; `ledger.py` fills it, `diagnosis/` explains it."""
+"""The result of a comparison: `LoadReport`. Data and counting only; `comparison` fills it, `findings` explain it."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ class ClassifiedKeys(Sequence[str]):
 
     def __repr__(self) -> str:
         """Count by class, do not list."""
-        told = ", ".join(f"{name} {count}" for name, count in self.counts.items() if count)
-        return f"ClassifiedKeys({len(self)}: {told})"
+        counts = ", ".join(f"{name} {count}" for name, count in self.counts.items() if count)
+        return f"ClassifiedKeys({len(self)}: {counts})"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -186,7 +186,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """A checkpoint held against a model: what loads, what is lost, and why.
+    """A checkpoint compared with a model: what loads, what is lost, and why.
 
     Attributes:
         as_is: What `load_state_dict(strict=False)` does with the keys as they are; None without a model.

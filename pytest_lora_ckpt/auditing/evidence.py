@@ -196,7 +196,7 @@ class AuditContext:
         """What was written when the checkpoint was trained: the one given, or the one that lies next to it.
 
         Raises:
-            ProjectError: It cannot be read, or is no manifest.
+            ProjectError: It cannot be read, or is not a manifest.
         """
         return self._manifest()
 

@@ -32,7 +32,7 @@ class CheckpointFacts:
         stage: The latest training stage all of whose components it holds.
         adapters: Its adapters by name.
         envelope: Names of what lies around the state dict, sorted.
-        beside: The adapter directory beside it.
+        beside: Path of the adapter directory next to it.
         notes: What reading it brought up, in sentences.
     """
 
@@ -72,7 +72,7 @@ class RuleFacts:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonFacts:
-    """The checkpoint held against the model: `LoadReport.to_dict()` as data."""
+    """The checkpoint compared with the model: `LoadReport.to_dict()` as data."""
 
     verdict: str
     as_is: StateFacts | None = None
@@ -116,7 +116,7 @@ class UpdateFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What one check established about the checkpoint, beside its own outcome. None where it did not look."""
+    """What one check established about the checkpoint, besides its own outcome. None where it did not look."""
 
     checkpoint: CheckpointFacts | None = None
     components: tuple[Component, ...] | None = None

@@ -83,18 +83,28 @@ def companion_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield finding("adapters-disagree", message, differing)
 
 
-def differing_twins(adapter: Checkpoint) -> list[str] | None:
-    """List the tensors that differ in the file of the other format, or are not in it; None if it cannot be read."""
+def twin_findings(adapter: Checkpoint) -> Iterator[Finding]:
+    """Compare an adapter with its weights file in the other format, where both are in one directory."""
     companion = adapter.companion("twin")
     if companion is None:
-        return []
-    twin = companion.checkpoint
-    if twin is None:
-        return None
+        return
+    name = printable(companion.path.name)
+    message = f"{name} is a second weights file in the other format; PEFT reads the safetensors file"
+    differing = None if companion.checkpoint is None else _differing(adapter, companion.checkpoint)
+    if differing is None:
+        yield finding("stale-twin-file", f"{message}, and the other cannot be read.")
+    elif differing:
+        message += f", and {len(differing)} of {len(adapter.keys)} tensors differ between the two."
+        yield finding("twin-files-differ", message, differing)
+    else:
+        yield finding("stale-twin-file", f"{message}; the two hold the same.")
+
+
+def _differing(adapter: Checkpoint, twin: Checkpoint) -> list[str] | None:
+    """List the tensors that differ, or are in one of the two only; None where one cannot be read."""
+    keys, shared = {*adapter.keys, *twin.keys}, adapter.keys.keys() & twin.keys.keys()
     try:
-        keys = {*adapter.keys, *twin.keys}
-        held = adapter.keys.keys() & twin.keys.keys()
-        return sorted(key for key in keys if key not in held or not _agree(adapter, key, twin, key))
+        return sorted(key for key in keys if key not in shared or not _agree(adapter, key, twin, key))
     except CheckpointError:
         return None
 

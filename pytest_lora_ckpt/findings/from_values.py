@@ -20,6 +20,7 @@ from pytest_lora_ckpt.wording import count, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.results import Finding
     from pytest_lora_ckpt.tensors import KeySet
 
@@ -116,6 +117,15 @@ def base_code_findings(keys: KeySet, others: Iterable[str] = ()) -> Iterator[Fin
     if lost:
         message = f"{len(lost)} base weights are of an integer dtype and have no scale next to them, such as "
         yield finding("integer-codes", f"{message}{printable(lost[0])}.", lost)
+
+
+def checksum_findings(part: Checkpoint) -> Iterator[Finding]:
+    """Find trained tensors that do not have the checksum in the file; in an adapter's own file all are trained."""
+    known = readings(part.keys)
+    trained = [key for key in part.keys if part.adapter_config is not None or known[key].is_adapter]
+    if damaged := part.damaged(trained):
+        message = f"{len(damaged)} of {len(trained)} trained tensors in {printable(part.path.name)} do not have the "
+        yield finding("checksum-wrong", f"{message}checksum that the file gives, such as {damaged[0]}.", damaged)
 
 
 def mixed_dtype_findings(keys: KeySet) -> Iterator[Finding]:

@@ -94,7 +94,7 @@ def test_the_second_adapter_of_a_model(tmp_path: Path) -> None:
         run.project.connect(loader=lambda loader=loader: loader, inputs=lambda: {"x": torch.ones(1, 4)})
         result = run_check("adapter-active", run)
         assert result.outcome == outcome
-        assert activate or "The adapter second takes no part in 1 of 1 modules" in result.summary
+        assert activate or "Adapter 'second' is inactive in 1 of 1 module" in result.summary
         assert run_check("keys", run).outcome == "passed"
 
 

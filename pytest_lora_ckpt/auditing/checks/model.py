@@ -98,12 +98,12 @@ def generate(context: AuditContext) -> Judgement:
 
 @check("manifest", show_when_passed=True)
 def manifest(context: AuditContext) -> Judgement:
-    """Checkpoint and loaded model are those of training: values, config, scaling, base model."""
+    """Checkpoint and loaded model match the training run: values, config, scaling, base model."""
     checkpoint, written = context.checkpoint, context.manifest
     if written is None:
         return skipped(
-            "there is no lora_manifest.json, so that lora_alpha, use_rslora, layers exchanged before saving and which "
-            "base model it was could not be checked: let LoraManifestCallback or write_manifest write one when training"
+            "there is no lora_manifest.json, so lora_alpha, use_rslora, layers exchanged before saving and which base "
+            "model it was cannot be checked: let LoraManifestCallback or write_manifest write one when training"
         )
     from pytest_lora_ckpt.manifest import compare_checkpoint, replay_probe  # torch, only for a probe.
 

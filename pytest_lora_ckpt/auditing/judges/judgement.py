@@ -1,4 +1,4 @@
-"""`Judgement`: what a judge returns, and the one text in which a failure is told to people."""
+"""`Judgement`: what a judge returns, and the text of a failure."""
 
 from __future__ import annotations
 

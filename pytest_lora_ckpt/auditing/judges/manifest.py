@@ -21,7 +21,7 @@ _BASE_CAUSES = frozenset({"other-base", "base-changed", "other-manifest"})
 def manifest(
     file: ManifestComparison, live: ManifestComparison | None = None, probe: ProbeResult | None = None
 ) -> Judgement:
-    """Checkpoint and loaded model are those of training: values, config, scaling, base model.
+    """Checkpoint and loaded model match the training run: values, config, scaling, base model.
 
     Args:
         file: The checkpoint, compared with the manifest.
@@ -57,7 +57,7 @@ def base_by_manifest(
     Args:
         compared: The loaded model, compared with the manifest.
         trained: Keys that were trained.
-        unannounced: Findings on base weights in the adapter file, which are said in any case.
+        unannounced: Findings on base weights in the adapter file, which are reported in any case.
     """
     changed = _findings(
         each
@@ -69,7 +69,7 @@ def base_by_manifest(
     if not compared.base_same:
         why = "; ".join(compared.not_compared) or "the manifest has none"
         return skipped(f"no base weight was compared with the manifest: {why}")
-    summary = f"{compared.base_same} base weights are those of training, by the digests of the manifest"
+    summary = f"{compared.base_same} base weights match those of training, by the digests of the manifest"
     return passed(" ".join([summary, *(f"({each.message})" for each in unannounced)]), unannounced)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.auditing.judges.judgement import failed, passed, skipped
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -60,19 +61,19 @@ def base_untouched(compared: BaseComparison, unannounced: Sequence[Finding] = ()
 
     Args:
         compared: The loaded model compared with the base model.
-        unannounced: Findings on base weights in the adapter file, which are said in any case.
+        unannounced: Findings on base weights in the adapter file, which are reported in any case.
     """
     if compared.changed:
-        message = f"{len(compared.changed)} base weights of the loaded model are not the base model's, such as "
-        message += f"{compared.changed[0]}; {compared.same} are."
+        message = f"{len(compared.changed)} base weights of the loaded model differ from the base model's, such as "
+        message += f"{compared.changed[0]}; {compared.same} match."
         return failed(message, (*unannounced, finding("base-overwritten", message, compared.changed)))
     if compared.unknown:
-        return skipped(f"{len(compared.unknown)} base weights are quantised or sharded; {compared.same} are the same")
-    left = f"; {compared.left_out} that the checkpoint brings were left out" if compared.left_out else ""
+        return skipped(f"{len(compared.unknown)} base weights are quantised or sharded; {compared.same} match")
+    left = f"; {compared.left_out} weights supplied by the checkpoint were not compared" if compared.left_out else ""
     if not compared.same and not compared.rounded:
         return skipped(f"no base weight was compared{left}")
-    left += f"; {compared.rounded} but for the rounding of a merge undone" if compared.rounded else ""
-    summary = f"{compared.same} base weights are the base model's{left}"
+    left += f"; {compared.rounded} match up to rounding (merged and unmerged again)" if compared.rounded else ""
+    summary = f"{compared.same} base weights match the base model{left}"
     return passed(" ".join([summary, *(f"({each.message})" for each in unannounced)]), unannounced)
 
 
@@ -102,16 +103,15 @@ def idle(layers: Sequence[AdapterLayer], active: Collection[str], idle_copies: S
     """
     off = [layer for layer in layers if not layer.applied and not layer.changes_nothing]
     if off:
-        message = f"The adapter {off[0].adapter or 'of the checkpoint'} takes no part in "
-        message += f"{len(off)} of {len(layers)} modules: "
-        if all(layer.enabled for layer in off):
-            message += f"the active adapter is {', '.join(sorted(active)) or 'none'}."
-        else:
-            message += "adapters are disabled there."
+        name = "The adapter" if off[0].adapter is None else f"Adapter {printable(off[0].adapter)!r}"
+        why = f"active adapter: {listed(sorted(active)) or 'none'}"
+        why = why if all(layer.enabled for layer in off) else "adapters are disabled"
+        message = f"{name} is inactive in {len(off)} of {count(len(layers), 'module')} ({why})."
         return finding("adapter-inactive", message, [layer.module for layer in off])
     if idle_copies:
-        message = f"The trained copies of {len(idle_copies)} modules (modules_to_save) are switched off: "
-        return finding("adapter-inactive", f"{message}{idle_copies[0]}.", idle_copies)
+        copies = count(len(idle_copies), "trained copy", "trained copies")
+        message = f"{copies} of modules_to_save switched off, such as {idle_copies[0]}."
+        return finding("adapter-inactive", message, idle_copies)
     return None
 
 
@@ -131,15 +131,14 @@ def effect(effect: AdapterEffect, *, merge_open: bool = False, file_is_zero: boo
     if not effect.modules:
         cause = "adapter-not-loaded"
         if merge_open:
-            message += " Whether the adapter was merged into its weights could be told with the base model: override "
-            message += "the fixture lora_base_model."
+            message += " Provide `lora_base_model` to check whether the adapter was merged into the weights."
     elif effect.state == "merged twice":
         cause = "merged-twice"
     elif effect.broken or not effect.finite:
         cause = "nan-in-model"
     elif effect.zero == effect.modules and effect.error is None:
         cause = "adapter-all-zero" if file_is_zero else "adapter-not-loaded"
-        message += " In the checkpoint they are not: its weights never arrived." if file_is_zero is False else ""
+        message += " In the checkpoint they are not zero: its weights never arrived." if file_is_zero is False else ""
     return failed(message, [finding(cause, message)])
 
 
@@ -147,7 +146,7 @@ def zero_updates(modules: Sequence[str], of: int) -> Judgement:
     """No module has an update of zero that would take part in the output."""
     if not modules:
         return passed("")
-    message = f"The update of {len(modules)} of {of} modules is zero, though they have a part in the output: "
+    message = f"The update of {len(modules)} of {of} modules is zero, though they contribute to the output: "
     message += f"{modules[0]}. They were not trained, or not saved."
     return failed(message, [finding("zero-update-in-use", message, modules)])
 
@@ -160,7 +159,7 @@ def sizes(updates: Sequence[UpdateSize]) -> str:
     if relative:
         text = f" Updates ‖s·BA‖/‖W‖ of {len(relative)} modules: {min(relative):.2%} to {max(relative):.2%}, "
         text += f"median {statistics.median(relative):.2%}."
-    return f"{text} {len(zero)} updates are zero, such as that of {zero[0].module}." if zero else text
+    return f"{text} {count(len(zero), 'update')} zero: {listed(each.module for each in zero)}." if zero else text
 
 
 def generate(answer: Generation) -> Judgement:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.auditing.judges.judgement import failed, passed
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,11 +24,11 @@ def keys(report: LoadReport) -> Judgement:
     """Nothing that the checkpoint holds is dropped, and nothing that the model needs is missing."""
     state = report.state("remapped")
     counts = {
-        "keys of the checkpoint are dropped": state.unexpected.lost,
-        "keys of the model get no weight": state.missing.lost,
-        "keys are of another shape": len(state.shape_mismatches),
+        "of the checkpoint dropped": state.unexpected.lost,
+        "of the model missing": state.missing.lost,
+        "with another shape": len(state.shape_mismatches),
     }
-    parts = [f"{count} {what}" for what, count in counts.items() if count]
+    parts = [f"{count(number, 'key')} {what}" for what, number in counts.items() if number]
     parts = parts or [f"{len(state.loaded)} of {report.model_keys} model keys are loaded after the remapping"]
     summary = f"{report.verdict}: {', '.join(parts)}"
     errors = [each for each in report.findings if each.severity == "error"]
@@ -43,7 +44,7 @@ def base_loaded(report: LoadReport, when: str = "remapped") -> Judgement:
     if not lost:
         return passed("Every base weight of the model has a source.")
     return failed(
-        f"{len(lost)}{of} model keys are missing that are no LoRA: these weights keep their initial values.",
+        f"{len(lost)}{of} model keys are missing that are not LoRA: these weights keep their initial values.",
         keys=lost,
         remedy=_CHECK_PATH,
     )
@@ -130,7 +131,7 @@ def stage(wanted: Stage, holds: Holdings) -> Judgement:
         what = "holds the adapter (it keeps only what was trained)" if partial else f"holds {', '.join(wanted.holds)}"
         return passed(f"{wanted.name}: {what}")
     message = f"The checkpoint lacks {', '.join(lacking)} of the stage {wanted.name}"
-    message += f"; it holds what {holds.stage} needs." if holds.stage else "."
+    message += f"; it holds what the stage {holds.stage} needs." if holds.stage else "."
     return failed(message, [finding("wrong-stage", message)])
 
 

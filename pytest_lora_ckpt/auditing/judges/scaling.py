@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.lora.scaling import expected_scaling, scaling_differences
+from pytest_lora_ckpt.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -75,6 +76,6 @@ def _differing(
     if not differences:
         return None
     first = differences[0]
-    message = f"{len(differences)} of {len(layers)} modules are scaled by another number than {written}: "
+    message = f"The scaling of {len(differences)} of {count(len(layers), 'module')} is not what {written}: "
     message += f"{first.in_force:.4g} in {first.module}, expected {first.expected:.4g} ({first.why})."
     return finding("scaling-differs", message, [each.module for each in differences])
