@@ -101,14 +101,14 @@ class Draft:
 
     @property
     def weights(self) -> Path:
-        """The file that holds the tensors.
+        """The file that holds the tensors; of several shards the first.
 
         Raises:
             NotApplicable: The checkpoint does not say where its tensors lie.
         """
         try:
             self.checkpoint.pieces(next(iter(self.keys)))
-            return self.checkpoint.files[0]
+            return min(self.checkpoint.files)
         except (StopIteration, CheckpointError) as error:
             raise NotApplicable(f"{self.name} does not say where its tensors lie") from error
 

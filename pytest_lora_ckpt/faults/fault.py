@@ -18,7 +18,10 @@ Damage: TypeAlias = Callable[[Draft], None]
 Seen: TypeAlias = Literal["file", "model", "value", "manifest"]
 
 LAYOUTS = frozenset({"lightning", "torch", "safetensors", "peft_adapter"})
-"""Every layout, as in `Checkpoint.layout`."""
+"""Layouts that hold LoRA, as in `Checkpoint.layout`."""
+
+ALL_LAYOUTS = LAYOUTS | {"transformers"}
+"""The directory of a Hugging Face model as well; in shards, its first one is damaged."""
 
 STATE_DICTS = LAYOUTS - {"peft_adapter"}
 """Layouts that hold a state dict with the model's own keys."""

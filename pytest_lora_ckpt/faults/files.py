@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.draft import NotApplicable
-from pytest_lora_ckpt.faults.fault import LAYOUTS, TORCH_FILES, fault
+from pytest_lora_ckpt.faults.fault import ALL_LAYOUTS, LAYOUTS, TORCH_FILES, fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ _PAGE = (
 @fault(
     "truncated",
     "A copy or a download stopped at two thirds of the file.",
-    layouts=LAYOUTS,
+    layouts=ALL_LAYOUTS,
     seen="file",
 )
 def truncated(draft: Draft) -> None:
@@ -42,7 +42,7 @@ def truncated(draft: Draft) -> None:
 @fault(
     "empty-file",
     "The disk was full: the file is there and has 0 bytes.",
-    layouts=LAYOUTS,
+    layouts=ALL_LAYOUTS,
     seen="file",
     erases=True,
 )
@@ -93,7 +93,7 @@ def zero_tail(draft: Draft) -> None:
 @fault(
     "lfs-pointer",
     "Cloned without Git LFS: a pointer of three lines lies where the weights should.",
-    layouts=LAYOUTS,
+    layouts=ALL_LAYOUTS,
     seen="file",
     erases=True,
 )
@@ -106,7 +106,7 @@ def lfs_pointer(draft: Draft) -> None:
 @fault(
     "web-page",
     "Downloaded without logging in: the file is the page that says so.",
-    layouts=LAYOUTS,
+    layouts=ALL_LAYOUTS,
     seen="file",
     erases=True,
 )

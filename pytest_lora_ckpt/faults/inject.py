@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.faults.draft import Draft, Edit
 
 
+# Layouts whose directory is the checkpoint: it is copied with everything in it.
+_DIRECTORIES = frozenset({"peft_adapter", "transformers"})
+
+
 def write(draft: Draft, out_dir: Path) -> Path:
     """Write the copy below `out_dir` and return its path; a copy that fails half-way is removed.
 
@@ -33,12 +37,12 @@ def write(draft: Draft, out_dir: Path) -> Path:
         raise FileExistsError(f"out_dir={str(out_dir)!r} must be empty or absent")
     original = draft.checkpoint.path
     weights = draft.weights
-    is_adapter = draft.checkpoint.layout == "peft_adapter"
-    if is_adapter and out_dir.resolve().is_relative_to(weights.parent.resolve()):
+    in_directory = draft.checkpoint.layout in _DIRECTORIES
+    if in_directory and out_dir.resolve().is_relative_to(weights.parent.resolve()):
         raise ValueError(f"out_dir={str(out_dir)!r} must not lie within the checkpoint {original}")
     try:
-        folder = out_dir / weights.parent.resolve().name if is_adapter else out_dir
-        _copy_companions(weights, folder, whole_folder=is_adapter)
+        folder = out_dir / weights.parent.resolve().name if in_directory else out_dir
+        _copy_companions(weights, folder, whole_folder=in_directory)
         target = folder / weights.name
         if draft.has_new_tensors:
             write_tensors(draft, target)

@@ -102,7 +102,7 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
         notes = list(harness.start(*work.healthy()))
         rows = _try_each(harness, _injected(work, harness, chosen, skipped), reasons)
     if not rows:
-        raise ScoringError(f"No fault applies to {checkpoint}: {'; '.join(skipped) or 'there is nothing to damage'}.")
+        raise ScoringError(f"No fault applies to {checkpoint}: {'; '.join(skipped) or 'it holds no LoRA'}.")
     notes += [f"Not applicable: {'; '.join(skipped)}."] if skipped else []
     notes += _remarks(rows, loader)
     return _score(setup, rows, seconds=time.perf_counter() - began, notes=notes)

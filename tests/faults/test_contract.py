@@ -23,7 +23,7 @@ from tests.helpers.fault_samples import snapshot
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LAYOUTS = {"lightning", "torch", "safetensors", "peft_adapter"}
+LAYOUTS = {"lightning", "torch", "safetensors", "peft_adapter", "transformers"}
 
 
 def test_names_are_slugs_and_there_are_many() -> None:

@@ -86,6 +86,8 @@ def save_samples(folder: Path) -> dict[str, Path]:
     }
     from safetensors.torch import save_file
 
+    samples["transformers"] = folder / "transformers" / "model"
+    tiny_qwen2().save_pretrained(samples["transformers"], max_shard_size="30KB")
     for name, save in (("torch-language", torch.save), ("safetensors-language", save_file)):
         samples[name].parent.mkdir()
         save(dict(rich.state_dict()), samples[name])
@@ -154,7 +156,8 @@ def weights_of(path: Path) -> Path:
     """The weights file of a checkpoint."""
     if path.is_file():
         return path
-    return next(path / name for name in ("adapter_model.safetensors", "adapter_model.bin") if (path / name).exists())
+    adapter = (path / name for name in ("adapter_model.safetensors", "adapter_model.bin"))
+    return next(each for each in (*adapter, *sorted(path.glob("model*.safetensors"))) if each.exists())
 
 
 def diff(original: Path, damaged: Path, *, read_weights: bool = True) -> Diff:

@@ -128,6 +128,15 @@ def test_a_checkpoint_that_fails_the_checks_is_no_healthy_one(tiny: Path) -> Non
         score_loader(fresh, tiny, inputs=loaders.inputs)
 
 
+def test_a_hugging_face_directory_in_shards_is_damaged_and_scored(tmp_path: Path, base: Callable[[], Any]) -> None:
+    from transformers import LlamaForCausalLM
+
+    base().save_pretrained(tmp_path / "model", max_shard_size="30KB")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
+    (row,) = score_loader(LlamaForCausalLM.from_pretrained, tmp_path / "model", faults="truncated").rows
+    assert (row.trial.load.outcome, row.trial.gate.checks) == ("raised", ("readable",))
+
+
 def test_a_loader_that_skips_the_test_raises(tiny: Path) -> None:
     def skipping(path: Path) -> Any:
         try:
