@@ -45,6 +45,7 @@ class Option:
         metavar: What stands for its value in the help.
         parse: Makes a value of a text and the directory that relative paths start from; a `ValueError` says what would
             be valid.
+        default: The value where none is given.
         kind: `"one"` value, `"many"` (repeatable), a `"flag"`, an `"optional"` value, or the `"lines"` of an ini file,
             which the command line does not have.
     """
@@ -53,6 +54,7 @@ class Option:
     help: str
     metavar: str = ""
     parse: Callable[[str, Path], Any] = lambda text, _: text
+    default: Any = None
     kind: Literal["one", "many", "flag", "optional", "lines"] = "one"
 
     @property
@@ -192,7 +194,8 @@ _ROWS = (
         "replica:STAGE (vision, resampler, finetune), a tiny PanoramaVLM checkpoint made on the spot.",
         "PATH",
         _checkpoint,
-        "many",
+        default=(),
+        kind="many",
     ),
     Option(
         "lora_model",
@@ -217,8 +220,9 @@ _ROWS = (
         "Minimum fraction (0.0 to 1.0) of the required model keys that must load after remapping (default: 1.0).",
         "R",
         lambda text, _: _number(text, 0.0, 1.0, "from 0.0 to 1.0"),
+        default=1.0,
     ),
-    Option("lora_report", "Write the result to this .json file (repeatable).", "FILE", _report, "many"),
+    Option("lora_report", "Write the result to this .json file (repeatable).", "FILE", _report, (), "many"),
     Option(
         "lora_manifest",
         "The manifest that was written when the checkpoint was trained (write_manifest, LoraManifestCallback); by "
@@ -232,7 +236,7 @@ _ROWS = (
         "which of them your loader notices, and which the checks catch.",
         "NAME,…",
         _faults,
-        "optional",
+        kind="optional",
     ),
     Option(
         "lora_fault_timeout",
@@ -241,7 +245,13 @@ _ROWS = (
         "SECONDS",
         lambda text, _: _number(text, 5e-324, float("inf"), "of seconds above 0"),
     ),
-    Option("lora_strict", "A check that could not be made counts as failed, not as skipped.", kind="flag"),
+    Option(
+        "lora_strict",
+        "A check that could not be made counts as failed, not as skipped.",
+        parse=lambda _text, _: True,
+        default=False,
+        kind="flag",
+    ),
     Option(
         "lora_stages",
         "The training stages, one a line, in order: `name: component … [lora] [(component …)]`.",
@@ -271,7 +281,7 @@ class Reading:
         """Read nothing yet."""
         self.find = find
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str) -> Any:
         """Return an option's value; of a repeatable one a tuple.
 
         Raises:
@@ -280,7 +290,7 @@ class Reading:
         option = OPTIONS[name]
         given = self.find(option)
         if given is None:
-            return default
+            return option.default
         if option.kind == "many":
             return tuple(dict.fromkeys(self._parse(option, text, given.base) for text in given.texts))
         return self._parse(option, "\n".join(given.texts), given.base)
@@ -301,27 +311,33 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user asked for, checked.
+    """What the user asked for, checked: each value under the option's name.
 
     Attributes:
-        checkpoints: Paths (made absolute), addresses, or `replica:STAGE`, in the order given.
-        model: The callable that makes the model, the path of a manifest that replaces it, or None.
-        loader: The project's loading code, or None.
-        demands: What is asked of each checkpoint.
-        reports: Files to write.
+        ckpt: Paths (made absolute), addresses, or `replica:STAGE`, in the order given.
+        model: The callable that makes the model, or the path of a manifest that replaces it.
         faults: Names of faults to score the loader with; None where that was not asked for.
-        accepted_faults: Faults that the project accepts, with the reason.
-        fault_timeout: Seconds for a load of a damaged checkpoint in a process of its own; None loads in this process.
     """
 
-    checkpoints: tuple[str, ...]
+    ckpt: tuple[str, ...]
     model: Reference | Path | None
     loader: Reference | None
-    demands: Demands
-    reports: tuple[Path, ...] = ()
-    faults: list[str] | None = None
-    accepted_faults: Mapping[str, str] | None = None
-    fault_timeout: float | None = None
+    stage: Stage | None
+    min_ratio: float
+    report: tuple[Path, ...]
+    manifest: Path | None
+    faults: list[str] | None
+    fault_timeout: float | None
+    strict: bool
+    stages: Mapping[str, Stage]
+    accepted_faults: Mapping[str, str] | None
+
+    @property
+    def demands(self) -> Demands:
+        """What is asked of each checkpoint."""
+        from pytest_lora_ckpt.comparison.stages import Demands
+
+        return Demands(self.stage, self.stages, self.min_ratio, self.strict, self.manifest)
 
 
 def read_settings(options: Reading) -> Settings:
@@ -330,28 +346,11 @@ def read_settings(options: Reading) -> Settings:
     Raises:
         OptionError: A value is not valid.
     """
-    from pytest_lora_ckpt.comparison.stages import Demands
-
-    stages = read_stages(options)
-    stage = options.get("lora_stage")
+    values = {name.removeprefix("lora_"): options.get(name) for name in OPTIONS}
+    stages, stage = read_stages(options), values["stage"]
     if stage is not None and stage not in stages:
         raise options.error("lora_stage", f"the stages are {', '.join(stages)}.")
-    return Settings(
-        checkpoints=options.get("lora_ckpt", ()),
-        model=options.get("lora_model"),
-        loader=options.get("lora_loader"),
-        demands=Demands(
-            stage=stages.get(stage),
-            stages=stages,
-            min_ratio=options.get("lora_min_ratio", 1.0),
-            strict=options.get("lora_strict") is not None,
-            manifest=options.get("lora_manifest"),
-        ),
-        reports=options.get("lora_report", ()),
-        faults=options.get("lora_faults"),
-        accepted_faults=options.get("lora_accepted_faults"),
-        fault_timeout=options.get("lora_fault_timeout"),
-    )
+    return Settings(**values | {"stages": stages, "stage": stages.get(stage)})
 
 
 def read_stages(options: Reading) -> Mapping[str, Stage]:
@@ -362,5 +361,5 @@ def read_stages(options: Reading) -> Mapping[str, Stage]:
     """
     from pytest_lora_ckpt.comparison.stages import STAGES
 
-    stages: Mapping[str, Stage] = options.get("lora_stages", STAGES)
-    return stages
+    stages: Mapping[str, Stage] | None = options.get("lora_stages")
+    return STAGES if stages is None else stages

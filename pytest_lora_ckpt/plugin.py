@@ -4,49 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.pytest_plugin.fixtures import (
-    _connected_lora_run,
-    _lora_harnesses,
-    _lora_run,
-    loader_fault,
-    lora_base_model,
-    lora_checkpoint,
-    lora_ckpt,
-    lora_inputs,
-    lora_loaded_model,
-    lora_loader,
-    lora_model,
-    lora_proof,
-    lora_report,
-    lora_stages,
-    make_lora_checkpoint,
-    make_panorama_vlm,
-    panorama_vlm,
-)
 from pytest_lora_ckpt.pytest_plugin.settings import add_options, is_asked_for
 
 if TYPE_CHECKING:
     import pytest
 
-__all__ = [
-    "_connected_lora_run",
-    "_lora_harnesses",
-    "_lora_run",
-    "loader_fault",
-    "lora_base_model",
-    "lora_checkpoint",
-    "lora_ckpt",
-    "lora_inputs",
-    "lora_loaded_model",
-    "lora_loader",
-    "lora_model",
-    "lora_proof",
-    "lora_report",
-    "lora_stages",
-    "make_lora_checkpoint",
-    "make_panorama_vlm",
-    "panorama_vlm",
-]
+pytest_plugins = ("pytest_lora_ckpt.pytest_plugin.fixtures",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

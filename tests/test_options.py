@@ -38,7 +38,7 @@ def test_each_option_is_written_in_one_way() -> None:
 
 def test_defaults() -> None:
     settings = read_settings(reading())
-    assert (settings.checkpoints, settings.model, settings.loader, settings.reports) == ((), None, None, ())
+    assert (settings.ckpt, settings.model, settings.loader, settings.report) == ((), None, None, ())
     assert (settings.demands.stage, settings.demands.min_ratio, settings.demands.strict) == (None, 1.0, False)
     assert (settings.faults, settings.accepted_faults, settings.fault_timeout) == (None, None, None)
     assert list(read_stages(reading())) == ["vision", "resampler", "finetune"]
@@ -61,13 +61,13 @@ def test_values() -> None:
             lora_strict="True",
         )
     )
-    assert settings.checkpoints == (str(HERE / "a.pt"), "s3://bucket/b.pt", "replica:vision")
+    assert settings.ckpt == (str(HERE / "a.pt"), "s3://bucket/b.pt", "replica:vision")
     assert settings.model == Reference("my.models", "make")
     assert settings.loader == Reference("my.loading", "Loader.load")
     assert settings.demands.stage == settings.demands.stages["sft"]
     assert (settings.demands.min_ratio, settings.demands.strict) == (0.5, True)
     assert settings.demands.manifest == Path(__file__)
-    assert settings.reports == (HERE / "out.json",)
+    assert settings.report == (HERE / "out.json",)
     assert (settings.faults, settings.accepted_faults) == (["nan", "inf"], {"nan": "we clip"})
     assert settings.fault_timeout == 1.5
 

@@ -106,7 +106,7 @@ def lora_loader(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Callab
 def lora_inputs(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Mapping[str, Any] | None:
     """Keyword arguments for a forward pass and for `generate`. None except for replicas: override it."""
     sources = _sources(request)
-    return sources.inputs(lora_ckpt) if sources else None
+    return sources.at[lora_ckpt].inputs() if sources else None
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +116,7 @@ def lora_base_model(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> to
     The check `base-untouched` compares the loaded model's base weights with it, and a merged adapter is proved with it.
     """
     sources = _sources(request)
-    return sources.base_model(lora_ckpt) if sources else None
+    return sources.at[lora_ckpt].base_model() if sources else None
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ class LoraAudit:
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:
         """Run a test that takes a checkpoint once for each that was given."""
-        specs = self.settings.checkpoints
+        specs = self.settings.ckpt
         metafunc.parametrize("lora_ckpt", specs, ids=self._ids(), indirect=True, scope="session")
         if "loader_fault" in metafunc.fixturenames:
             from pytest_lora_ckpt.scoring import fault_params
@@ -133,7 +133,7 @@ class LoraAudit:
 
     def results(self) -> list[AuditResult]:
         """Return the results in the order asked for."""
-        return [gather(spec, self.reports[spec]) for spec in self.settings.checkpoints if spec in self.reports]
+        return [gather(spec, self.reports[spec]) for spec in self.settings.ckpt if spec in self.reports]
 
     def summarize(self, reporter: pytest.TerminalReporter) -> None:
         """Print one section per checkpoint."""
@@ -147,13 +147,13 @@ class LoraAudit:
                 reporter.write_sep("-", f"faults: {printable(result.faults['loader'], WIDTH)}")
                 for line in render_score(result.faults):
                     reporter.write_line(line)
-        for path in self.settings.reports:
+        for path in self.settings.report:
             reporter.write_line(f"LoRA report written to {path}")
 
     def write_reports(self) -> None:
         """Write the files asked for; under xdist only the controller does."""
         if not self._is_worker:
-            for path in self.settings.reports:
+            for path in self.settings.report:
                 write_report(path, self.results())
 
     @property

@@ -70,13 +70,14 @@ class Sources:
 
     Attributes:
         targets: What `--lora-ckpt` names, by its value.
+        at: The same by where it lies.
     """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         """Make nothing yet."""
         self._config, self._settings = config, settings
-        self.targets = {spec: target(spec) for spec in settings.checkpoints}
-        self._at: dict[Path | str, Target] = {}
+        self.targets = {spec: target(spec) for spec in settings.ckpt}
+        self.at: dict[Path | str, Target] = {}
         self._make_model: Callable[[], Any] | None = None
         self._loader: Callable[[Path], Any] | None = None
 
@@ -100,14 +101,14 @@ class Sources:
 
     def locate(self, spec: str | None, make_directory: Callable[[str], Path]) -> Path | str:
         """Return the path of what was asked for, the first by default; a replica is made on the spot."""
-        wanted = self.targets[spec or self._settings.checkpoints[0]]
+        wanted = self.targets[spec or self._settings.ckpt[0]]
         path = wanted.locate(make_directory)
-        self._at[path] = wanted
+        self.at[path] = wanted
         return path
 
     def context(self, path: Path | str) -> AuditContext:
         """Begin to look at a checkpoint."""
-        wanted, demands = self._at[path], self._settings.demands
+        wanted, demands = self.at[path], self._settings.demands
         demands = dataclasses.replace(demands, stage=demands.stage or wanted.stage)
         return AuditContext(path, demands, Project(path, _OUTCOMES), spec=wanted.spec)
 
@@ -126,12 +127,4 @@ class Sources:
 
     def loader(self, path: Path | str) -> Callable[[Path], Any] | None:
         """Return what `--lora-loader` names; the checkpoint's own loader where no model is given either."""
-        return self._loader or (None if self._make_model else self._at[path].loader())
-
-    def base_model(self, path: Path | str) -> Any:
-        """Return the base model that the checkpoint brings along."""
-        return self._at[path].base_model()
-
-    def inputs(self, path: Path | str) -> dict[str, Any] | None:
-        """Return the inputs that the checkpoint brings along."""
-        return self._at[path].inputs()
+        return self._loader or (None if self._make_model else self.at[path].loader())

@@ -1,6 +1,6 @@
 """How this package writes: counts, lists, key groups, tables; and `printable`, for everything that a file says."""
 
-from pytest_lora_ckpt.wording.patterns import collapse_keys, expand_keys, group_keys
+from pytest_lora_ckpt.wording.patterns import group_keys
 from pytest_lora_ckpt.wording.text import (
     WIDTH,
     block,
@@ -19,10 +19,8 @@ from pytest_lora_ckpt.wording.text import (
 __all__ = [
     "WIDTH",
     "block",
-    "collapse_keys",
     "count",
     "dtype_name",
-    "expand_keys",
     "group_keys",
     "key_groups",
     "listed",

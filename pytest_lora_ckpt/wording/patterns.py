@@ -1,4 +1,4 @@
-r"""Long lists of keys as a few brace patterns, and back again without a loss.
+r"""Long lists of keys as a few brace patterns, without a loss (`tests/helpers/patterns.py` goes back).
 
 `model.layers.{0..27}.self_attn.{q,k,v}_proj.weight` stands for 84 keys: `{a..b}` is a run of integers, `{x,y}` a
 choice, and several groups give the full product. A backslash takes the meaning from `\`, `{`, `}` and `,`. Nothing is
@@ -8,7 +8,6 @@ folded that is not really there: 0, 2, 4 stay `{0,2,4}`, and two products are ne
 from __future__ import annotations
 
 import re
-from itertools import product
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,26 +29,16 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 NUMBERS = re.compile(r"\.([0-9]+)(?=\.)")
 
 
-def collapse_keys(keys: Iterable[str]) -> list[str]:
-    r"""Fold keys into brace patterns that stand for exactly these keys, sorted in natural order.
-
-    Example:
-        >>> collapse_keys(f"h.{i}.attn.{n}_proj.weight" for i in range(12) for n in "qkv")
-        ['h.{0..11}.attn.{k,q,v}_proj.weight']
-        >>> collapse_keys(["a.0", "a.2", "a.4", "odd{key}"])
-        ['a.{0,2,4}', 'odd\\{key\\}']
-    """
-    return [pattern for pattern, _ in group_keys(keys)]
-
-
 def group_keys(keys: Iterable[str], limit: int | None = None) -> list[tuple[str, int]]:
-    """Fold keys as `collapse_keys` does, and tell how many keys each pattern stands for.
+    r"""Fold keys into brace patterns that stand for exactly these keys, in natural order, each with its number of keys.
 
     Args:
         keys: Any strings; one that comes twice counts once.
         limit: At most so many pairs; the last one then sums up what was left out.
 
     Example:
+        >>> group_keys(f"h.{i}.attn.{n}_proj.weight" for i in range(12) for n in "qkv")
+        [('h.{0..11}.attn.{k,q,v}_proj.weight', 36)]
         >>> group_keys(["a.0.w", "a.1.w", "b.w", "c.x"], limit=2)
         [('a.{0,1}.w', 2), ('… and 2 more patterns', 2)]
     """
@@ -60,19 +49,6 @@ def group_keys(keys: Iterable[str], limit: int | None = None) -> list[tuple[str,
         rest = pairs[kept:]
         pairs = [*pairs[:kept], (f"… and {len(rest)} more patterns", sum(count for _, count in rest))]
     return pairs
-
-
-def expand_keys(patterns: Iterable[str]) -> list[str]:
-    r"""Undo `collapse_keys`: every key that the patterns stand for, in the patterns' order.
-
-    Raises:
-        ValueError: A brace is not closed, or a backslash ends the pattern.
-
-    Example:
-        >>> expand_keys(["h.{0..2}.{w,b}", r"odd\{key\}"])
-        ['h.0.w', 'h.0.b', 'h.1.w', 'h.1.b', 'h.2.w', 'h.2.b', 'odd{key}']
-    """
-    return [key for pattern in patterns for key in map("".join, product(*_parts(pattern)))]
 
 
 def _fold(keys: set[str]) -> list[_Choices]:
@@ -197,50 +173,6 @@ def _shared(names: list[str]) -> tuple[str, str]:
 
 def _escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\g<0>", text)
-
-
-def _parts(pattern: str) -> Iterator[list[str]]:
-    """The pattern as a row of choices; plain text is a choice of one."""
-    text: list[str] = []
-    characters = iter(pattern)
-    for character in characters:
-        if character == "{":
-            yield ["".join(text)]
-            text = []
-            yield _group(characters, pattern)
-        else:
-            text.append(_unescape(characters, pattern) if character == "\\" else character)
-    yield ["".join(text)]
-
-
-def _group(characters: Iterator[str], pattern: str) -> list[str]:
-    """The choices of one group, up to its closing brace."""
-    options: list[str] = []
-    text: list[str] = []
-    plain = True
-    for character in characters:
-        if character in ",}":
-            option = "".join(text)
-            low, dots, high = option.partition("..")
-            if plain and dots and _NUMBER.fullmatch(low) and _NUMBER.fullmatch(high):
-                options += map(str, range(int(low), int(high) + 1))
-            else:
-                options.append(option)
-            if character == "}":
-                return options
-            text, plain = [], True
-        elif character == "\\":
-            text.append(_unescape(characters, pattern))
-            plain = False
-        else:
-            text.append(character)
-    raise ValueError(f"the pattern {pattern!r} opens a brace that it does not close")
-
-
-def _unescape(characters: Iterator[str], pattern: str) -> str:
-    for character in characters:
-        return character
-    raise ValueError(f"the pattern {pattern!r} ends in a backslash")
 
 
 def split_numbers(key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

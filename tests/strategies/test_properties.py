@@ -22,7 +22,7 @@ from pytest_lora_ckpt.strategies import (
     remappings,
     wrappings,
 )
-from pytest_lora_ckpt.wording import collapse_keys, expand_keys
+from tests.helpers.patterns import collapse_keys, expand_keys
 
 if TYPE_CHECKING:
     import random

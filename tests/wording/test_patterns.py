@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_lora_ckpt.wording import collapse_keys, expand_keys, group_keys
+from pytest_lora_ckpt.wording import group_keys
+from tests.helpers.patterns import collapse_keys, expand_keys
 
 SEGMENT = st.sampled_from(
     [
