@@ -57,7 +57,8 @@ class FileEvidence:
     def stage(self) -> Stage | None:
         """The latest training stage all of whose components it holds."""
         held = {row.name for row in self.alone.components}
-        return detect_stage(held, self._stages, lora=self.has_lora, trained_only=self.alone.scope == "adapter")
+        lora = bool(self.alone.lora_keys[0] or self.alone.companion_lora_keys)
+        return detect_stage(held, self._stages, lora=lora, trained_only=self.alone.scope == "adapter")
 
     @property
     def adapter_parts(self) -> tuple[Checkpoint, ...]:

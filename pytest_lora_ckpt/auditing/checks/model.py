@@ -103,7 +103,7 @@ def manifest(context: AuditContext) -> Judgement:
     if written is None:
         return skipped(
             "there is no lora_manifest.json, so lora_alpha, use_rslora, layers exchanged before saving and which base "
-            "model it was cannot be checked: let LoraManifestCallback or write_manifest write one when training"
+            "model it was could not be checked: let LoraManifestCallback or write_manifest write one when training"
         )
     from pytest_lora_ckpt.manifest import compare_checkpoint, replay_probe  # torch, only for a probe.
 

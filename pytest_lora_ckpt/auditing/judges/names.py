@@ -131,7 +131,7 @@ def stage(wanted: Stage, holds: Holdings) -> Judgement:
         what = "holds the adapter (it keeps only what was trained)" if partial else f"holds {', '.join(wanted.holds)}"
         return passed(f"{wanted.name}: {what}")
     message = f"The checkpoint lacks {', '.join(lacking)} of the stage {wanted.name}"
-    message += f"; it holds what the stage {holds.stage} needs." if holds.stage else "."
+    message += f"; it holds what {holds.stage} needs." if holds.stage else "."
     return failed(message, [finding("wrong-stage", message)])
 
 
