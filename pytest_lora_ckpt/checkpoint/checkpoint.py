@@ -65,7 +65,7 @@ class Checkpoint:
         keys: The state dict's keys, exactly as they are in it, with what is known of each tensor.
         source: Where the tensors' bytes lie.
         files: The files that hold the tensors.
-        envelope: What lies beside the state dict in a torch file (`hyper_parameters`, `optimizer_states`, versions …)
+        envelope: What lies around the state dict in a torch file (`hyper_parameters`, `optimizer_states`, versions …)
             as plain data, with `TensorInfo` for a tensor and `Opaque` for an object of any other class; the
             `__metadata__` of a safetensors file.
         opaque_keys: Entries of the state dict that are not plain tensors -> what they are (quantized, sparse, on the

@@ -1,4 +1,4 @@
-"""`CheckpointError`: why a path is no readable checkpoint, and what to do about it."""
+"""`CheckpointError`: why a path cannot be read as a checkpoint, and what to do about it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CheckpointError(Exception):
         path: What was asked for.
         problem: The kind, one word that stays the same: `"missing"`, `"truncated"`, `"git-lfs-pointer"`,
             `"no-state-dict"`, `"empty"`, `"broken-config"`, `"not-a-checkpoint"` …
-        expected: What the reader wanted to find.
+        expected: What should be there.
         found: What is there instead.
         remedy: What to do next.
 

@@ -98,7 +98,7 @@ class FileIndex:
 def read_bytes(info: TensorInfo, pieces: tuple[Piece, ...]) -> memoryview:
     """Return the bytes of a tensor: one piece in place, where its window can give it so; several pieces put together.
 
-    Whoever writes into the result changes a copy, never the file.
+    Writing into the result changes a copy, never the file.
 
     Raises:
         CheckpointError: The file is gone, or shorter than it was when its index was read; or the pieces are not the
@@ -127,7 +127,7 @@ def read_tensor(info: TensorInfo, pieces: tuple[Piece, ...]) -> torch.Tensor:
     Raises:
         CheckpointError: As `read_bytes`.
     """
-    import torch  # Whoever asks for a tensor pays for torch; nobody else does.
+    import torch  # Only a tensor needs it.
 
     dtype = getattr(torch, info.dtype)
     data = read_bytes(info, pieces)

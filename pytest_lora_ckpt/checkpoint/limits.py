@@ -17,6 +17,9 @@ MAX_CONFIG = 10_000_000
 MAX_SHARD_INDEX = 200_000_000
 """Bytes of the index of a sharded model: a hundred bytes per key."""
 
+MAX_MANIFEST = 200_000_000
+"""Bytes of a manifest: a model of 100,000 keys takes some 30 MB."""
+
 MAX_KEY_PARTS = 1000
 """Values in a tuple, and in the tuples inside it, that is the key of a dict or an element of a set."""
 

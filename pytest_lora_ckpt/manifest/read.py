@@ -7,13 +7,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.checkpoint.limits import MAX_MANIFEST
 from pytest_lora_ckpt.manifest.schema import FILE_NAME, SCHEMA, BaseModel, Manifest, ManifestError, TensorEntry
 
 if TYPE_CHECKING:
     import os
-
-MAX_BYTES = 200_000_000
-"""What is longer is no manifest: a model of 100,000 keys takes some 30 MB."""
 
 _AGAIN = "Write it again with write_manifest(model, path), or copy the file again."
 _DIGEST = 32
@@ -41,9 +39,9 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     if file.is_dir():
         file /= FILE_NAME
     with file.open("rb") as stream:
-        raw = stream.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise ManifestError(file, expected=f"at most {MAX_BYTES:,} bytes", found="more", remedy="Look at the path.")
+        raw = stream.read(MAX_MANIFEST + 1)
+    if len(raw) > MAX_MANIFEST:
+        raise ManifestError(file, expected=f"at most {MAX_MANIFEST:,} bytes", found="more", remedy="Look at the path.")
     try:
         data = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # Broken JSON and broken UTF-8 are both a ValueError.

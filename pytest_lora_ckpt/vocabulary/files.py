@@ -9,7 +9,7 @@ ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """PEFT's weights, in the order in which PEFT prefers them (peft/utils/save_and_load.py, `load_peft_weights`)."""
 
 LORA_WEIGHTS = "lora_weights"
-"""The directory beside a training checkpoint in which projects save the adapter."""
+"""The directory next to a training checkpoint in which projects save the adapter."""
 
 MANIFEST = "lora_manifest.json"
 """What `write_manifest` writes."""

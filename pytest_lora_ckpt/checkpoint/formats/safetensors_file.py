@@ -1,7 +1,7 @@
 """safetensors: the length of a header, the header in JSON, the tensors' bytes.
 
 The rules are those of https://github.com/huggingface/safetensors (README, "Format") as version 0.8 of its library holds
-them. Where that library is lax, so is this reader, with a note: of a tensor named twice the last one counts, and the
+them. Where that library is lax, so is this module, with a note: of a tensor named twice the last one counts, and the
 file is whole where the bytes of those that count cover it. Two stretches of bytes under one name thus leave a hole.
 """
 
@@ -119,7 +119,7 @@ def _parse(
     for name, entry in _pairs(raw):
         if name == _METADATA:
             if metadata or not isinstance(entry, _Object):
-                raise _BrokenHeaderError("`__metadata__` is there twice, or is no object")
+                raise _BrokenHeaderError("`__metadata__` is there twice, or is not an object")
             metadata = _checked_metadata(entry)
             continue
         if name in starts:
@@ -150,7 +150,7 @@ def _pairs(raw: bytes) -> _Object:
     except (ValueError, RecursionError) as error:
         raise _BrokenHeaderError(f"the header is not JSON: {error}") from error
     if not isinstance(header, _Object) or not raw.startswith(b"{"):
-        raise _BrokenHeaderError("the header is no JSON object")
+        raise _BrokenHeaderError("the header is not a JSON object")
     return header
 
 
@@ -173,7 +173,7 @@ def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
     if known is None:
         raise _BrokenHeaderError(f"tensor {describe(name)} has the unknown dtype {describe(dtype)}")
     if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:  # noqa: PLR2004 - Begin and end.
-        raise _BrokenHeaderError(f"tensor {describe(name)}: {describe(fields)} is no shape and no pair of offsets")
+        raise _BrokenHeaderError(f"tensor {describe(name)}: {describe(fields)} is not a shape and a pair of offsets")
     begin, end = offsets
     torch_name, bits = known
     total = math.prod(shape) * bits

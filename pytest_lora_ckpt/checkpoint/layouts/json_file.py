@@ -27,7 +27,7 @@ def read_object(  # noqa: PLR0913 - The words of the error are the caller's.
     """Read a JSON object of at most `limit` bytes.
 
     Raises:
-        CheckpointError: There is no such file (`no-…`), or it is not a JSON object (`broken-…`, with `what` it is).
+        CheckpointError: There is no such file (`no-{what}`), or it is not a JSON object (`broken-{what}`).
     """
 
     def error(problem: str, found: str) -> CheckpointError:

@@ -54,7 +54,7 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     twins = [name for name in present if name != weights]
     if twins:
         taken = "PEFT reads the safetensors file" + (", not this one" if weights != present[0] else "")
-        notes = (f"{ADAPTER_WEIGHTS[1]} lies beside {ADAPTER_WEIGHTS[0]}: {taken}", *notes)
+        notes = (f"{ADAPTER_WEIGHTS[1]} lies next to {ADAPTER_WEIGHTS[0]}: {taken}", *notes)
     return dataclasses.replace(
         checkpoint,
         path=Path(listing.path),

@@ -66,7 +66,7 @@ class BrokenPickleError(Exception):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Opaque:
-    """An object that the file describes and that nobody made: its class was neither imported nor called.
+    """An object that the file describes: its class was neither imported nor called.
 
     Attributes:
         qualname: What the file calls its class or function, `"pathlib.PosixPath"`.

@@ -225,7 +225,7 @@ def _push(value: Callable[[PickleMachine], object]) -> Handler:
 
 def _unknown(machine: PickleMachine) -> None:
     code = machine.data[machine.position - 1]
-    raise BrokenPickleError(f"not a pickle: byte {machine.position - 1} is 0x{code:02x}, which is no opcode")
+    raise BrokenPickleError(f"not a pickle: byte {machine.position - 1} is 0x{code:02x}, which is not an opcode")
 
 
 def _refused(what: str) -> Handler:
@@ -334,7 +334,7 @@ def _new_object_with_keywords(machine: PickleMachine) -> None:
 
 
 def _build(machine: PickleMachine) -> None:
-    # What is no record has no state of its own here: an `OrderedDict`'s `_metadata`, a tensor's attributes.
+    # Only a record has a state of its own here, not an `OrderedDict` with `_metadata` or a tensor with attributes.
     state, target = machine.stack.pop(), machine.stack[-1]
     if isinstance(target, Opaque):
         target.state = state

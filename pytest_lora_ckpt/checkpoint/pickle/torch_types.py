@@ -86,7 +86,7 @@ class TorchCalls:
         """Return the storage that a persistent id describes.
 
         Raises:
-            BrokenPickleError: It is no storage, the file does not hold it, or it has two descriptions.
+            BrokenPickleError: It is not a storage, the file does not hold it, or it has two descriptions.
         """
         match saved:  # Few steps: a file has as many of these as tensors.
             case ("storage" | b"storage", kind, name, _, numel, *view) if (

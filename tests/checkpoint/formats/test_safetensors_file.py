@@ -85,7 +85,7 @@ BROKEN: dict[str, tuple[Any, bytes]] = {
     "two on the same bytes": ({"a": entry("U8", [2], 0, 2), "b": entry("U8", [2], 0, 2)}, bytes(2)),
     "bytes behind the last": ({"a": entry("U8", [1], 0, 1)}, bytes(2)),
     "bytes missing": ({"a": entry("U8", [9], 0, 9)}, bytes(8)),
-    "metadata that is no text": ({"__metadata__": {"a": 1}, "a": entry("U8", [1], 0, 1)}, bytes(1)),
+    "metadata that is not a text": ({"__metadata__": {"a": 1}, "a": entry("U8", [1], 0, 1)}, bytes(1)),
     "metadata that is a list": ({"__metadata__": [], "a": entry("U8", [1], 0, 1)}, bytes(1)),
     "metadata twice": (
         b'{"__metadata__":{"a":"b"},"__metadata__":{"a":"c"},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
@@ -124,8 +124,8 @@ def test_what_the_library_takes_is_taken(tmp_path: Path, header: dict[str, Any],
 def twice(first: tuple[str, int, int], second: tuple[str, int, int]) -> bytes:
     """A header with the name `a` twice, and `b` on the third byte."""
     named = [("b", ("U8", 2, 3)), ("a", first), ("a", second)]
-    told = (f'"{name}":' + json.dumps(entry(kind, [end - at], at, end)) for name, (kind, at, end) in named)
-    return f"{{{','.join(told)}}}".encode()
+    entries = (f'"{name}":' + json.dumps(entry(kind, [end - at], at, end)) for name, (kind, at, end) in named)
+    return f"{{{','.join(entries)}}}".encode()
 
 
 @pytest.mark.parametrize("first", [("U8", 0, 2), ("U8", 0, 1), ("U8", 1, 3), ("I8", 0, 0)])

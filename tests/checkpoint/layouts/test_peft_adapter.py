@@ -88,7 +88,7 @@ def test_both_weights_files_are_noted_and_the_safe_one_is_read(adapters: Path, t
     checkpoint = open_checkpoint(folder)
     assert checkpoint.format == "safetensors"
     assert checkpoint.notes == (
-        "adapter_model.bin lies beside adapter_model.safetensors: PEFT reads the safetensors file",
+        "adapter_model.bin lies next to adapter_model.safetensors: PEFT reads the safetensors file",
     )
     assert "not this one" in open_checkpoint(folder / "adapter_model.bin").notes[0]
     (twin,) = checkpoint.companions

@@ -234,7 +234,7 @@ def test_a_bare_state_dict_has_no_envelope(tmp_path: Path) -> None:
     assert list(checkpoint.keys) == ["layer.weight"]
 
 
-def test_entries_beside_the_tensors_are_opaque_keys(tmp_path: Path) -> None:
+def test_entries_that_are_not_tensors_are_opaque_keys(tmp_path: Path) -> None:
     checkpoint = _opened({**W, "epoch": 3, 7: torch.ones(1)}, tmp_path / "a.pt")
     assert list(checkpoint.keys) == ["layer.weight"]
     assert checkpoint.opaque_keys == {"epoch": "not a tensor: 3", "7": "a tensor (1,) whose key is not a text"}
