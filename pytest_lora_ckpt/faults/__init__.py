@@ -55,7 +55,7 @@ def find_fault(name: str) -> Fault:
     """Return the fault of this name.
 
     Raises:
-        ValueError: There is no such fault; the message lists similar names, then all.
+        ValueError: There is no such fault; the message lists similar names, or else all.
 
     Example:
         >>> find_fault("nan").seen
@@ -66,10 +66,8 @@ def find_fault(name: str) -> Fault:
     except KeyError:
         similar = difflib.get_close_matches(name, FAULTS, n=3, cutoff=0.5)
         similar = similar or [each for each in FAULTS if name and name in each][:3]
-        hint = f" (near to it: {', '.join(similar)})" if similar else ""
-        raise ValueError(
-            f"there is no fault {name!r}{hint}. The faults are pytest_lora_ckpt.faults.FAULTS: {', '.join(FAULTS)}."
-        ) from None
+        hint = f"near to it: {', '.join(similar)}" if similar else f"the faults are {', '.join(FAULTS)}"
+        raise ValueError(f"there is no fault {name!r} ({hint})") from None
 
 
 def faults_for(checkpoint_path: str | os.PathLike[str]) -> list[Fault]:
