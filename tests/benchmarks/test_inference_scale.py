@@ -1,12 +1,16 @@
-"""How long the inference takes for a mixture of experts with LoRA on each expert: 10^4, 10^5 and 10^6 keys."""
+"""How long inference and comparison take for a mixture of experts with LoRA on each expert: 10^4, 10^5 and 10^6 keys.
+
+`compare` should take at most twice as long as the inference in it, both given plain mappings, and grow linearly.
+"""
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lora_ckpt.keys import infer_remapping
+from pytest_lora_ckpt import compare, infer_remapping
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -17,6 +21,7 @@ MODULES = (("gate_proj", 64, 32), ("up_proj", 64, 32), ("down_proj", 32, 64))
 Sides = tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]
 
 
+@functools.lru_cache(maxsize=1)
 def sides(keys: int) -> Sides:
     """A compiled adapter without adapter names, and a model with a tower in front and the name `default`."""
     checkpoint: dict[str, tuple[int, ...]] = {}
@@ -31,10 +36,11 @@ def sides(keys: int) -> Sides:
     return checkpoint, model
 
 
+@pytest.mark.parametrize("ask", [infer_remapping, compare])
 @pytest.mark.parametrize("keys", [10**4, 10**5, 10**6])
-def test_inference(benchmark: BenchmarkFixture, keys: int) -> None:
+def test_scale(benchmark: BenchmarkFixture, keys: int, ask: object) -> None:
     checkpoint, model = sides(keys)
-    found = benchmark.pedantic(infer_remapping, (checkpoint, model), rounds=1 if keys == 10**6 else 3, warmup_rounds=0)
+    found = benchmark.pedantic(ask, (checkpoint, model), rounds=1 if keys == 10**6 else 3, warmup_rounds=0)
     assert found.mapping == dict(zip(checkpoint, model, strict=True))
     benchmark.extra_info["keys"] = len(checkpoint)
-    benchmark.extra_info["rules"] = [rule.text for rule in found.rules]
+    benchmark.extra_info["rules"] = [rule.text for rule in getattr(found, "remapping", found).rules]
