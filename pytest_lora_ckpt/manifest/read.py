@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lora_ckpt.checkpoint.limits import MAX_MANIFEST
 from pytest_lora_ckpt.manifest.schema import FILE_NAME, SCHEMA, BaseModel, Manifest, ManifestError, TensorEntry
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Mapping
+
+    from pytest_lora_ckpt.manifest.schema import Scaling
 
 _AGAIN = "Write it again with write_manifest(model, path), or copy the file again."
-_DIGEST = 32
+_DIGEST = 32  # Digits.
+_SHOWN = 100  # Characters of what is there instead.
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -24,7 +30,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         path: The file, or a directory with a `lora_manifest.json`.
 
     Raises:
-        ManifestError: It is no manifest, cut off, or of another version; the message says which, and what to do.
+        ManifestError: It is not a manifest, cut off, or of another version; the message says which, and what to do.
         OSError: There is no such file, or it may not be read.
 
     Example:
@@ -43,19 +49,21 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     if len(raw) > MAX_MANIFEST:
         raise ManifestError(file, expected=f"at most {MAX_MANIFEST:,} bytes", found="more", remedy="Look at the path.")
     try:
-        data = json.loads(raw.decode("utf-8"))
+        return _manifest(json.loads(raw.decode("utf-8"), object_pairs_hook=_unique), file)
+    except ManifestError as error:
+        error.path = file
+        raise
     except (ValueError, RecursionError) as error:  # Broken JSON and broken UTF-8 are both a ValueError.
         cut = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc.rstrip()) - 1
         found = "an empty file" if not raw.strip() else f"{'a file cut off: ' if cut else ''}{error}"
         raise ManifestError(file, expected="JSON in UTF-8", found=f"{found:.300}", remedy=_AGAIN) from error
-    return _Reader(file).manifest(data)
 
 
 def find_manifest(checkpoint_path: str | os.PathLike[str]) -> Path | None:
-    """Return the manifest that lies with a checkpoint, or None.
+    """Return the manifest that belongs to a checkpoint, or None.
 
     For a directory (an adapter, a Trainer's `checkpoint-500`) that is `lora_manifest.json` in it. For a file it is
-    `NAME.lora_manifest.json` beside `NAME.ckpt`, which belongs to that file alone, else `lora_manifest.json` beside it.
+    `NAME.lora_manifest.json` next to `NAME.ckpt`, which belongs to that file alone, else `lora_manifest.json` there.
 
     Example:
         >>> find_manifest("no/such.ckpt") is None
@@ -65,7 +73,7 @@ def find_manifest(checkpoint_path: str | os.PathLike[str]) -> Path | None:
     try:
         places = [path / FILE_NAME] if path.is_dir() else [own_name(path), path.parent / FILE_NAME]
         return next((place for place in places if place.is_file()), None)
-    except (OSError, ValueError):  # A name that no file can have: there is nothing beside it.
+    except (OSError, ValueError):  # A name that no file can have.
         return None
 
 
@@ -79,129 +87,140 @@ def own_name(checkpoint_path: Path) -> Path:
     return checkpoint_path.parent / f"{checkpoint_path.stem}.{FILE_NAME}"
 
 
-class _Reader:
-    """Turns JSON data into a `Manifest`, and says where it is not as it should be."""
+class _Leaf(NamedTuple):
+    """A kind of value, in words, and whether a value is of it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def manifest(self, data: Any) -> Manifest:
-        if not isinstance(data, dict) or "schema" not in data:
-            self._fail("a JSON object with a schema", _kind(data) if not isinstance(data, dict) else "no schema in it")
-        if (schema := data["schema"]) != SCHEMA or isinstance(schema, bool):
-            self._refuse(schema)
-        tensors = self._object(data, "tensors", required=True)
-        manifest = Manifest(
-            tensors={key: self._entry(key, value) for key, value in tensors.items()},
-            aliases=tuple(
-                (key, *self._strings(others, f"aliases.{key}")) for key, others in self._object(data, "aliases").items()
-            ),
-            model=self._of(data.get("model", ""), str, "model"),
-            adapters={
-                name: self._of(config, dict, f"adapters.{name}")
-                for name, config in self._object(data, "adapters").items()
-            },
-            active=tuple(self._strings(data.get("active", []), "active")),
-            scalings={name: self._scaling(name, value) for name, value in self._object(data, "scalings").items()},
-            base=self._base(self._object(data, "base")),
-            probe=self._probe(data.get("probe")),
-            written_by={name: str(version) for name, version in self._object(data, "written_by").items()},
-            path=self.path,
-        )
-        unknown = sorted({key for group in manifest.aliases for key in group} - manifest.tensors.keys())
-        if unknown:
-            self._fail("aliases among the tensors", f"aliases has {unknown[0]!r}, which is no tensor of it")
-        return manifest
-
-    def _entry(self, key: str, value: Any) -> TensorEntry:
-        where = f"tensors.{key}"
-        fields = self._of(value, dict, where)
-        shape = self._of(fields.get("shape"), list, f"{where}.shape")
-        if not all(type(size) is int and size >= 0 for size in shape):
-            self._fail(f"sizes in {where}.shape", f"{shape!r:.100}")
-        casts = self._of(fields.get("casts", {}), dict, f"{where}.casts")
-        return TensorEntry(
-            shape=tuple(shape),
-            dtype=self._of(fields.get("dtype"), str, f"{where}.dtype"),
-            digest=self._digest(fields.get("digest"), f"{where}.digest"),
-            trained=self._of(fields.get("trained", False), bool, f"{where}.trained"),
-            casts={dtype: self._digest(digest, f"{where}.casts") or "" for dtype, digest in casts.items()},
-            why=self._text(fields.get("why"), f"{where}.why"),
-        )
-
-    def _base(self, fields: dict[str, Any]) -> BaseModel:
-        known = {name: self._text(fields.get(name), f"base.{name}") for name in ("name", "revision", "commit")}
-        return BaseModel(**known, fingerprint=self._digest(fields.get("fingerprint"), "base.fingerprint"))
-
-    def _scaling(self, name: str, value: Any) -> float | dict[str, float]:
-        if isinstance(value, dict):
-            return {module: self._number(one, f"scalings.{name}.{module}") for module, one in value.items()}
-        return self._number(value, f"scalings.{name}")
-
-    def _probe(self, value: Any) -> dict[str, Any] | None:
-        """Look at what is needed to run the probe again; `probe.py` reads the rest."""
-        if value is None:
-            return None
-        probe: dict[str, Any] = self._of(value, dict, "probe")
-        self._of(probe.get("seed"), int, "probe.seed")
-        for name, recipe in self._object(probe, "inputs", required=True, where="probe.").items():
-            self._of(self._of(recipe, dict, f"probe.inputs.{name}").get("kind"), str, f"probe.inputs.{name}.kind")
-        output = self._object(probe, "output", required=True, where="probe.")
-        self._of(output.get("dtype"), str, "probe.output.dtype")
-        for name in ("shape", "on", "off"):
-            for number in self._of(output.get(name), list, f"probe.output.{name}"):
-                if number is not None:
-                    self._number(number, f"probe.output.{name}")
-        return probe
-
-    def _number(self, value: Any, where: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            self._fail(f"a number as {where}", f"{value!r:.100}")
-        return float(value)
-
-    def _digest(self, value: Any, where: str) -> str | None:
-        if value is not None and not (isinstance(value, str) and _is_digest(value)):
-            self._fail(f"{_DIGEST} hexadecimal digits, or null, as {where}", f"{value!r:.100}")
-        digest: str | None = value
-        return digest
-
-    def _text(self, value: Any, where: str) -> str | None:
-        text: str | None = value if value is None else self._of(value, str, where)
-        return text
-
-    def _object(self, data: dict[str, Any], name: str, *, required: bool = False, where: str = "") -> dict[str, Any]:
-        fields: dict[str, Any] = self._of(data.get(name, None if required else {}), dict, where + name)
-        return fields
-
-    def _strings(self, value: Any, where: str) -> list[str]:
-        return [self._of(item, str, where) for item in self._of(value, list, where)]
-
-    def _of(self, value: Any, kind: type, where: str) -> Any:
-        if type(value) is not kind:
-            self._fail(f"a JSON {_WORDS[kind]} as {where}", _kind(value))
-        return value
-
-    def _fail(self, expected: str, found: str) -> None:
-        raise ManifestError(self.path, expected=expected, found=found, remedy=_AGAIN)
-
-    def _refuse(self, schema: Any) -> None:
-        newer = type(schema) is int and schema > SCHEMA
-        raise ManifestError(
-            self.path,
-            expected=f"schema {SCHEMA}, which this release reads",
-            found=f"schema {schema!r:.50}",
-            remedy="Upgrade pytest-lora-ckpt." if newer else _AGAIN,
-        )
+    words: str
+    fits: Callable[[Any], bool]
 
 
-_WORDS: dict[type, str] = {dict: "object", list: "array", str: "string", int: "integer", bool: "true or false"}
+def _is_number(value: object) -> bool:
+    try:
+        return type(value) in {int, float} and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # An integer beyond the range of a float.
+        return False
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "nothing, or null"
-    return _WORDS.get(type(value), "number") + (f" {value!r:.60}" if isinstance(value, (str, int, float)) else "")
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and len(value) == _DIGEST and not set(value) - set("0123456789abcdef")
 
 
-def _is_digest(text: str) -> bool:
-    return len(text) == _DIGEST and not set(text) - set("0123456789abcdef")
+_OBJECT = _Leaf("a JSON object", lambda value: type(value) is dict)
+_ARRAY = _Leaf("a JSON array", lambda value: type(value) is list)
+_TEXT = _Leaf("a JSON string", lambda value: type(value) is str)
+_BOOL = _Leaf("true or false", lambda value: type(value) is bool)
+_INTEGER = _Leaf("an integer", lambda value: type(value) is int)
+_SIZE = _Leaf("a size", lambda value: type(value) is int and value >= 0)
+_NUMBER = _Leaf("a number", _is_number)
+_VALUE = _Leaf("a number, or null,", lambda value: value is None or _is_number(value))
+_DIGEST_TEXT = _Leaf(f"{_DIGEST} hexadecimal digits", _is_digest)
+
+# An object has the fields named; `?` marks those that may be absent or null, and `*` stands for any name. An array
+# holds one kind of value. Where there are two kinds, the second is for objects. Further fields are ignored.
+_FORMAT = {
+    "tensors": {
+        "*": {
+            "shape": [_SIZE],
+            "dtype": _TEXT,
+            "digest?": _DIGEST_TEXT,
+            "trained?": _BOOL,
+            "casts?": {"*": _DIGEST_TEXT},
+            "why?": _TEXT,
+        }
+    },
+    "aliases?": {"*": [_TEXT]},
+    "model?": _TEXT,
+    "adapters?": {"*": _OBJECT},
+    "active?": [_TEXT],
+    "scalings?": {"*": (_NUMBER, {"*": _NUMBER})},
+    "base?": {"name?": _TEXT, "revision?": _TEXT, "commit?": _TEXT, "fingerprint?": _DIGEST_TEXT},
+    "probe?": {
+        "seed": _INTEGER,
+        "inputs": {"*": {"kind": _TEXT, "mean?": _NUMBER, "spread?": _NUMBER}},
+        "output": {"dtype": _TEXT, "shape": [_SIZE], "on": [_VALUE], "off": [_VALUE]},
+    },
+    "written_by?": _OBJECT,
+}
+
+
+def _check(value: Any, form: Any, where: str) -> None:
+    """Compare a value with its place in the format.
+
+    Raises:
+        ManifestError: It is of another kind; the message names the field.
+    """
+    if isinstance(form, tuple) and not isinstance(form, _Leaf):
+        form = form[isinstance(value, dict)]
+    leaf = form if isinstance(form, _Leaf) else _ARRAY if isinstance(form, list) else _OBJECT
+    if not leaf.fits(value):
+        raise _wrong(f"{leaf.words} as {where}", _shown(value))
+    if isinstance(form, list):
+        for each in value:
+            _check(each, form[0], where)
+    elif isinstance(form, dict):
+        inside = f"{where}." if where else ""
+        for name, inner in form.items():
+            field = name.rstrip("?")
+            if name == "*":
+                for key, each in value.items():
+                    _check(each, inner, f"{inside}{key}")
+            elif field == name or value.get(field) is not None:
+                _check(value.get(field), inner, f"{inside}{field}")
+
+
+def _manifest(data: Any, path: Path) -> Manifest:
+    if not isinstance(data, dict) or "schema" not in data:
+        raise _wrong("a JSON object with a schema", "no schema in it" if isinstance(data, dict) else _shown(data))
+    if type(schema := data["schema"]) is not int or schema != SCHEMA:
+        remedy = "Upgrade pytest-lora-ckpt." if type(schema) is int and schema > SCHEMA else _AGAIN
+        raise _wrong(f"schema {SCHEMA}, which this release reads", f"schema {_shown(schema)}", remedy)
+    _check(data, _FORMAT, "")
+    given = {name: value for name, value in data.items() if value is not None}
+    aliases = tuple((key, *others) for key, others in given.get("aliases", {}).items())
+    if unknown := sorted({key for group in aliases for key in group} - given["tensors"].keys()):
+        raise _wrong("aliases among the tensors", f"aliases has {_shown(unknown[0])}, which is not in tensors")
+    base = given.get("base", {})
+    return Manifest(
+        tensors={key: _entry(fields) for key, fields in given["tensors"].items()},
+        aliases=aliases,
+        model=given.get("model", ""),
+        adapters=given.get("adapters", {}),
+        active=tuple(given.get("active", ())),
+        scalings={name: _scaling(value) for name, value in given.get("scalings", {}).items()},
+        base=BaseModel(**{name: base.get(name) for name in BaseModel.__slots__}),
+        probe=given.get("probe"),
+        written_by={name: str(version) for name, version in given.get("written_by", {}).items()},
+        path=path,
+    )
+
+
+def _scaling(value: Any) -> Scaling:
+    return {module: float(one) for module, one in value.items()} if isinstance(value, dict) else float(value)
+
+
+def _entry(fields: Mapping[str, Any]) -> TensorEntry:
+    return TensorEntry(
+        shape=tuple(fields["shape"]),
+        dtype=fields["dtype"],
+        digest=fields.get("digest"),
+        trained=fields.get("trained") or False,
+        casts=fields.get("casts") or {},
+        why=fields.get("why"),
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a field that is there twice: two readers could take a different one of them."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        name = next(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
+        raise _wrong("each field once", f"{_shown(name)} twice in one object")
+    return fields
+
+
+def _wrong(expected: str, found: str, remedy: str = _AGAIN) -> ManifestError:
+    return ManifestError(None, expected=printable(expected), found=printable(found), remedy=remedy)
+
+
+def _shown(value: object) -> str:
+    return "nothing, or null" if value is None else json.dumps(value)[:_SHOWN]

@@ -47,9 +47,9 @@ def test_no_version(tmp_path: Path, schema: str) -> None:
         (b"\xff\xfe\x00", "codec can't decode"),
         (b"PK\x03\x04zip", "Expecting value"),
         ("[" * 100_000, "recursion"),
-        ("[1, 2]", "array"),
+        ("[1, 2]", "[1, 2]"),
         ("null", "nothing, or null"),
-        ('"text"', "string 'text'"),
+        ('"text"', '"text"'),
         ("{}", "no schema in it"),
         ('{"r": 8, "lora_alpha": 16}', "no schema in it"),
     ],
@@ -87,7 +87,7 @@ def test_cut_off_at_any_byte(tmp_path: Path, recorded: Recorded) -> None:
         ({"tensors": {"a": {**TENSOR, "why": 1}}}, "tensors.a.why"),
         ({"aliases": [["a", "b"]]}, "aliases"),
         ({"aliases": {"a": "b"}}, "aliases.a"),
-        ({"aliases": {"a": ["b"]}}, "'b', which is no tensor"),
+        ({"aliases": {"a": ["b"]}}, '"b", which is not in tensors'),
         ({"adapters": {"default": 8}}, "adapters.default"),
         ({"active": "default"}, "active"),
         ({"scalings": {"default": "2"}}, "scalings.default"),
@@ -101,14 +101,49 @@ def test_cut_off_at_any_byte(tmp_path: Path, recorded: Recorded) -> None:
             {"probe": {"seed": 0, "inputs": {}, "output": {"dtype": "f", "shape": [], "on": ["x"], "off": []}}},
             "output.on",
         ),
+        ({"scalings": {"default": 10**400}}, "a number as scalings.default"),
+        ({"scalings": {"default": float("nan")}}, "a number as scalings.default"),
+        ({"scalings": {"default": {"q": float("inf")}}}, "a number as scalings.default.q"),
+        ({"tensors": {"a": {**TENSOR, "shape": [1e30]}}}, "a size as tensors.a.shape"),
+        (
+            {
+                "probe": {
+                    "seed": 0,
+                    "inputs": {"x": {"kind": "normal", "mean": float("nan")}},
+                    "output": {"dtype": "float32", "shape": [], "on": [], "off": []},
+                }
+            },
+            "a number as probe.inputs.x.mean",
+        ),
         ({"written_by": 3}, "written_by"),
         ({"model": 3}, "model"),
     ],
-    ids=range(29),
+    ids=range(34),
 )
 def test_a_wrong_type_inside(tmp_path: Path, edit: dict[str, Any], where: str) -> None:
     data = {"schema": 1, "tensors": {"a": TENSOR}, **edit}
     assert where in _refusal(tmp_path / "m.json", json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{"schema": 1, "schema": 1, "tensors": {}}', "schema"),
+        ('{"schema": 1, "tensors": {"a\\u001b[0m": {}, "a\\u001b[0m": {}}}', r"a\u001b[0m"),
+        ('{"schema": 1, "tensors": {"a": {"shape": [2], "dtype": "int8", "shape": [3]}}}', "shape"),
+    ],
+    ids=["root", "tensor", "field"],
+)
+def test_a_field_that_is_there_twice(tmp_path: Path, text: str, field: str) -> None:
+    refusal = _refusal(tmp_path / "m.json", text)
+    assert "each field once" in refusal
+    assert f'"{field}" twice' in refusal
+
+
+def test_whole_numbers_are_scalings_too(tmp_path: Path) -> None:
+    data = {"schema": 1, "tensors": {}, "scalings": {"a": 2, "b": {"q": 3}}}
+    (tmp_path / "m.json").write_text(json.dumps(data))
+    assert read_manifest(tmp_path / "m.json").to_dict()["scalings"] == {"a": 2.0, "b": {"q": 3.0}}
 
 
 def test_the_least_that_is_one(tmp_path: Path) -> None:
