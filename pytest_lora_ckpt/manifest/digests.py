@@ -72,22 +72,6 @@ def digest_tensors(tensor: torch.Tensor, dtypes: Sequence[str]) -> dict[str, str
     return {dtype: digest.hexdigest() for dtype, digest in found.items()}
 
 
-def digest_tensor(tensor: torch.Tensor) -> str:
-    """Return the digest of a tensor as it is.
-
-    Raises:
-        ValueError: `why_not` says why.
-
-    Example:
-        >>> import torch
-        >>> square = torch.arange(4.0).reshape(2, 2)
-        >>> digest_tensor(square) == digest_tensor(square.T.contiguous().T)
-        True
-    """
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return digest_tensors(tensor, [dtype])[dtype]
-
-
 def why_not(tensor: torch.Tensor) -> str | None:  # noqa: PLR0911  # One reason each.
     """Say in a few words why a live tensor has no digest; None where it has one."""
     if sys.byteorder != "little":

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.lora.layers import adapter_layers
-
 if TYPE_CHECKING:
     import torch
+
+    from pytest_lora_ckpt.lora.layers import AdapterLayer
 
 # The fields of PEFT's LoraConfig that decide what is loaded and how it is applied
 # (https://huggingface.co/docs/peft/package_reference/lora).
@@ -65,10 +65,10 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def module_scalings(model: torch.nn.Module) -> dict[str, dict[str, float]]:
+def module_scalings(layers: Iterable[AdapterLayer]) -> dict[str, dict[str, float]]:
     """Return the scaling in force, by adapter and module path; adapters without a name are called `"default"`."""
     scalings: dict[str, dict[str, float]] = {}
-    for layer in adapter_layers(model):
+    for layer in layers:
         if layer.scaling is not None and math.isfinite(layer.scaling):
             # State dicts leave these segments out.
             path = ".".join(each for each in layer.module.split(".") if each != "_checkpoint_wrapped_module")

@@ -18,7 +18,9 @@ from pytest_lora_ckpt.manifest.digests import NARROWED, digest_bytes, digest_ten
 from pytest_lora_ckpt.manifest.facts import adapter_configs, base_names, module_scalings
 from pytest_lora_ckpt.manifest.probe import record_probe
 from pytest_lora_ckpt.manifest.schema import FILE_NAME, BaseModel, Manifest, TensorEntry
-from pytest_lora_ckpt.models import describe, is_module, is_tensor, model_keys
+from pytest_lora_ckpt.models import is_module, is_tensor
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel
+from pytest_lora_ckpt.wording import dtype_name, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,9 +83,9 @@ def make_manifest(
         ManifestError: As there.
     """
     if not is_module(model):
-        raise TypeError(f"write_manifest() takes a torch.nn.Module, and was given {describe(model)}.")
-    keys = model_keys(model)
-    state: dict[str, Any] = {key: value for key, value in model.state_dict(keep_vars=True).items() if key in keys}
+        raise TypeError(f"write_manifest() takes a torch.nn.Module, and was given {type_name(model)}.")
+    loaded = LoadedModel(model)
+    keys, state = loaded.keys, {key: loaded.state[key] for key in loaded.keys}
     tensors = _entries(state, keys, values or {}, merged_modules(model))
     # Buffers are left out: running means change though nothing is trained.
     frozen = {
@@ -97,7 +99,7 @@ def make_manifest(
         model=type(model).__name__,
         adapters=adapter_configs(model),
         active=active_adapters(model),
-        scalings={name: _uniform(scalings) for name, scalings in module_scalings(model).items()},
+        scalings={name: _uniform(scalings) for name, scalings in module_scalings(loaded.layers).items()},
         base=BaseModel(**base_names(model), fingerprint=fingerprint(frozen)),
         probe=record_probe(model, probe) if probe is not None else None,
         written_by=versions(),
@@ -174,7 +176,7 @@ def versions() -> dict[str, str]:
 def _entries(
     state: Mapping[str, Any], keys: KeySet, values: Mapping[str, Any], merged: frozenset[str]
 ) -> dict[str, TensorEntry]:
-    parsed, aliases = parse_keys(keys), keys.alias_of()
+    parsed, aliases = keys.derived(parse_keys), keys.alias_of()
     trained = {key for key, tensor in state.items() if tensor.requires_grad or parsed[key].is_adapter}
     entries: dict[str, TensorEntry] = {}
     for key, tensor in state.items():
@@ -196,7 +198,7 @@ def _valued(tensor: torch.Tensor, value: Any) -> torch.Tensor:
 
 
 def _entry(tensor: torch.Tensor, *, trained: bool) -> TensorEntry:
-    shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
     if reason := why_not(tensor):
         return TensorEntry(shape, dtype, None, trained, why=reason)
     casts = NARROWED.get(dtype, ()) if trained else ()

@@ -13,12 +13,10 @@ from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
 from pytest_lora_ckpt.lora.pairs import lora_factor
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.running import at_rest, floats_in
-from pytest_lora_ckpt.wording import count, group_keys
+from pytest_lora_ckpt.wording import count, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-_GROUPS = 3  # Patterns of module names in one sentence.
 
 # Each module that `zero_but_used` asks about costs a forward pass.
 _MOST_PASSES = 16
@@ -63,8 +61,8 @@ class AdapterEffect:
         if not self.modules:
             return "The model has no LoRA layers."
         if self.broken:
-            groups = [f"{pattern} ({number}x)" for pattern, number in group_keys(self.broken, limit=_GROUPS)]
-            return f"The adapter holds NaN or Inf in {count(len(self.broken), 'module')}: {', '.join(groups)}."
+            modules = count(len(self.broken), "module")
+            return f"The adapter holds NaN or Inf in {modules}: {grouped(self.broken)}."
         if self.state == "merged twice":
             return f"The adapter is merged twice into the base weights ({'; '.join(self.adapters)})."
         if self.state == "merged":

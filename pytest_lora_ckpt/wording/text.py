@@ -78,6 +78,16 @@ def key_groups(keys: Iterable[str], most: int = 4, width: int = WIDTH) -> list[s
     return [f"{number:>5} {printable(pattern, width)}" for pattern, number in group_keys(keys, limit=most)]
 
 
+def grouped(keys: Iterable[str], most: int = 3) -> str:
+    """Write keys in a sentence, as patterns in braces with their numbers.
+
+    Example:
+        >>> grouped(["layers.0.q.weight", "layers.1.q.weight", "head.bias"])
+        'head.bias (1), layers.{0,1}.q.weight (2)'
+    """
+    return ", ".join(f"{printable(pattern)} ({number})" for pattern, number in group_keys(keys, limit=most))
+
+
 def table(rows: Sequence[Sequence[str]], *, indent: str = "  ", numbers: bool = True) -> list[str]:
     """Align rows of cells: the first column to the left, the others to the right where they are numbers.
 

@@ -407,7 +407,7 @@ def test_the_manifest_and_the_layers_agree_on_the_scaling(layer: type[nn.Module]
     model = nn.ModuleDict({"q_proj": layer()})
     [found] = adapter_layers(model)
     assert (found.module, found.rank, found.scaling, found.alpha) == ("q_proj", 2, 8.0, 16)
-    assert module_scalings(model) == {"default": {"q_proj": 8.0}}
+    assert module_scalings(adapter_layers(model)) == {"default": {"q_proj": 8.0}}
     [difference] = scaling_differences([found], {"r": 2, "lora_alpha": 4})
     assert (difference.in_force, difference.expected) == (8.0, 2.0)
 
@@ -417,7 +417,7 @@ def test_a_layer_inside_a_checkpoint_wrapper_is_found() -> None:
 
     model = nn.ModuleDict({"q_proj": checkpoint_wrapper(TorchtuneLoRALinear())})
     assert [each.scaling for each in adapter_layers(model)] == [8.0]
-    assert module_scalings(model) == {"default": {"q_proj": 8.0}}
+    assert module_scalings(adapter_layers(model)) == {"default": {"q_proj": 8.0}}
 
 
 def test_a_scaling_that_is_not_a_number() -> None:
@@ -425,4 +425,4 @@ def test_a_scaling_that_is_not_a_number() -> None:
     layer.alpha = math.nan
     model = nn.ModuleDict({"q_proj": layer})
     assert [each.finite for each in adapter_layers(model)] == [False]
-    assert module_scalings(model) == {}
+    assert module_scalings(adapter_layers(model)) == {}

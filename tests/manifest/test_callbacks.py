@@ -98,11 +98,11 @@ def test_lightning_writes_one_beside_the_checkpoint(tmp_path: Path, *, trained_o
     place = find_manifest(path)
     assert place == path.with_suffix(".lora_manifest.json")
     found = compare_checkpoint(read_manifest(place), open_checkpoint(path))
-    assert found.clean
+    assert not found.differences
     assert not found.not_compared
     assert found.same == len(open_checkpoint(path).keys)
-    assert compare_checkpoint(read_manifest(tmp_path / "run"), open_checkpoint(path)).clean
-    assert compare_model(read_manifest(place), module).clean
+    assert not compare_checkpoint(read_manifest(tmp_path / "run"), open_checkpoint(path)).differences
+    assert not compare_model(read_manifest(place), module).differences
 
 
 def test_each_of_several_checkpoints_has_the_values_of_its_own(tmp_path: Path) -> None:
@@ -113,9 +113,9 @@ def test_each_of_several_checkpoints_has_the_values_of_its_own(tmp_path: Path) -
     for path in paths:
         place = find_manifest(path)
         assert place is not None
-        assert compare_checkpoint(read_manifest(place), open_checkpoint(path)).clean
+        assert not compare_checkpoint(read_manifest(place), open_checkpoint(path)).differences
     latest = read_manifest(tmp_path / "lora_manifest.json")
-    assert compare_checkpoint(latest, open_checkpoint(paths[2])).clean
+    assert not compare_checkpoint(latest, open_checkpoint(paths[2])).differences
     slugs = [one.slug for one in compare_checkpoint(latest, open_checkpoint(paths[0])).differences]
     assert slugs == ["other-step"]
 
@@ -137,19 +137,21 @@ def test_the_values_are_those_saved_even_if_another_callback_changes_them(tmp_pa
     path = tmp_path / "by-hand.ckpt"
     place = find_manifest(path)
     assert place == tmp_path / "by-hand.lora_manifest.json"
-    assert compare_checkpoint(read_manifest(place), open_checkpoint(path)).clean
+    assert not compare_checkpoint(read_manifest(place), open_checkpoint(path)).differences
 
 
 def test_an_asynchronous_saver(tmp_path: Path) -> None:
     _fit(tmp_path, ModelCheckpoint(tmp_path), LoraManifestCallback(), plugins=[AsyncCheckpointIO()], epochs=2)
     (path,) = tmp_path.glob("*.ckpt")
-    assert compare_checkpoint(read_manifest(path.with_suffix(".lora_manifest.json")), open_checkpoint(path)).clean
+    assert not compare_checkpoint(
+        read_manifest(path.with_suffix(".lora_manifest.json")), open_checkpoint(path)
+    ).differences
 
 
 def test_the_end_of_training_without_any_checkpoint(tmp_path: Path) -> None:
     module = Training()
     _fit(tmp_path, LoraManifestCallback(), module=module, enable_checkpointing=False)
-    assert compare_model(read_manifest(tmp_path), module).clean
+    assert not compare_model(read_manifest(tmp_path), module).differences
 
 
 def test_a_path_of_ones_own(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_a_path_of_ones_own(tmp_path: Path) -> None:
     _fit(tmp_path, ModelCheckpoint(tmp_path / "run"), callback, module=module)
     assert list(tmp_path.rglob("*.json")) == [tmp_path / "here.json"]
     manifest = read_manifest(tmp_path / "here.json")
-    assert compare_model(manifest, module).clean
+    assert not compare_model(manifest, module).differences
     assert replay_probe(manifest, module).same
 
 
@@ -210,14 +212,14 @@ def test_transformers_writes_one_into_each_checkpoint(tmp_path: Path) -> None:
         place = find_manifest(folder)
         assert place == folder / "lora_manifest.json"
         found = compare_checkpoint(read_manifest(place), open_checkpoint(folder))
-        assert found.clean
+        assert not found.differences
         assert found.same == 8
         assert find_manifest(folder / "adapter_model.safetensors") == place
     first = read_manifest(tmp_path / "checkpoint-1")
     slugs = [one.slug for one in compare_checkpoint(first, open_checkpoint(tmp_path / "checkpoint-2")).differences]
     assert slugs == ["other-step"]
     last = read_manifest(tmp_path)
-    assert compare_model(last, model).clean
+    assert not compare_model(last, model).differences
     assert replay_probe(last, model).same
     assert not replay_probe(first, model).same
     assert last.base.name == first.base.name

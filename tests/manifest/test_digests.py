@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from pytest_lora_ckpt import open_checkpoint
 from pytest_lora_ckpt.manifest import digests
-from pytest_lora_ckpt.manifest.digests import FileTensor, digest_tensor, digest_tensors, why_not
+from pytest_lora_ckpt.manifest.digests import FileTensor, digest_tensors, why_not
+from tests.helpers.digests import digest_tensor
 
 if TYPE_CHECKING:
     from pathlib import Path
