@@ -11,6 +11,7 @@ from pytest_lora_ckpt._lazy import attach
 from pytest_lora_ckpt.manifest.compare_file import compare_checkpoint as compare_checkpoint
 from pytest_lora_ckpt.manifest.outcomes import Difference as Difference
 from pytest_lora_ckpt.manifest.outcomes import ManifestComparison as ManifestComparison
+from pytest_lora_ckpt.manifest.outcomes import summarise as summarise
 from pytest_lora_ckpt.manifest.read import find_manifest as find_manifest
 from pytest_lora_ckpt.manifest.read import read_manifest as read_manifest
 from pytest_lora_ckpt.manifest.schema import FILE_NAME as FILE_NAME
@@ -47,4 +48,5 @@ __getattr__, __dir__, __all__ = attach(
     "compare_checkpoint",
     "find_manifest",
     "read_manifest",
+    "summarise",
 )

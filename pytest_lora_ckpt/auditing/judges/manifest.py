@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.judges.judgement import failed, passed, skipped
 from pytest_lora_ckpt.findings import finding
+from pytest_lora_ckpt.manifest import summarise
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -28,11 +29,8 @@ def manifest(
         live: The loaded model, compared with it.
         probe: What the loaded model answers to the recorded probe. A probe that cannot be run says nothing against it.
     """
-    parts, differences = [f"checkpoint: {file.summary}"], [*file.differences]
+    parts, differences = [summarise(file, live)], [*file.differences, *(live.differences if live else ())]
     findings = []
-    if live is not None:
-        parts.append(f"loaded model: {live.summary}")
-        differences += live.differences
     if probe is not None:
         parts.append(probe.why)
         if not probe.same and not probe.error:
