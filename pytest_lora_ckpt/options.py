@@ -226,7 +226,7 @@ _ROWS = (
     Option(
         "lora_manifest",
         "The manifest that was written when the checkpoint was trained (write_manifest, LoraManifestCallback); by "
-        "default the lora_manifest.json beside the checkpoint.",
+        "default the lora_manifest.json next to the checkpoint.",
         "FILE",
         _manifest,
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,13 @@ def test_what_is_not_valid(name: str, text: str, problem: str) -> None:
 def test_an_option_without_a_flag_is_named_by_its_ini_name() -> None:
     with pytest.raises(OptionError, match=r"^lora_stages \(from: tox.ini\): a stage is written"):
         read_settings(reading(lora_stages=("a: b", "c")))
+
+
+def test_importing_the_table_imports_nothing_else() -> None:
+    code = (
+        "import sys; import pytest_lora_ckpt.options;"
+        "print({name.partition('.')[0] for name in sys.modules} & {'pytest', '_pytest', 'torch', 'numpy'},"
+        "*sorted(name for name in sys.modules if name.startswith('pytest_lora_ckpt.')))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE.parent)
+    assert result.stdout.split() == ["set()", "pytest_lora_ckpt._lazy", "pytest_lora_ckpt.options"]

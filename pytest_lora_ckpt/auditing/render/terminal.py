@@ -17,9 +17,9 @@ _COMPONENTS = 20
 _MEANING = {
     "loads": "everything loads under its own name",
     "loads-after-remap": "everything loads once the keys are renamed",
-    "partial": "even after renaming, something has no home or no source",
+    "partial": "even after renaming, some tensors have no counterpart",
     "noop": "the adapter changes nothing",
-    "incompatible": "names meet, shapes do not",
+    "incompatible": "names match but shapes differ",
     "not-compared": "there was no model or loader to compare with",
 }
 _SHOWN = {name for name, check in CHECKS.items() if check.show_when_passed}
@@ -72,7 +72,7 @@ def _about(checkpoint: CheckpointFacts) -> Iterator[str]:
     yield " · ".join(printable(part, WIDTH // 4) for part in parts)
     for name, adapter in checkpoint.adapters.items():
         alpha = "" if adapter.alpha is None else f", alpha {adapter.alpha:g}"
-        yield from wrap(f"adapter {name}: rank {adapter.rank}{alpha}, {adapter.modules} modules")
+        yield from wrap(f"adapter {name}: rank {adapter.rank}{alpha}, {count(adapter.modules, 'module')}")
     if checkpoint.envelope:
         yield from wrap(f"beside the state dict: {', '.join(checkpoint.envelope)}")
     for note in checkpoint.notes:

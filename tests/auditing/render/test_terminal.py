@@ -25,7 +25,7 @@ def test_a_section() -> None:
     told = lines({"model.q.weight": (8, 8), "x.weight": (1,)}, {"q.weight": (8, 8), "y.weight": (1,)})
     text = "\n".join(told)
     assert "lightning · torch zip · 4 keys · 2.0 KiB · stage finetune" in text
-    assert "adapter default: rank 4, alpha 8, 1 modules" in text
+    assert "adapter default: rank 4, alpha 8, 1 module" in text
     assert "note: a note" in text
     assert "as is: loaded 0 · missing 2 (prefix 1, non_lora 1) · unexpected 2 (prefix 1, non_lora 1)" in text
     assert "after remapping: loaded 1 · missing 1 (non_lora 1) · unexpected 1 (non_lora 1)" in text
