@@ -49,7 +49,7 @@ def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
 
     Args:
         source: A `Checkpoint`, an `nn.Module`, a `KeySet`, or a mapping key -> shape, `TensorInfo` or tensor.
-        aliases: Groups of keys that name one tensor, where `source` cannot tell.
+        aliases: Groups of keys that name one tensor, where `source` does not show it.
 
     Raises:
         TypeError: `source` is none of these; the message says what it is.
@@ -70,22 +70,22 @@ def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
 
 
 def is_module(value: object) -> bool:
-    """Tell whether this is an `nn.Module`, without importing torch for a value that cannot be one."""
+    """Return whether this is an `nn.Module`, without importing torch for a value that cannot be one."""
     return any(base.__module__ == "torch.nn.modules.module" for base in type(value).__mro__)
 
 
 def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
-    """Tell whether this is a `torch.Tensor`, without importing torch for a value that cannot be one."""
+    """Return whether this is a `torch.Tensor`, without importing torch for a value that cannot be one."""
     return is_tensor_type(type(value))
 
 
 def is_tensor_type(kind: type) -> bool:
-    """Tell whether this is `torch.Tensor` or a class derived from it."""
+    """Return whether this is `torch.Tensor` or a class derived from it."""
     return any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in kind.__mro__)
 
 
 def _is_lazy(tensor: object) -> bool:
-    """Tell whether it is an `UninitializedParameter` or `UninitializedBuffer`, which raises when asked for a shape."""
+    """Whether it is an `UninitializedParameter` or `UninitializedBuffer`, which raises when asked for a shape."""
     return any(base.__name__ == "UninitializedTensorMixin" for base in type(tensor).__mro__)
 
 

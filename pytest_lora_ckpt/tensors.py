@@ -86,7 +86,7 @@ class KeySet(Mapping[str, TensorInfo]):
 
     Args:
         infos: key -> `TensorInfo`, in the order of the state dict.
-        aliases: Further groups of keys that name one tensor, beside those seen in `TensorInfo.storage`.
+        aliases: Further groups of keys that name one tensor, in addition to those seen in `TensorInfo.storage`.
 
     Example:
         >>> keys = KeySet({"lm_head.weight": TensorInfo((8, 4), storage=1),
@@ -116,7 +116,7 @@ class KeySet(Mapping[str, TensorInfo]):
         return len(self._infos)
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether there is a tensor called `key`."""
+        """Return whether there is a tensor called `key`."""
         return key in self._infos
 
     # Mapping's own views ask for one key at a time; these are ten times as fast.

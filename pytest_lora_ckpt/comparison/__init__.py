@@ -1,1 +1,1 @@
-"""Hold a checkpoint against a model: what loads, what is missing, and why."""
+"""Compare a checkpoint with a model: what loads, what is missing, and why."""

@@ -1,4 +1,4 @@
-"""A checkpoint and the adapter directory beside it, held against one model."""
+"""A checkpoint and the adapter directory next to it, compared with one model."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def compare_with_companion(
     stage: Stage | None = None,
     adapter_name: str | None = None,
 ) -> tuple[LoadReport, Mapping[str, str]]:
-    """Compare with a model; LoRA that lies in an adapter directory beside the checkpoint is not lost.
+    """Compare with a model; LoRA that lies in an adapter directory next to the checkpoint is not lost.
 
     Args:
         checkpoint: The checkpoint, which knows of the directory (`.companions`).
         model: A model, or its keys and shapes.
-        remapping: How the checkpoint's keys become the model's. Inferred where not given.
+        remapping: How the checkpoint's keys become the model's. Inferred by default.
         stage: The training stage, whose untrained components are excused.
-        adapter_name: Name of the adapter in the model; the active one where not given.
+        adapter_name: Name of the adapter in the model; by default the active one.
 
     Returns:
         The report, and which keys of the directory fill which keys of the model.

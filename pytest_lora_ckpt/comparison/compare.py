@@ -1,4 +1,4 @@
-"""Hold a checkpoint against a model: `compare`, and `infer_remapping` for whatever has keys and shapes."""
+"""Compare a checkpoint with a model: `compare`, and `infer_remapping` for whatever has keys and shapes."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
     Args:
         checkpoint: A `Checkpoint`, or a mapping key -> shape.
         model: An `nn.Module`, or a mapping key -> shape. None compares nothing (verdict `not-compared`).
-        remapping: How the checkpoint's keys become the model's. Inferred where not given.
+        remapping: How the checkpoint's keys become the model's. Inferred by default.
         scope: `"adapter"`: only trained tensors are meant to be in the checkpoint, so frozen base weights are not lost.
             `"full"`: the whole model is. `"auto"` looks whether the base weights of the adapted layers are there.
         adapter_config: The content of `adapter_config.json`; taken from the checkpoint where it has one.
         adapter_name: Name of the adapter in the model.
-        aliases: Groups of keys that name one tensor, where shapes alone cannot tell.
+        aliases: Groups of keys that name one tensor, where shapes alone do not show it.
         stage: The training stage, whose untrained components are excused.
 
     Raises:
@@ -91,7 +91,7 @@ def compare_excusing(  # noqa: PLR0913  # What `compare` takes.
     Args:
         checkpoint: As for `compare`, like all that is not named here.
         model: The model.
-        remapping: How the checkpoint's keys become the model's. Inferred where not given.
+        remapping: How the checkpoint's keys become the model's. Inferred by default.
         excuses: What is not lost although it does not load from this checkpoint.
         scope: What the checkpoint is meant to hold.
         adapter_config: The content of `adapter_config.json`.

@@ -94,7 +94,7 @@ class Demands:
         stages: All stages of the project by name.
         min_ratio: Least share of the needed model keys loaded after remapping, from 0.0 to 1.0.
         strict: A check that could not be made counts as failed.
-        manifest: The manifest of its training; None looks for one beside it.
+        manifest: The manifest of its training; None looks for one next to it.
     """
 
     stage: Stage | None = None
@@ -107,7 +107,7 @@ class Demands:
 def detect_stage(
     components: Iterable[str], stages: Mapping[str, Stage] = STAGES, *, lora: bool, trained_only: bool = False
 ) -> Stage | None:
-    """Tell the latest stage all of whose components are there, or None.
+    """Return the latest stage all of whose components are there, or None.
 
     Args:
         components: First segments of the checkpoint's keys.

@@ -25,7 +25,7 @@ def judge(pairing: Pairing, as_is: LoadState, remapped: LoadState, adapter_is_id
         pairing: Both sides and their pairs.
         as_is: What loads under its own name.
         remapped: What loads after the remapping.
-        adapter_is_idle: Tells whether the values of the adapter change nothing; asked only where all of it loads.
+        adapter_is_idle: Whether the values of the adapter change nothing; asked only where all of it loads.
     """
     if remapped.shape_mismatches:
         return "incompatible"

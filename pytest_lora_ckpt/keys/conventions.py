@@ -99,7 +99,7 @@ def _other_paths(path: Path, reading: Reading) -> list[Path]:
 
 
 def senses(path: Sequence[str]) -> frozenset[str]:
-    """What the modules of a path perceive, as far as their names tell: sight, hearing.
+    """What the modules of a path perceive, as far as their names show: sight, hearing.
 
     Example:
         >>> sorted(senses(("model", "vision_tower", "encoder")))

@@ -212,14 +212,14 @@ class ParsedKey(NamedTuple):
 
     @property
     def is_original_module(self) -> bool:
-        """Whether it is the untrained original beside a copy in `modules_to_save`."""
+        """Whether it is the untrained original of a copy in `modules_to_save`."""
         return "original_module" in self.reading.structure
 
     @property
     def is_lora(self) -> bool:
         """Whether it belongs to a low-rank adapter in any convention (`lora_A`, `lora_down`, `alpha` …).
 
-        A parameter called `alpha` counts, since only its neighbours could tell kohya's scale from a model's own.
+        A parameter called `alpha` counts: only its neighbours distinguish kohya's scale from a model's own parameter.
         """
         return self.reading.lora is not None
 

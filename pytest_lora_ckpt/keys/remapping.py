@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.keys.rules.export import Loader, key_mapping, python_source
-from pytest_lora_ckpt.wording import group_keys
+from pytest_lora_ckpt.wording import group_keys, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ class Ambiguity:
     Attributes:
         keys: The checkpoint keys, sorted.
         choices: Per possible place one tuple of model keys, in the order of `keys`.
-        distinction: What would tell the places apart.
+        distinction: What would distinguish the places.
     """
 
     keys: tuple[str, ...]
@@ -93,7 +93,7 @@ class Remapping:
         return key
 
     def explain(self) -> str:
-        """Say what was found: how many keys find their place, the rules and who applies them, and what is left open.
+        """Describe the result: how many keys find their place, the rules and who applies them, and what is left open.
 
         Example:
             >>> from pytest_lora_ckpt.keys import infer_remapping
@@ -107,15 +107,14 @@ class Remapping:
         verb = "1 checkpoint key finds its" if count == 1 else f"{count} checkpoint keys find their"
         lines = [f"{verb} place in the model, {same} of them under its own name."]
         for number, rule in enumerate(self.rules, 1):
-            before, after = rule.example
-            lines += [f"{number}. {rule.describe()}", f"   {_short(before)} -> {_short(after)}"]
+            shown = [printable(key, _LONGEST_SHOWN) for key in rule.example]
+            lines += [f"{number}. {printable(rule.describe())}", f"   {shown[0]} -> {shown[1]}"]
         if self.shape_mismatches:
             lines.append(f"{len(self.shape_mismatches)} more meet a name of the model, but not its shape:")
             lines += _listed(self.shape_mismatches)
         for ambiguity in self.ambiguities:
-            lines.append(
-                f"{len(ambiguity.keys)} keys could go to several places, so none was picked: {ambiguity.distinction}."
-            )
+            reason = printable(ambiguity.distinction)
+            lines.append(f"{len(ambiguity.keys)} keys could go to several places, so none was picked: {reason}.")
             lines += _listed(ambiguity.keys)
         for problem in self.problems:
             lines.append(f"{problem.kind}: {problem.text}")
@@ -170,9 +169,6 @@ class Remapping:
 
 
 def _listed(keys: Iterable[str]) -> list[str]:
-    return [f"   {_short(pattern)} ({count})" for pattern, count in group_keys(keys, limit=_MOST_LISTED)]
-
-
-def _short(key: str) -> str:
-    shown = key if key.isprintable() else ascii(key)[1:-1]
-    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[: _LONGEST_SHOWN - 1]}…"
+    return [
+        f"   {printable(pattern, _LONGEST_SHOWN)} ({count})" for pattern, count in group_keys(keys, limit=_MOST_LISTED)
+    ]

@@ -110,7 +110,7 @@ def templates(keys: Mapping[str, Any]) -> Sequence[Template]:
 def readings(keys: KeySet) -> Mapping[str, Reading]:
     """Read every key of a set by the grammar; keys of one template share one reading.
 
-    Neighbours tell a scale of LoRA from a model's own `alpha`, which is a plain parameter.
+    Its neighbours distinguish a scale of LoRA from a model's own `alpha`, which is a plain parameter.
     """
     return keys.derived(_read)
 
@@ -118,7 +118,7 @@ def readings(keys: KeySet) -> Mapping[str, Reading]:
 def parse_keys(keys: Iterable[str]) -> Mapping[str, ParsedKey]:
     """Parse the keys of one state dict, in their order; a `KeySet` keeps the result.
 
-    Neighbours tell a scale of LoRA from a model's own `alpha`.
+    Its neighbours distinguish a scale of LoRA from a model's own `alpha`.
 
     Example:
         >>> parsed = parse_keys(["fc.lora_down.weight", "fc.alpha", "snake.alpha"])

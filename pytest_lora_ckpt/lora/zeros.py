@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.tensors import KeySet
 
-# Formats in which zero has no bit set beside the sign.
+# Formats in which zero has no bit set but the sign.
 _SIGNED = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn"})
 _CHUNK = 1 << 20
 
@@ -22,7 +22,7 @@ def changes_nothing(keys: KeySet, is_zero: Callable[[str], bool]) -> bool:
 
     Args:
         keys: The keys of a checkpoint.
-        is_zero: Tells of a factor that is not empty whether all its values are zero. It is asked for one pair after
+        is_zero: Whether all values of a factor that is not empty are zero. It is asked for one pair after
             another, the factor that PEFT initialises to zero first, until a pair changes something.
 
     Example:

@@ -30,9 +30,9 @@ class Assigner:
     Args:
         forms: The literal reading of each template of the checkpoint.
         candidates: All candidates, any number per template.
-        has_module: Tells whether the model has a module at a path.
-        clash: Tells whether two candidates would put two tensors into one place.
-        recall: Tells which share of the model's keys below a prefix the given candidates fill.
+        has_module: Whether the model has a module at a path.
+        clash: Whether two candidates would put two tensors into one place.
+        recall: The share of the model's keys below a prefix that the given candidates fill.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Assigner:
         return choice
 
     def _decide(self, region: Region, choice: Choice) -> None:
-        """Place what a region holds, or note that it cannot be told."""
+        """Place what a region holds, or note that it is ambiguous."""
         rivals = self._rivals(region, choice)
         competitor = self._competitor(region, choice) if len(rivals) == 1 else None
         if competitor is not None:
@@ -124,7 +124,7 @@ class Assigner:
                 yield region
 
     def _rivals(self, region: Region, choice: Choice) -> list[Rewrite]:
-        """The rewrites that serve a region best; more than one if nothing tells them apart."""
+        """The rewrites that serve a region best; more than one if nothing distinguishes them."""
         standing: list[tuple[tuple[int, float], Rewrite]] = []
         for rewrite, own in self._by_rewrite.items():
             there = [own[s] for s in region.supporters if s in own and choice.is_free(own[s])]

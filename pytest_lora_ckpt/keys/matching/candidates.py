@@ -203,7 +203,7 @@ class IndexMap(NamedTuple):
 
 
 def index_map(path: Path, target_path: Path, source: Template, target: Template) -> IndexMap | None:
-    """How the numbers of a source key become those of its target, or None if that cannot be told."""
+    """How the numbers of a source key become those of its target, or None if that is not known."""
     numbers = path.count(NUMBER)
     if source.names == target.names:
         return IndexMap((), straight=True)

@@ -59,8 +59,8 @@ class Evidence:
     Args:
         forms: The literal reading of each template of the checkpoint.
         by_rewrite: Rewrite -> template -> candidate.
-        has_module: Tells whether the model has a module at a path.
-        recall: Tells which share of the model's keys below a prefix the given candidates fill.
+        has_module: Whether the model has a module at a path.
+        recall: The share of the model's keys below a prefix that the given candidates fill.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Evidence:
                 kept.update(region.supporters)
         if not kept:
             return None
-        # What stands alone beside branches that move together may go along if it fits.
+        # What stands alone next to branches that move together may go along if it fits.
         kept.update(
             c.source for branch, own in branches.items() for c in own if len(below[branch]) == len(own) and c.fit.same
         )
@@ -126,14 +126,14 @@ class Evidence:
         fitting = [candidate for candidate in supporters if candidate.fit.same or candidate.fit.near]
         tails = {candidate.form.path[depth:] for candidate in fitting}
         # Unrelated towers share the paths below their layers, but seldom three names of modules.
-        told = {candidate.form.leaf for candidate in fitting} if rewrite.rank >= UNRELATED else tails
+        agreeing = {candidate.form.leaf for candidate in fitting} if rewrite.rank >= UNRELATED else tails
         return Region(
             rewrite=rewrite,
             supporters=tuple(sorted(own)),
             score=sum(candidate.fit.share for candidate in supporters),
             precision=len(fitting) / (len(supporters) + missed) if supporters else 0.0,
             contradiction=1 - len(fitting) / len(supporters) if supporters else 0.0,
-            leaves=len(told),
+            leaves=len(agreeing),
             tail=max((sum(name != NUMBER for name in tail) for tail in tails), default=0),
         )
 

@@ -1,4 +1,4 @@
-"""What a difference between two shapes tells: the same tensor, one of another rank, or an unrelated one."""
+"""What a difference between two shapes means: the same tensor, one of another rank, or an unrelated one."""
 
 from __future__ import annotations
 

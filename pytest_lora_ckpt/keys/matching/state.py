@@ -1,4 +1,4 @@
-"""What has been decided so far: which template of the checkpoint goes where, and what cannot be told."""
+"""What has been decided so far: which template of the checkpoint goes where, and what is ambiguous."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Choice:
     """Decisions, taken one after another.
 
     Args:
-        clash: Tells whether two candidates would put two tensors into one place.
+        clash: Whether two candidates would put two tensors into one place.
 
     Attributes:
         placed: Template -> its place.

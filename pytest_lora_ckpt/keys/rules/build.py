@@ -40,7 +40,7 @@ def rules_for(sources: Sequence[Template], model_keys: Container[str], pairs: Pa
         apart |= {at for at in wrong if at in pairs.links}
         held |= {at for at in wrong if at not in pairs.links}
     if sum(len(source.members) for source in sources) <= _PROVE_ALL_BELOW:
-        # Names that no pattern tells apart: one rule for each key.
+        # Names that no pattern distinguishes: one rule for each key.
         every = (key for source in sources for key in source.members.values())
         single = (Goal(key, goal, 1, key) for key in every if (goal := pairs.goal(key)) is not None)
         rules = find_rules(single, general=False) or rules
@@ -76,7 +76,7 @@ def _flat_pairs(sources: Sequence[Template], pairs: Pairs) -> Iterator[tuple[str
 
 
 def _split_goals(source: Template, links: Sequence[Link]) -> Iterator[Goal]:
-    """Goals by the value of one number, if that tells the links apart; else by key."""
+    """Goals by the value of one number, if that distinguishes the links; else by key."""
     unlinked = set(source.members) - {indices for link in links for indices in link.members}
     places = len(source.names) - 1
     for place in range(places):

@@ -10,6 +10,7 @@ from pytest_lora_ckpt.keys.grammar import parse_key
 from pytest_lora_ckpt.keys.rules.build import flat_goals
 from pytest_lora_ckpt.keys.rules.search import find_rules
 from pytest_lora_ckpt.vocabulary.lora import MAGNITUDE, PEFT_PREFIX
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ def python_source(rules: Sequence[Rule], name: str) -> str:
         f"def {name}(state_dict):",
         '    """Return the state dict with the names that the model has (written by pytest-lora-ckpt)."""',
         "    rules = [",
-        *(f"        ({rule.pattern!r}, {rule.replacement!r}),  # {_comment(rule.text)}" for rule in rules),
+        *(f"        ({rule.pattern!r}, {rule.replacement!r}),  # {printable(rule.text)}" for rule in rules),
         "    ]",
         "    renamed = {}",
         "    for key, tensor in state_dict.items():",
@@ -42,10 +43,6 @@ def python_source(rules: Sequence[Rule], name: str) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _comment(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def key_mapping(pairs: Mapping[str, str], loader: Loader | None) -> dict[str, str]:
