@@ -7,35 +7,25 @@ import re
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, describe
+from pytest_lora_ckpt.lora.config import AdapterConfig
+from pytest_lora_ckpt.vocabulary.lora import PEFT_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What projects call PEFT's fields, without the `lora_` in front.
-_STEMS = {
-    "r": "r",
+_STEMS = {name: name for name in PEFT_FIELDS} | {
     "rank": "r",
     "dim": "r",
     "alpha": "lora_alpha",
     "dropout": "lora_dropout",
     "target": "target_modules",
     "targets": "target_modules",
-    "target_modules": "target_modules",
-    "use_rslora": "use_rslora",
     "rslora": "use_rslora",
-    "use_dora": "use_dora",
     "dora": "use_dora",
-    "lora_bias": "lora_bias",
-    **{
-        name: name
-        for name in (
-            *("rank_pattern", "alpha_pattern", "modules_to_save", "exclude_modules", "layers_to_transform"),
-            *("target_parameters", "fan_in_fan_out", "init_lora_weights", "bias", "task_type", "peft_type"),
-        )
-    },
 }
 # Names that mean something else just as often: a process has a rank, mixup and a scheduler have an alpha.
 _BARE = frozenset({"rank", "dim", "alpha", "dropout", "target", "bias", "task_type"})
@@ -48,11 +38,11 @@ _CONTEXT = re.compile("lora|peft|adapter", re.IGNORECASE)
 
 
 def lora_config_in(hyper_parameters: object) -> list[dict[str, Any]]:
-    """Find every LoRA config in hyper-parameters, and give each its fields under PEFT's names.
+    """Find every LoRA config in hyper-parameters, and return its fields under PEFT's names.
 
-    A group of names is one where it holds a rank and an alpha, and something in it, in its class or in the path to it
-    speaks of LoRA; or where its class is called LoraConfig or alike. A config that says that it is not used
-    (`use_lora` false) is left out.
+    A group of names is a config if it holds a rank and an alpha, and if something in it, in its class or in the path to
+    it names LoRA; or if its class is called `LoraConfig` or similar. One that is switched off (`use_lora` false) is
+    left out.
 
     Args:
         hyper_parameters: Nested mappings and sequences, dataclasses, namespaces, and objects as the pickle machine
@@ -67,7 +57,7 @@ def lora_config_in(hyper_parameters: object) -> list[dict[str, Any]]:
         >>> lora_config_in({"lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["q_proj"]})
         [{'r': 4, 'lora_alpha': 8, 'target_modules': ['q_proj']}]
     """
-    found: list[dict[str, Any]] = []
+    configs: list[dict[str, Any]] = []
     seen: set[int] = set()
     # No recursion: the depth is the file's choice.
     left: list[tuple[object, bool]] = [(hyper_parameters, False)]
@@ -79,16 +69,16 @@ def lora_config_in(hyper_parameters: object) -> list[dict[str, Any]]:
         named = bool(_CLASS.search(_class_name(value)))
         fields = _fields(value)
         for config in _configs(fields, context=context or named, named=named):
-            if config not in found:
-                found.append(config)
+            if config not in configs:
+                configs.append(config)
         inside = [(each, context or bool(_CONTEXT.search(name))) for name, each in fields.items()]
         inside += [(each, context) for each in _elements(value)]
         left += reversed(inside)
-    return found
+    return configs
 
 
 def _configs(fields: Mapping[str, object], *, context: bool, named: bool) -> Iterator[dict[str, Any]]:
-    """Give what of one mapping's names makes a config; `lora_r` and `vision_lora_r` belong to two."""
+    """Build the configs that one mapping's names make; `lora_r` and `vision_lora_r` belong to two."""
     groups: dict[str, dict[str, Any]] = defaultdict(dict)
     telling: dict[str, set[str]] = defaultdict(set)
     for name, value in fields.items():
@@ -104,7 +94,8 @@ def _configs(fields: Mapping[str, object], *, context: bool, named: bool) -> Ite
         off = _OFF_INSIDE | _OFF if context else _OFF
         if not of and any(fields.get(name) is False for name in off):
             continue
-        rank, alpha = _is_rank(config.get("r")), _is_number(config.get("lora_alpha"))
+        read = AdapterConfig.of(config)
+        rank, alpha = bool(read.rank), read.alpha is not None
         if (rank and alpha and (context or telling[of])) or (named and (rank or alpha)):
             yield config
 
@@ -129,7 +120,7 @@ def _fields(value: object) -> dict[str, object]:
 
 
 def _elements(value: object) -> list[object]:
-    if isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (str, bytes)):
+    if _is_sequence(value) or isinstance(value, (set, frozenset)):
         return list(value)
     if isinstance(value, Opaque):
         return [*(value.args or ()), *(value.elements or ()), *(_items(value) or ())]
@@ -153,16 +144,19 @@ def _unwrapped(value: object) -> object:
 
 
 def _plain(value: object) -> Any:
-    """Make a plain dict or list of a value; what lies deeper is no part of a LoRA config, and is told in words."""
+    """Make a plain dict or list of a value; what lies deeper is not part of a LoRA config, and is described."""
     if (items := _items(value)) is not None:
         return [_flat(each) for each in items]
-    if fields := _fields(value):
+    if (fields := _fields(value)) or isinstance(value, Mapping):
         return {name: _flat(each) for name, each in fields.items()}
     if isinstance(value, (set, frozenset)):
         return sorted(str(_flat(each)) for each in value)
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [_flat(each) for each in value]
-    return {} if isinstance(value, Mapping) else _flat(value)
+    return [_flat(each) for each in value] if _is_sequence(value) else _flat(value)
+
+
+def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:
+    """Return whether it is a list, a tuple or an omegaconf list."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def _flat(value: object) -> Any:
@@ -174,11 +168,3 @@ def _class_name(value: object) -> str:
         # The class itself, not called, has no values.
         return "" if value.args is None else value.qualname.rpartition(".")[2]
     return type(value).__name__
-
-
-def _is_rank(value: object) -> bool:
-    return _is_number(value) and value == int(value) and value >= 1  # type: ignore[call-overload,operator]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value and abs(value) < 1e9  # noqa: PLR0124, PLR2004

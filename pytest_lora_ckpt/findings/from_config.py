@@ -164,6 +164,8 @@ def _such_as(told: str, pairs: list[LoraPair]) -> Finding:
 
 
 def _modules_to_save(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
+    if not config.saved:
+        return
     held = {path for key, parsed in parse_keys(keys).items() if not parsed.is_lora for path in modules_around(key)}
     lacking = [name for name in config.saved if not any(path.endswith(name) for path in held)]
     if any(path.endswith(config.trained_heads) for path in held):
@@ -187,8 +189,8 @@ def _bias(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
 
 def _patterns(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
     """Name the fields whose regular expressions cannot be matched; the other recognisers leave them out."""
-    for pair in pairs:
-        config.scaling(pair.module)  # The one field that no recogniser above has matched is alpha_pattern.
+    for pair in pairs if config.alpha_pattern else ():
+        config.scaling(pair.module)  # The one pattern that no recogniser above has matched.
     for name, why in sorted(config.patterns.failures.items()):
         yield finding(
             "config-pattern", f"The regular expression in {name} of {_FILE} {why}: the field was not checked."

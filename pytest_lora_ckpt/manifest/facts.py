@@ -6,35 +6,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.vocabulary.lora import PEFT_FIELDS
+
 if TYPE_CHECKING:
     import torch
 
     from pytest_lora_ckpt.lora.layers import AdapterLayer
-
-# The fields of PEFT's LoraConfig that decide what is loaded and how it is applied
-# (https://huggingface.co/docs/peft/package_reference/lora).
-FIELDS = (
-    "peft_type",
-    "task_type",
-    "r",
-    "lora_alpha",
-    "use_rslora",
-    "use_dora",
-    "bias",
-    "lora_bias",
-    "fan_in_fan_out",
-    "target_modules",
-    "exclude_modules",
-    "target_parameters",
-    "modules_to_save",
-    "trainable_token_indices",
-    "layers_to_transform",
-    "layers_pattern",
-    "layer_replication",
-    "rank_pattern",
-    "alpha_pattern",
-    "init_lora_weights",
-)
 
 # Their order says something.
 _ORDERED = {"layer_replication"}
@@ -60,7 +37,7 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         name: _plain(config[name], ordered=name in _ORDERED)
-        for name in FIELDS
+        for name in PEFT_FIELDS
         if name in config and config[name] is not None
     }
 
@@ -108,7 +85,7 @@ def _configs(model: torch.nn.Module) -> Iterator[tuple[str, str, Any]]:
 def _as_dict(config: Any) -> Mapping[str, Any]:
     if isinstance(config, Mapping):
         return config
-    return {name: getattr(config, name) for name in FIELDS if hasattr(config, name)}
+    return {name: getattr(config, name) for name in PEFT_FIELDS if hasattr(config, name)}
 
 
 def _plain(value: Any, *, ordered: bool = False) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.manifest.facts import FIELDS, plain_config
+from pytest_lora_ckpt.manifest.facts import plain_config
 from pytest_lora_ckpt.manifest.outcomes import Difference
+from pytest_lora_ckpt.vocabulary.lora import PEFT_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ def config_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> l
     before, after = plain_config(recorded), plain_config(now)
     told = [
         _told(name, before.get(name), after.get(name))
-        for name in FIELDS
+        for name in PEFT_FIELDS
         if name not in _LEFT_OUT and _settled(name, before.get(name)) != _settled(name, after.get(name))
     ]
     if not told:

@@ -71,3 +71,28 @@ KOHYA_COMPONENTS: Mapping[str, str] = {
     "te3": "text_encoder_3",
 }
 """What kohya's sd-scripts put before a flattened path (networks/lora.py: `lora_te1_…`) -> diffusers' component."""
+
+PEFT_FIELDS = (
+    "peft_type",
+    "task_type",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "use_dora",
+    "bias",
+    "lora_bias",
+    "fan_in_fan_out",
+    "target_modules",
+    "exclude_modules",
+    "target_parameters",
+    "modules_to_save",
+    "trainable_token_indices",
+    "layers_to_transform",
+    "layers_pattern",
+    "layer_replication",
+    "rank_pattern",
+    "alpha_pattern",
+    "init_lora_weights",
+)
+"""The fields of PEFT's LoraConfig that decide what is loaded and how it is applied
+(https://huggingface.co/docs/peft/package_reference/lora)."""
