@@ -1,4 +1,4 @@
-"""The checks that `--lora-ckpt` collects. A new one is a function in one of these modules, and a name in `_ALL`.
+"""The checks that `--lora-ckpt` collects. A new one is a function in one of these modules, and a line in `_ALL`.
 
 A check gathers what it needs from an `AuditContext` and asks a judge; what counts as passed is the judge's.
 """
@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.auditing.checks import file, model, names
 from pytest_lora_ckpt.auditing.checks.check import Check, check, make
-from pytest_lora_ckpt.auditing.checks.file import config, lora_complete, readable, values
-from pytest_lora_ckpt.auditing.checks.model import adapter_active, base_untouched, generate, loaded, manifest
-from pytest_lora_ckpt.auditing.checks.names import keys, ratio, stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,18 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["CHECKS", "Check", "check", "make", "run_check"]
 
 _ALL = (
-    readable,
-    lora_complete,
-    config,
-    values,
-    keys,
-    ratio,
-    stage,
-    loaded,
-    base_untouched,
-    adapter_active,
-    generate,
-    manifest,
+    file.readable,
+    file.lora_complete,
+    file.config,
+    file.values,
+    names.keys,
+    names.ratio,
+    names.stage,
+    model.loaded,
+    model.base_untouched,
+    model.adapter_active,
+    model.generate,
+    model.manifest,
 )
 
 CHECKS: Mapping[str, Check] = {each.name: each for each in _ALL}
