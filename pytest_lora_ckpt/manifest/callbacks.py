@@ -7,6 +7,7 @@ loaded when they are made, which gives them the hooks that they do not care abou
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from pathlib import Path
@@ -76,12 +77,12 @@ class LoraManifestCallback:
         return f"LoraManifestCallback(path={None if self.path is None else str(self.path)!r})"
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Lightning: see what is written, and where, for hooks are not told the path."""
+        """Lightning: see what is written, and where; hooks do not get the path."""
         if stage == "fit":
             strategy = trainer.strategy
             if not isinstance(strategy.checkpoint_io, ManifestIO):
                 strategy.checkpoint_io = ManifestIO(strategy.checkpoint_io)
-            strategy.checkpoint_io.watch(self, pl_module)
+            strategy.checkpoint_io.watch(self, functools.partial(self.write, pl_module))
 
     def on_save(self, args: Any, state: Any, *_args: Any, **kwargs: Any) -> None:
         """Transformers: a checkpoint was just saved from this model."""

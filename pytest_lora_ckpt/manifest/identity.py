@@ -1,4 +1,4 @@
-"""Configs and base models of a manifest and of a checkpoint: are they the same?"""
+"""The adapter config and the base model of a checkpoint, compared with those of a manifest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.manifest.facts import plain_config
 from pytest_lora_ckpt.manifest.outcomes import Difference
 from pytest_lora_ckpt.vocabulary.lora import PEFT_FIELDS
+from pytest_lora_ckpt.wording import listed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # Decide nothing once the tensors are trained: how they began, and which head PEFT put on.
 _LEFT_OUT = {"init_lora_weights", "task_type", "peft_type"}
+
+# Modules named in one sentence.
+_NAMED = 8
 
 # A model in the cache of the hub: `models--ORG--NAME/snapshots/COMMIT`.
 _CACHED = re.compile(r"models--(?P<name>[^/\\]+)[/\\]snapshots[/\\](?P<commit>[0-9a-f]{40})")
@@ -28,17 +32,17 @@ def config_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> l
 
     Example:
         >>> config_differences({"r": 8, "lora_alpha": 16}, {"r": 8, "lora_alpha": 32})[0].message
-        'adapter_config.json is not that of training: lora_alpha is 32 and was 16.'
+        'adapter_config.json differs from training: lora_alpha is 32 and was 16.'
     """
     before, after = plain_config(recorded), plain_config(now)
-    told = [
-        _told(name, before.get(name), after.get(name))
+    changes = [
+        _change(name, before.get(name), after.get(name))
         for name in PEFT_FIELDS
         if name not in _LEFT_OUT and _settled(name, before.get(name)) != _settled(name, after.get(name))
     ]
-    if not told:
+    if not changes:
         return []
-    return [Difference("config-differs", f"adapter_config.json is not that of training: {'; '.join(told)}.")]
+    return [Difference("config-differs", f"adapter_config.json differs from training: {'; '.join(changes)}.")]
 
 
 def base_differences(manifest: Manifest, config: Mapping[str, Any]) -> tuple[list[Difference], list[str]]:
@@ -51,19 +55,19 @@ def base_differences(manifest: Manifest, config: Mapping[str, Any]) -> tuple[lis
         return [], []
     before, after = _hub_name(then), _hub_name(now)
     if before != after:
-        told = f"adapter_config.json names the base model {now!r}, and training had {then!r}"
+        fact = f"adapter_config.json names the base model {_short(now)}, and training had {_short(then)}"
         if _is_path(before) or _is_path(after):
-            return [], [f"{told}: whether the two are one model cannot be told by the names."]
-        return [Difference("other-base", f"{told}.")], []
+            return [], [f"{fact}: the names do not show whether they are one model."]
+        return [Difference("other-base", f"{fact}.")], []
     revisions = (manifest.base.revision, _revision(config))
     if all(revisions) and revisions[0] != revisions[1]:
-        told = f"adapter_config.json names revision {revisions[1]!r} of the base model {now!r}"
-        return [Difference("other-base", f"{told}, and training had {revisions[0]!r}.")], []
+        fact = f"adapter_config.json names revision {_short(revisions[1])} of the base model {_short(now)}"
+        return [Difference("other-base", f"{fact}, and training had {_short(revisions[0])}.")], []
     return [], []
 
 
 def _settled(name: str, value: Any) -> Any:
-    """Take spellings of one setting for one."""
+    """Return one value for all spellings of a setting."""
     if name == "layers_to_transform" and isinstance(value, int) and not isinstance(value, bool):
         return [value]
     if name == "layers_pattern" and isinstance(value, str) and value:
@@ -71,10 +75,10 @@ def _settled(name: str, value: Any) -> Any:
     return None if not value or value == "none" else value
 
 
-def _told(name: str, before: Any, after: Any) -> str:
+def _change(name: str, before: Any, after: Any) -> str:
     if isinstance(before, list) and isinstance(after, list):
         parts = [
-            f"{what} {', '.join(map(str, rest))}"
+            f"{what} {listed(rest, most=_NAMED)}"
             for what, rest in (
                 ("lacks", [one for one in before if one not in after]),
                 ("adds", [one for one in after if one not in before]),
@@ -87,7 +91,7 @@ def _told(name: str, before: Any, after: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value!r:.120}"
+    return printable(f"{value!r:.120}")
 
 
 def _hub_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The probe: what a model answers to seeded inputs with its adapter on and off, at training and now."""
+"""The probe: a model's output on seeded inputs with its adapter on and off, at training and now."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ProbeResult:
 
     @property
     def same(self) -> bool:
-        """Whether the model answers as it did, with the adapter and without it."""
+        """Whether the output matches the recorded one, with the adapter and without it."""
         return self.error is None and self.on <= self.tolerance and (self.off or 0.0) <= self.tolerance
 
     @property
@@ -60,20 +60,21 @@ class ProbeResult:
 
     @property
     def why(self) -> str:
-        """Say in a sentence what was found."""
+        """The result in a sentence."""
         if self.error:
             return f"The probe could not be compared: {self.error}"
         if self.same:
-            told = f"The model answers the probe as at training, within {max(self.on, self.off or 0.0):.2g} of it"
+            within = f"within {max(self.on, self.off or 0.0):.2g}"
+            fact = f"The model's output on the recorded probe matches training ({within})"
             small = f"; but the adapter's effect ({self.effect:.2g}) is too small for this precision to prove anything"
-            return told + (small if self.blind else "") + "."
+            return fact + (small if self.blind else "") + "."
         if self.off is None:
-            told = "The model answers the probe otherwise than at training, and has no adapter to switch off"
-            return f"{told}: it is off by {self.on:.2g} (tolerance {self.tolerance:.2g})."
+            fact = "The model's output on the recorded probe differs from training, and it has no adapter to switch off"
+            return f"{fact}: it is off by {self.on:.2g} (tolerance {self.tolerance:.2g})."
         facts = f"{self.on:.2g} with the adapter on and {self.off:.2g} with it off (tolerance {self.tolerance:.2g})"
         if self.off <= self.tolerance:
-            return f"The base answers the probe as at training, the adapter does not: it is off by {facts}."
-        return f"The base itself answers the probe otherwise than at training: it is off by {facts}."
+            return f"The base model's output on the recorded probe matches training, the adapter's is off by {facts}."
+        return f"The base model's output on the recorded probe differs from training: it is off by {facts}."
 
 
 def record_probe(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:

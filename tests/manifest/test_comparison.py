@@ -314,7 +314,7 @@ def test_the_config_differs(
     save_adapter(recorded.model, tmp_path)
     found = compare_checkpoint(adapter_manifest, _edited_config(tmp_path, **fields))
     assert _slugs(found) == ["config-differs"]
-    assert found.differences[0].message.startswith("adapter_config.json is not that of training: ")
+    assert found.differences[0].message.startswith("adapter_config.json differs from training: ")
     assert told in found.differences[0].message
     assert found.same == 28
 

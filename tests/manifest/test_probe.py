@@ -107,7 +107,7 @@ def test_the_same_model_answers_the_same(recorded: Recorded) -> None:
     assert (result.on, result.off) == (0.0, 0.0)
     assert result.effect is not None
     assert result.effect > 0.5
-    assert "as at training" in result.why
+    assert "matches training" in result.why
 
 
 def test_alpha_is_seen(recorded: Recorded) -> None:
@@ -116,13 +116,13 @@ def test_alpha_is_seen(recorded: Recorded) -> None:
     result = replay_probe(recorded.manifest, model)
     assert not result.same
     assert result.off == 0.0
-    assert "The base answers the probe as at training, the adapter does not" in result.why
+    assert "matches training, the adapter's is off by" in result.why
 
 
 def test_another_base_is_seen(recorded: Recorded) -> None:
     result = replay_probe(recorded.manifest, make_panorama_vlm(seed=1))
     assert not result.same
-    assert "The base itself answers the probe otherwise" in result.why
+    assert "The base model's output on the recorded probe differs from training" in result.why
 
 
 def test_merged_answers_the_same_with_nothing_to_switch_off(recorded: Recorded) -> None:
