@@ -133,7 +133,7 @@ _ALL = (
     ),
     _warning(
         "stale-twin-file",
-        "Delete the file that is not meant: PEFT reads adapter_model.safetensors and never the .bin beside it.",
+        "Delete the file that is not meant: PEFT reads adapter_model.safetensors and never the .bin next to it.",
     ),
     # What the comparison with a model shows.
     Cause(
@@ -148,7 +148,7 @@ _ALL = (
     ),
     Cause(
         "lora-not-saved",
-        "Save the adapter beside the checkpoint (model.save_pretrained('lora_weights')), or train again: it is in "
+        "Save the adapter next to the checkpoint (model.save_pretrained('lora_weights')), or train again: it is in "
         "neither.",
     ),
     _warning("lora-beside", "Load the directory too: PeftModel.from_pretrained(base_model, 'lora_weights')."),
@@ -269,7 +269,7 @@ _ALL = (
     ),
     Cause(
         "stale-adapter-directory",
-        "Load the adapter from the checkpoint, or write the directory beside it anew: the two are of different steps.",
+        "Load the adapter from the checkpoint, or write the directory next to it again: they are of different steps.",
         phrase="the adapter of the directory next to the checkpoint, not the checkpoint's",
     ),
     Cause(

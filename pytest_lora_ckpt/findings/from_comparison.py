@@ -122,7 +122,7 @@ def beyond_renaming(c: Comparison) -> Iterator[Finding]:
 
 
 def _in_absent_layers(c: Comparison, keys: list[str]) -> list[str]:
-    """Leave the keys that lie in a layer or an expert of which nothing is loaded: else it is there, and not whole."""
+    """Keep the keys in a layer or an expert of which nothing is loaded: the others are there, in part."""
     there = {around for key in c.after.loaded for around in _numbered(key)}
     return [key for key in keys if not there.issuperset(_numbered(key))]
 

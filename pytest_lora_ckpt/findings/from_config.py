@@ -40,8 +40,8 @@ def config_findings(content: AdapterConfig | Mapping[str, Any], keys: KeySet) ->
     if not config.is_lora:
         kind = f"{_FILE} has peft_type {printable(config.method, 40)!r}"
         if not config.names_lora_factors and pairs:
-            told = f"{kind}, and the file holds LoRA ({count(len(pairs), 'module')})."
-            return [finding("config-type-wrong", told, [key for pair in pairs for key in pair.keys])]
+            message = f"{kind}, and the file holds LoRA ({count(len(pairs), 'module')})."
+            return [finding("config-type-wrong", message, [key for pair in pairs for key in pair.keys])]
         return [finding("config-type", f"{kind}: its fields were not checked.")]
     return [
         *_rank(config, pairs),
@@ -87,13 +87,13 @@ def intruder_findings(content: AdapterConfig | Mapping[str, Any], keys: KeySet) 
     embeddings = [key for key in unannounced if key in in_vocabulary and parsed[key].module_path not in adapted]
     findings = []
     if others:
-        told = f"{len(others)} of {count(len(keys), 'tensor')} of the adapter file are weights of the base model"
-        told += f", such as {printable(others[0])}: loading overwrites them."
-        findings.append(finding("base-weights-in-adapter", told, others))
+        message = f"{len(others)} of {count(len(keys), 'tensor')} of the adapter file are weights of the base model"
+        message += f", such as {printable(others[0])}: loading overwrites them."
+        findings.append(finding("base-weights-in-adapter", message, others))
     if embeddings and not _are_input_and_output(keys, embeddings):
-        told = f"The adapter file holds {len(embeddings)} embeddings or heads of the base model"
+        message = f"The adapter file holds {len(embeddings)} embeddings or heads of the base model"
         findings.append(
-            finding("base-embedding-in-adapter", f"{told}, such as {printable(embeddings[0])}.", embeddings)
+            finding("base-embedding-in-adapter", f"{message}, such as {printable(embeddings[0])}.", embeddings)
         )
     return findings
 
@@ -122,16 +122,16 @@ def _rank(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
             outliers.append(pair)
     if outliers:
         ranks = Counter(pair.rank for pair in outliers).most_common()
-        told = f"{_FILE} has r = {config.rank}, and {len(outliers)} of {len(pairs)} adapted modules have rank "
-        told += ", ".join(f"{rank} ({number}x)" for rank, number in ranks)
-        yield finding("config-rank", f"{told}.", [key for pair in outliers for key in pair.keys])
+        message = f"{_FILE} has r = {config.rank}, and {len(outliers)} of {len(pairs)} adapted modules have rank "
+        message += ", ".join(f"{rank} ({number}x)" for rank, number in ranks)
+        yield finding("config-rank", f"{message}.", [key for pair in outliers for key in pair.keys])
 
 
 def _dora(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
     magnitudes = [key for key, parsed in parse_keys(keys).items() if parsed.lora == MAGNITUDE]
     if magnitudes and config.dora is False:
-        told = f"{_FILE} has use_dora false, and the file holds {len(magnitudes)} DoRA magnitude vectors."
-        yield finding("config-dora", told, magnitudes)
+        message = f"{_FILE} has use_dora false, and the file holds {len(magnitudes)} DoRA magnitude vectors."
+        yield finding("config-dora", message, magnitudes)
     if not magnitudes and config.dora:
         yield finding("config-dora", f"{_FILE} has use_dora true, and the file has no magnitude vector.")
 
@@ -145,22 +145,22 @@ def _targets(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
         if name := config.left_out_by(pair.module):
             by_field.setdefault(name, []).append(pair)
     for name, left in by_field.items():
-        told = f"{name} in {_FILE} leaves out {len(left)} of {len(pairs)} adapted modules"
-        yield _such_as(told, left)
+        message = f"{name} in {_FILE} leaves out {len(left)} of {len(pairs)} adapted modules"
+        yield _such_as(message, left)
     outside = [pair for pair in pairs if config.is_target(pair.module) is False]
     if outside:
-        told = f"target_modules in {_FILE} does not name {len(outside)} of {len(pairs)} adapted modules"
-        yield _such_as(told, outside)
+        message = f"target_modules in {_FILE} does not name {len(outside)} of {len(pairs)} adapted modules"
+        yield _such_as(message, outside)
     if pairs and isinstance(config.targets, frozenset):
         unused = config.targets.difference(end for pair in pairs for end in module_ends(pair.module))
         if unused:
-            told = f"target_modules names {listed(sorted(unused), 6)}, and the file has no adapter for it."
-            yield finding("config-targets", told)
+            message = f"target_modules names {listed(sorted(unused), 6)}, and the file has no adapter for it."
+            yield finding("config-targets", message)
 
 
-def _such_as(told: str, pairs: list[LoraPair]) -> Finding:
+def _such_as(message: str, pairs: list[LoraPair]) -> Finding:
     keys = [key for pair in pairs for key in pair.keys]
-    return finding("config-targets", f"{told}, such as {printable(pairs[0].module)}.", keys)
+    return finding("config-targets", f"{message}, such as {printable(pairs[0].module)}.", keys)
 
 
 def _modules_to_save(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
@@ -171,8 +171,8 @@ def _modules_to_save(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
     if any(path.endswith(config.trained_heads) for path in held):
         lacking = [name for name in lacking if name not in config.trained_heads]
     if lacking:
-        told = f"modules_to_save in {_FILE} names {listed(lacking, 6)}, and the file does not hold it."
-        yield finding("config-modules-to-save", told)
+        message = f"modules_to_save in {_FILE} names {listed(lacking, 6)}, and the file does not hold it."
+        yield finding("config-modules-to-save", message)
 
 
 def _bias(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
@@ -183,8 +183,8 @@ def _bias(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
         if key.endswith(".bias") and not (parsed.is_adapter or config.is_saved(key) or _is_embedding(parsed.modules))
     ]
     if config.bias == "none" and biases:
-        told = f"{_FILE} has bias 'none', and the file holds {count(len(biases), 'trained bias', 'trained biases')}."
-        yield finding("config-bias", told, biases)
+        message = f"{_FILE} has bias 'none', and the file holds {count(len(biases), 'trained bias', 'trained biases')}."
+        yield finding("config-bias", message, biases)
 
 
 def _patterns(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:

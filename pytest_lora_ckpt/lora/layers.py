@@ -239,7 +239,7 @@ def _of_another(path: str, module: Any, parameters: Sequence[tuple[ParsedKey, to
             kind=_kind("embedding" if hasattr(module, "num_embeddings") else "linear", down),
             down=down,
             up=up,
-            weight=_weight_beside(module, down, up),
+            weight=_weight_next_to(module, down, up),
             scaling=_scaling_of_another(module),
             rank=down.shape[0] if down.ndim else None,
             alpha=_number(getattr(module, "lora_alpha", getattr(module, "alpha", None))),
@@ -275,7 +275,7 @@ def _base_weight(module: Any) -> tuple[str, torch.Tensor | None]:
     return names[0], None
 
 
-def _weight_beside(module: Any, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor | None:
+def _weight_next_to(module: Any, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor | None:
     """Find the weight that the factors fit: the module's own, or that of a layer inside of it."""
     size = up.shape[0] * down[0].numel() if up.ndim and down.ndim and down.shape[0] else 0
     for holder in (module, *module.children()):

@@ -23,7 +23,7 @@ _NOT_IN_RE = re.compile(r"\(\?(?:R|&|P>|[+-]?\d)")
 
 
 class PatternError(ValueError):
-    """A pattern that is no regular expression, or that takes too long."""
+    """A pattern that is not a regular expression, or that takes too long."""
 
 
 class Patterns:

@@ -49,7 +49,7 @@ PEFT_PARAMETER_DICTS = frozenset({"lora_embedding_A", "lora_embedding_B", TOKENS
 """Those of PEFT's that lie in a ParameterDict, so that the adapter's name ends the key."""
 
 LORA_SCALES = frozenset({"alpha", "dora_scale"})
-"""Scalars that kohya and diffusers write beside the factors."""
+"""Scalars that kohya and diffusers write next to the factors."""
 
 LORA_MID = "lora_mid"
 """The third factor of a LoRA for convolutions (LyCORIS, lycoris/modules/locon.py)."""
