@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Up to this number of runs of equal values integers are kept: where the placeholders of an image stand matters.
 MOST_RUNS = 1024
 
+MOST_ELEMENTS = 1 << 26
+"""A file that asks for more would fill the memory."""
+
 _DRAWS = 4  # Uniform numbers of 16 bits per element; their sum is close enough to a normal distribution.
 _LEVELS = 1 << 16
 _SPREAD = math.sqrt(_DRAWS * (_LEVELS**2 - 1) / 12)
@@ -90,6 +93,8 @@ def _follow(recipe: Mapping[str, Any], seed: str) -> Any:
         return recipe["value"]
     shape, dtype = tuple(recipe["shape"]), getattr(torch, recipe["dtype"])
     count = math.prod(shape)
+    if count > MOST_ELEMENTS:
+        raise ValueError(f"{count:,} elements, and at most {MOST_ELEMENTS:,} are made")
     if kind == "constant":
         return torch.full(shape, recipe["value"], dtype=dtype)
     if kind == "runs":

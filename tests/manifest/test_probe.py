@@ -234,3 +234,10 @@ def test_what_cannot_be_compared_is_told(recorded: Recorded) -> None:
 class _Other(torch.nn.Module):
     def forward(self, **_: Any) -> torch.Tensor:
         return torch.ones(3)
+
+
+@pytest.mark.parametrize("kind", ["constant", "normal", "range"])
+def test_a_recipe_for_more_than_memory_is_refused(kind: str) -> None:
+    recipe = {"kind": kind, "shape": [1 << 20, 1 << 20], "dtype": "float32", "value": 0}
+    with pytest.raises(ManifestError, match="elements, and at most"):
+        follow_recipes({"x": recipe}, 0, torch.device("cpu"))
