@@ -55,11 +55,10 @@ def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
         TypeError: `source` is none of these; the message says what it is.
     """
     groups = [tuple(group) for group in aliases]
-    keys = getattr(source, "keys", None)
-    if isinstance(keys, KeySet):
-        source = keys
-    elif is_module(source):
+    if is_module(source):
         source = model_keys(source)
+    elif isinstance(keys := getattr(source, "keys", None), KeySet):
+        source = keys
     if isinstance(source, KeySet):
         return KeySet(source, [*source.aliases, *groups]) if groups else source
     if isinstance(source, Mapping):
@@ -72,6 +71,17 @@ def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
 def is_module(value: object) -> bool:
     """Return whether this is an `nn.Module`, without importing torch for a value that cannot be one."""
     return any(base.__module__ == "torch.nn.modules.module" for base in type(value).__mro__)
+
+
+def attribute(source: Any, name: str, default: Any = None) -> Any:
+    """Return an attribute of a project's own object, or the default where asking for it raises, whatever it raises.
+
+    diffusers' models raise a `KeyError` for what they do not have.
+    """
+    try:
+        return getattr(source, name, default)
+    except Exception:  # noqa: BLE001  # `__getattr__` is the project's own code.
+        return default
 
 
 def is_tensor(value: object) -> TypeGuard[torch.Tensor]:

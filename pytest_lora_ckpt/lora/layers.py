@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pytest_lora_ckpt.keys import ParsedKey, parse_key
 from pytest_lora_ckpt.lora.config import scaling_of
 from pytest_lora_ckpt.lora.pairs import lora_factor
-from pytest_lora_ckpt.models import is_module, is_tensor
+from pytest_lora_ckpt.models import attribute, is_module, is_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -140,7 +140,7 @@ def active_adapter(model: object) -> str | None:
 
 def merged_modules(model: torch.nn.Module) -> frozenset[str]:
     """Return the plain paths of the modules into whose weight an adapter, of whatever kind, is merged."""
-    merged = [path for path, module in model.named_modules() if getattr(module, "merged", False) is True]
+    merged = [path for path, module in model.named_modules() if attribute(module, "merged", default=False) is True]
     return frozenset(parse_key(f"{path}.weight").module_path for path in merged)
 
 
@@ -151,11 +151,13 @@ def idle_copies(model: torch.nn.Module, adapters: Collection[str]) -> tuple[str,
     """
     idle = []
     for path, module in model.named_modules():
-        copies: Any = getattr(module, "modules_to_save", None)
-        if not hasattr(module, "original_module") or not is_module(copies):
+        copies: Any = attribute(module, "modules_to_save")
+        if attribute(module, "original_module") is None or not is_module(copies):
             continue
         held = [name for name in copies if name in adapters]
-        active = () if getattr(module, "disable_adapters", False) else getattr(module, "active_adapters", held)
+        active = (
+            () if attribute(module, "disable_adapters", default=False) else attribute(module, "active_adapters", held)
+        )
         if held and not set(held) & {*active}:
             idle.append(path)
     return tuple(idle)
@@ -163,16 +165,16 @@ def idle_copies(model: torch.nn.Module, adapters: Collection[str]) -> tuple[str,
 
 def _is_peft_layer(module: object) -> bool:
     """Return whether a module is one of PEFT's LoRA layers, of whatever version."""
-    return hasattr(module, "merged_adapters") and hasattr(module, "lora_B")
+    return attribute(module, "merged_adapters") is not None and attribute(module, "lora_B") is not None
 
 
 def _of_peft(path: str, module: Any) -> Iterator[AdapterLayer]:
     """Read `LoraLayer` (peft/tuners/lora/layer.py) by its attributes."""
     active, merged = list(module.active_adapters), list(module.merged_adapters)
-    enabled = not getattr(module, "disable_adapters", False)
+    enabled = not attribute(module, "disable_adapters", default=False)
     parameter, weight = _base_weight(module)
     for suffix, kind in (("", "linear"), ("_embedding", "embedding")):
-        downs, ups = (getattr(module, f"lora{suffix}_{factor}", {}) for factor in "AB")
+        downs, ups = (attribute(module, f"lora{suffix}_{factor}", {}) for factor in "AB")
         for name in [name for name in downs if name in ups]:
             down, up = _tensor(downs[name]), _tensor(ups[name])
             scaling = _number(_of(module, "scaling", name))
@@ -181,8 +183,8 @@ def _of_peft(path: str, module: Any) -> Iterator[AdapterLayer]:
                 down = down * _tensor(importance)
                 number = _of(module, "ranknum", name)
                 scaling = None if scaling is None or number is None else scaling / (float(number) + 1e-5)
-            stacked = getattr(module, "num_experts", 1) > 1 and hasattr(module, "parameter_name")
-            bias = getattr(ups[name], "bias", None)
+            stacked = attribute(module, "num_experts", 1) > 1 and attribute(module, "parameter_name") is not None
+            bias = attribute(ups[name], "bias")
             magnitude = _of(module, "lora_magnitude_vector", name)
             extras = {"lora_B.bias": bias, "lora_magnitude_vector": None if magnitude is None else _tensor(magnitude)}
             yield AdapterLayer(
@@ -231,18 +233,18 @@ def _of_another(path: str, module: Any, parameters: Sequence[tuple[ParsedKey, to
         down, up = own.pop("down", None), own.pop("up", None)
         if down is None or up is None:
             continue
-        merged = getattr(module, "merged", False) is True
-        enabled = getattr(module, "disabled", False) is not True
+        merged = attribute(module, "merged", default=False) is True
+        enabled = attribute(module, "disabled", default=False) is not True
         yield AdapterLayer(
             module=path,
             adapter=adapter,
-            kind=_kind("embedding" if hasattr(module, "num_embeddings") else "linear", down),
+            kind=_kind("embedding" if attribute(module, "num_embeddings") is not None else "linear", down),
             down=down,
             up=up,
             weight=_weight_next_to(module, down, up),
             scaling=_scaling_of_another(module),
             rank=down.shape[0] if down.ndim else None,
-            alpha=_number(getattr(module, "lora_alpha", getattr(module, "alpha", None))),
+            alpha=_number(attribute(module, "lora_alpha", attribute(module, "alpha"))),
             enabled=enabled,
             merged=int(merged),
             applied=enabled,
@@ -256,20 +258,20 @@ def _scaling_of_another(module: Any) -> float | None:
     loralib and litgpt keep it in `scaling`, torchtune as `alpha` and `rank` (torchtune/modules/peft/lora.py), kohya in
     `scale` (networks/lora.py).
     """
-    alpha, rank = _number(getattr(module, "alpha", None)), _number(getattr(module, "rank", None))
-    if (scaling := _number(getattr(module, "scaling", None))) is not None:
+    alpha, rank = _number(attribute(module, "alpha")), _number(attribute(module, "rank"))
+    if (scaling := _number(attribute(module, "scaling"))) is not None:
         return scaling
-    return scaling_of(alpha, rank) if alpha is not None and rank else _number(getattr(module, "scale", None))
+    return scaling_of(alpha, rank) if alpha is not None and rank else _number(attribute(module, "scale"))
 
 
 def _base_weight(module: Any) -> tuple[str, torch.Tensor | None]:
     base = module
-    while hasattr(base, "base_layer"):
+    while attribute(base, "base_layer") is not None:
         base = base.base_layer
     # A MultiheadAttention has one for query, key and value together.
-    names = [getattr(module, "parameter_name", "weight"), "in_proj_weight"]
+    names = [attribute(module, "parameter_name", "weight"), "in_proj_weight"]
     for name in names:
-        weight: object = getattr(base, name, None)
+        weight: object = attribute(base, name)
         if is_tensor(weight):
             return name, weight.data
     return names[0], None
@@ -279,7 +281,7 @@ def _weight_next_to(module: Any, down: torch.Tensor, up: torch.Tensor) -> torch.
     """Find the weight that the factors fit: the module's own, or that of a layer inside of it."""
     size = up.shape[0] * down[0].numel() if up.ndim and down.ndim and down.shape[0] else 0
     for holder in (module, *module.children()):
-        weight: object = getattr(holder, "weight", None)
+        weight: object = attribute(holder, "weight")
         if is_tensor(weight) and weight.numel() == size and weight is not down and weight is not up:
             return weight.data
     return None
@@ -295,13 +297,13 @@ def _kind(kind: str, down: torch.Tensor) -> Kind:
 
 def _of(module: Any, table: str, name: str) -> Any:
     """Look an adapter up in one of the layer's tables, which another version may not have."""
-    held = getattr(module, table, None)
+    held = attribute(module, table)
     return held[name] if held is not None and name in held else None
 
 
 def _tensor(holder: Any) -> torch.Tensor:
     """Take the weight of a layer, or a bare parameter."""
-    tensor: torch.Tensor = getattr(holder, "weight", holder).data
+    tensor: torch.Tensor = attribute(holder, "weight", holder).data
     return tensor
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.models import attribute
 from pytest_lora_ckpt.vocabulary.lora import PEFT_FIELDS
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def base_names(model: torch.nn.Module) -> dict[str, str | None]:
     """Return name, revision and commit of the base model, as far as PEFT and transformers know them."""
     configs = [config for _, _, config in _configs(model)]
     # With several towers the adapted one comes first: it is the one that an adapter is loaded onto.
-    adapted = [module for module in model.modules() if isinstance(getattr(module, "peft_config", None), dict)]
-    theirs = [config for module in (*adapted, *model.modules()) if (config := getattr(module, "config", None))]
+    adapted = [module for module in model.modules() if isinstance(attribute(module, "peft_config"), dict)]
+    theirs = [config for module in (*adapted, *model.modules()) if (config := attribute(module, "config"))]
     return {
         "name": _first(configs, "base_model_name_or_path") or _first(theirs, "_name_or_path"),
         "revision": _first(configs, "revision"),
@@ -75,7 +76,7 @@ def _configs(model: torch.nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Go over path, adapter's name and config; the PEFT model and its tuner hold the same."""
     seen: set[int] = set()
     for path, module in model.named_modules():
-        configs = getattr(module, "peft_config", None)
+        configs = attribute(module, "peft_config")
         for name, config in configs.items() if isinstance(configs, Mapping) else ():
             if id(config) not in seen:
                 seen.add(id(config))

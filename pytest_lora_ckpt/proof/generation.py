@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pytest_lora_ckpt.models import attribute
 from pytest_lora_ckpt.proof.effect import adapters_off, up_factors
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.running import ForwardHooks, at_rest, tensors_in
@@ -102,9 +103,9 @@ class Generation:
 
 def can_generate(model: Any) -> bool:
     """Whether a model generates: every `PeftModel` has the method, and calls that of its base, which may have none."""
-    if not callable(getattr(model, "generate", None)):
+    if not callable(attribute(model, "generate")):
         return False
-    inner = getattr(model, "get_base_model", None)
+    inner = attribute(model, "get_base_model")
     base = inner() if callable(inner) else model
     return base is model or can_generate(base)
 
@@ -198,9 +199,9 @@ def _prompt_in(tokens: torch.Tensor, prompt: Any, model: Any) -> int:
     length = prompt.shape[-1] if isinstance(prompt, torch.Tensor) and tokens.ndim == prompt.ndim else None
     if length is not None and torch.equal(tokens[..., :length].to(prompt.device), prompt):
         return int(length)
-    config = getattr(model, "config", None)
-    start = getattr(config, "decoder_start_token_id", None)
-    if getattr(config, "is_encoder_decoder", False) is True and isinstance(start, int) and tokens.shape[-1]:
+    config = attribute(model, "config")
+    start = attribute(config, "decoder_start_token_id")
+    if attribute(config, "is_encoder_decoder", default=False) is True and isinstance(start, int) and tokens.shape[-1]:
         return int(bool((tokens[..., 0] == start).all()))
     return 0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 
 from pytest_lora_ckpt.lora.layers import adapter_layers
-from pytest_lora_ckpt.models import is_module
+from pytest_lora_ckpt.models import attribute, is_module
 from pytest_lora_ckpt.proof.running import ForwardHooks, at_rest, tensors_in
 
 if TYPE_CHECKING:
@@ -65,17 +65,17 @@ def _candidates(model: Any) -> Iterator[Inputs]:
     if "input_ids" not in takes:
         yield from [images] if images else []
         return
-    text = getattr(config, "text_config", None) or config
+    text = attribute(config, "text_config") or config
     image_tokens = _image_tokens(model, pixels)
-    if image_tokens is None or not _is_size(getattr(text, "vocab_size", None)):
+    if image_tokens is None or not _is_size(attribute(text, "vocab_size")):
         return
     ids = _draw_ids(model, text)
     device = _tensor_of(model).device
     decoder: Inputs = {}
-    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in takes:
-        if isinstance(end := getattr(config, "eos_token_id", None), int):
+    if attribute(config, "is_encoder_decoder", default=False) and "decoder_input_ids" in takes:
+        if isinstance(end := attribute(config, "eos_token_id"), int):
             ids[-1:] = [end]  # Classifiers look for its position.
-        starts = (getattr(config, f"{name}_token_id", None) for name in ("decoder_start", "bos", "pad"))
+        starts = (attribute(config, f"{name}_token_id") for name in ("decoder_start", "bos", "pad"))
         start = next((token for token in starts if isinstance(token, int)), ids[0])
         decoder = {"decoder_input_ids": torch.tensor([[start, *ids[: _DECODER_TOKENS - 1]]], device=device)}
     given = torch.tensor([image_tokens + ids], device=device)
@@ -107,8 +107,8 @@ def _is_reached(path: str, ran: Collection[str]) -> bool:
 def _image_tokens(model: Any, pixels: torch.Tensor | None) -> list[int] | None:
     """Return the tokens that stand for an image among the ids; None where their number cannot be known."""
     if pixels is None:
-        return None if getattr(model.config, "vision_config", None) is not None else []
-    token = getattr(model.config, "image_token_id", None) or getattr(model.config, "image_token_index", None)
+        return None if attribute(model.config, "vision_config") is not None else []
+    token = attribute(model.config, "image_token_id") or attribute(model.config, "image_token_index")
     if not isinstance(token, int):
         return []
     # How many tokens an image becomes depends on CLS tokens, strides and poolers, so the model itself is asked.
@@ -117,15 +117,15 @@ def _image_tokens(model: Any, pixels: torch.Tensor | None) -> list[int] | None:
             features = model.get_image_features(pixel_values=pixels)
     except Exception:  # noqa: BLE001  # The user's model: it needs more than pixels.
         return None
-    features = getattr(features, "pooler_output", features)
+    features = attribute(features, "pooler_output", features)
     return [token] * sum(one.numel() // one.shape[-1] for one in tensors_in(features))
 
 
 def _pixels(model: Any) -> torch.Tensor | None:
     """(1, channels, height, width), floats around 0, by the sizes in the config; None without sizes."""
-    config = getattr(model.config, "vision_config", None) or model.config
-    size = getattr(config, "image_size", None)
-    sizes = [getattr(config, "num_channels", 3), *(size if isinstance(size, (list, tuple)) else [size, size])]
+    config = attribute(model.config, "vision_config") or model.config
+    size = attribute(config, "image_size")
+    sizes = [attribute(config, "num_channels", 3), *(size if isinstance(size, (list, tuple)) else [size, size])]
     shape = [1, *filter(_is_size, sizes)]
     if len(sizes) != 3 or len(shape) != 4:  # noqa: PLR2004  # Channels and two sides, all of them numbers.
         return None
@@ -145,7 +145,7 @@ def _draw_ids(model: Any, text: Any) -> list[int]:
             if name.endswith(("_token_id", "_token_index", "_token_ids")):
                 special |= {*value} if isinstance(value, (list, tuple)) else {value}
     # Leave room for what is generated after them, where positions are few.
-    longest = getattr(text, "max_position_embeddings", None)
+    longest = attribute(text, "max_position_embeddings")
     length = min(_TOKENS, max(1, longest - _ROOM)) if _is_size(longest) else _TOKENS
     drawn = torch.randint(vocabulary, (_DRAWN,), generator=_generator(), device="cpu").tolist()
     return ([token for token in drawn if token not in special] or drawn)[:length]

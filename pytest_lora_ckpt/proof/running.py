@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from pytest_lora_ckpt.models import attribute
+
 
 @contextlib.contextmanager
 def at_rest(model: torch.nn.Module) -> Iterator[None]:
@@ -22,7 +24,7 @@ def at_rest(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, was in training.items():
             # loralib merges in eval(), and takes the merge back in train() alone.
-            if was and getattr(module, "merged", None) is True and not hasattr(module, "merged_adapters"):
+            if was and attribute(module, "merged") is True and attribute(module, "merged_adapters") is None:
                 module.train(was)
         for module, was in training.items():
             module.training = was
