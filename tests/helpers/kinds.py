@@ -30,6 +30,8 @@ class Kind:
     options: Mapping[str, Any] = field(default_factory=dict)
     problems: frozenset[str] = frozenset()
     ambiguous: bool = False
+    rules: tuple[str, ...] | None = None
+    """The texts of the rules where they are held word for word."""
 
 
 KINDS: dict[str, Callable[[], Kind]] = {}
@@ -1220,3 +1222,97 @@ def norm_left_over_in_a_known_tower() -> Kind:
     model = {**under("vision.", blocks), "norm.weight": (32,), **layers}
     loaded = {f"vision.{k}": f"vision.{k}" for k in blocks} | {f"lm.{k}": k for k in layers}
     return Kind(checkpoint, model, loaded)
+
+
+# --------------------------------------------------------------------------------- whole checkpoints of wrapped models
+
+
+def panorama(*, peft: bool) -> Shapes:
+    """A vision-language model whose language model is a whole causal LM, under PEFT or not."""
+    text = peft_causal() if peft else causal()
+    return {
+        **under("vision_encoder.encoder.", vision()),
+        **under("projector.", projector()),
+        **under("language_model.", text),
+    }
+
+
+def unwrapped(outer: str, model_outer: str, *rules: str) -> Kind:
+    """A whole checkpoint with LoRA inside of the language model, for the model without LoRA."""
+    checkpoint = under(outer, panorama(peft=True))
+    model = under(model_outer, panorama(peft=False))
+    loaded = {}
+    for key in checkpoint:
+        plain = key.removeprefix(outer).replace("base_model.model.", "").replace("base_layer.", "")
+        if "lora_" not in key:
+            loaded[key] = f"{model_outer}{plain}"
+    return Kind(checkpoint, model, loaded, problems=frozenset({"no-adapter-slot"}), rules=rules)
+
+
+def whole(outer: str, model_outer: str, *rules: str) -> Kind:
+    """A whole checkpoint with LoRA inside of the language model, for the same model below another wrapper."""
+    inner = panorama(peft=True)
+    loaded = {f"{outer}{key}": f"{model_outer}{key}" for key in inner}
+    return Kind(under(outer, inner), under(model_outer, inner), loaded, rules=rules)
+
+
+_UNWRAP = ("strip base_model.model.", "strip base_layer.")
+
+
+@kind
+def peft_inside_a_vlm_for_the_plain_model() -> Kind:
+    return unwrapped("", "", *_UNWRAP)
+
+
+@kind
+def peft_inside_a_vlm_below_lightning() -> Kind:
+    return unwrapped("model.", "", "strip base_model.model.", "strip model.", "strip base_layer.")
+
+
+@kind
+def peft_inside_a_vlm_below_ddp() -> Kind:
+    return unwrapped("module.", "", "strip base_model.model.", "strip module.", "strip base_layer.")
+
+
+@kind
+def peft_inside_a_compiled_vlm() -> Kind:
+    return unwrapped("_orig_mod.", "", "strip base_model.model.", "strip _orig_mod.", "strip base_layer.")
+
+
+@kind
+def peft_inside_a_vlm_for_a_compiled_plain_model() -> Kind:
+    rules = ("strip base_model.model.", "rename module to _orig_mod", "strip base_layer.")
+    return unwrapped("module.", "_orig_mod.", *rules)
+
+
+@kind
+def peft_inside_a_vlm_for_a_plain_model_below_model() -> Kind:
+    return unwrapped("", "model.", "strip base_model.model.", "insert model. in front", "strip base_layer.")
+
+
+@kind
+def whole_vlm_below_lightning() -> Kind:
+    return whole("model.", "", "strip model.")
+
+
+@kind
+def whole_vlm_below_ddp_and_compile() -> Kind:
+    return whole("module._orig_mod.", "", "strip module._orig_mod.")
+
+
+@kind
+def whole_vlm_for_a_compiled_model() -> Kind:
+    return whole("", "_orig_mod.", "insert _orig_mod. in front")
+
+
+@kind
+def whole_vlm_below_lightning_for_ddp() -> Kind:
+    return whole("model.", "module.", "rename model to module")
+
+
+@kind
+def peft_around_a_vlm_for_the_plain_model() -> Kind:
+    modules = targets("model.language_model.")
+    checkpoint = under("base_model.model.", {**wrapped(vlm_new(), modules), **lora(modules, "default")})
+    loaded = {f"base_model.model.{wrap(key, modules)}": key for key in vlm_new()}
+    return Kind(checkpoint, vlm_new(), loaded, problems=frozenset({"no-adapter-slot"}), rules=_UNWRAP)

@@ -34,6 +34,12 @@ def test_rules_give_exactly_the_mapping(case: tuple[Kind, Remapping]) -> None:
     assert all(rule.keys > 0 and rule.apply(rule.example[0]) == rule.example[1] for rule in found.rules)
 
 
+def test_rules_read_as_people_would_write_them(case: tuple[Kind, Remapping]) -> None:
+    kind, found = case
+    if kind.rules is not None:
+        assert tuple(rule.text for rule in found.rules) == kind.rules
+
+
 def test_problems_are_named(case: tuple[Kind, Remapping]) -> None:
     kind, found = case
     assert {problem.kind for problem in found.problems} == kind.problems

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _MOST_ADAPTERS = 8
+UNWRAP = Substitution(rf"(?<![^.]){re.escape(PEFT_PREFIX)}", "", Difference((), ("base_model", "model"), (), ("",)))
+"""Takes PEFT's wrapper out, wherever it stands."""
 
 
 def known_steps(ways: Sequence[tuple[str, str]]) -> Iterator[Substitution]:
@@ -24,8 +26,7 @@ def known_steps(ways: Sequence[tuple[str, str]]) -> Iterator[Substitution]:
         ways: Keys as they are and as they must become.
     """
     if any(PEFT_PREFIX in now for now, _ in ways):
-        unwrap = rf"(?<![^.]){re.escape(PEFT_PREFIX)}"
-        yield Substitution(unwrap, "", Difference((), ("base_model", "model"), (), ("",)))
+        yield UNWRAP
     yield from _base_layers(ways)
     adapters: dict[tuple[str | None, str], None] = {}
     for now, then in ways:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.keys.differences import Difference, differences, distance, join_close
 from pytest_lora_ckpt.keys.rules.describe import classify
-from pytest_lora_ckpt.keys.rules.known import known_steps
+from pytest_lora_ckpt.keys.rules.known import UNWRAP, known_steps
 from pytest_lora_ckpt.keys.rules.rule import Rule
 from pytest_lora_ckpt.keys.rules.substitution import Substitution, substitution, substitutions
+from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -64,12 +65,21 @@ def find_rules(goals: Iterable[Goal], *, general: bool = True) -> list[Rule] | N
         >>> [rule.pattern for rule in find_rules(goals)]
         ['^module\\.']
     """
+    given = list(goals)
+    # People take PEFT's wrapper out first, which is often shorter as well; where it is not, gain alone decides.
+    orders = (True, False) if general and any(PEFT_PREFIX in goal.now for goal in given) else (False,)
+    lists = [rules for unwrap in orders if (rules := _find_rules(given, general=general, unwrap=unwrap)) is not None]
+    return min(lists, key=len, default=None)
+
+
+def _find_rules(goals: Sequence[Goal], *, general: bool, unwrap: bool) -> list[Rule] | None:
+    """Choose rules, PEFT's wrapper first if asked."""
     own = [replace(goal) for goal in goals]
     # `$` matches before a line break as well.
     end = r"\Z" if any("\n" in goal.now for goal in own) else "$"
     rules: list[Rule] = []
     for _ in range(_MOST_ROUNDS if general else 0):
-        step = _best_step(own, end)
+        step = _best_step(own, end, unwrap=unwrap)
         if step is None:
             break
         rules.append(_commit(step, own))
@@ -77,17 +87,18 @@ def find_rules(goals: Iterable[Goal], *, general: bool = True) -> list[Rule] | N
     return rules if all(goal.now == goal.then for goal in own) else None
 
 
-def _best_step(goals: Sequence[Goal], end: str) -> Substitution | None:
+def _best_step(goals: Sequence[Goal], end: str, *, unwrap: bool) -> Substitution | None:
     """The step that helps most and harms nothing, or None."""
     open_goals = [goal for goal in goals if goal.now != goal.then]
     sample = goals if len(goals) <= _MOST_TRIED else [*_spread(open_goals), *_spread(goals)]
-    ranked: list[tuple[int, int, Substitution]] = []
+    ranked: list[tuple[bool, int, int, Substitution]] = []
     gaps: dict[int, int] = {}
     for step in _proposals(open_goals, end):
         gain = _gain(step, sample, gaps)
         if gain > 0:
-            ranked.append((-gain, len(step.pattern) - _ANCHOR_BONUS * step.pattern.startswith("^"), step))
-    for _, _, step in sorted(ranked):
+            later = unwrap and step != UNWRAP
+            ranked.append((later, -gain, len(step.pattern) - _ANCHOR_BONUS * step.pattern.startswith("^"), step))
+    for *_, step in sorted(ranked):
         harmless = sample is goals or _gain(step, goals, {}) > 0
         if harmless and _keeps_apart(step, goals):
             return step
