@@ -107,7 +107,7 @@ class Checkpoint:
             if pair.down is not None:
                 name = pair.adapter or "default"
                 modules.setdefault(name, set()).add(pair.module)
-                ranks.setdefault(name, set()).update(pair.down[1].shape[:1])
+                ranks.setdefault(name, set()).update([pair.rank] if pair.rank is not None else [])
         config = self.adapter_config or {}
         alpha = _number(config.get("lora_alpha"))
         if not modules and self.adapter_config is not None:

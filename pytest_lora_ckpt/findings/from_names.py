@@ -155,6 +155,7 @@ def _disagreeing_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
         and pair.up
         and pair.down[1].numel
         and pair.up[1].numel
+        and pair.blocks == 1
         and not _ranks_agree(pair.down[1].shape, pair.up[1].shape)
     ]
     if outliers:

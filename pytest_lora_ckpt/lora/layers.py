@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_lora_ckpt.keys import ParsedKey, parse_key
 from pytest_lora_ckpt.lora.config import scaling_of
-from pytest_lora_ckpt.lora.pairs import lora_factor
+from pytest_lora_ckpt.lora.pairs import lora_factor, stacked_blocks
 from pytest_lora_ckpt.models import attribute, is_module, is_tensor
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _of_another(path: str, module: Any, parameters: Sequence[tuple[ParsedKey, to
             up=up,
             weight=_weight_next_to(module, down, up),
             scaling=_scaling_of_another(module),
-            rank=down.shape[0] if down.ndim else None,
+            rank=down.shape[0] // stacked_blocks(down.shape, up.shape) if down.ndim else None,
             alpha=_number(attribute(module, "lora_alpha", attribute(module, "alpha"))),
             enabled=enabled,
             merged=int(merged),

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.tensors import KeySet
-from pytest_lora_ckpt.vocabulary.lora import FACTORS, LORA_SCALES
+from pytest_lora_ckpt.vocabulary.lora import FACTORS, FUSED_PROJECTIONS, LORA_SCALES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pytest_lora_ckpt.tensors import TensorInfo
+
+
+_PROJECTIONS = 3  # Queries, keys and values.
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,35 @@ class LoraPair:
 
     @property
     def rank(self) -> int | None:
-        """First size of the down factor, which is the rank; None if it is missing or has no size."""
-        return self.down[1].shape[0] if self.down and self.down[1].shape else None
+        """First size of the down factor, or of one block of it; None if it is missing or has no size."""
+        return self.down[1].shape[0] // self.blocks if self.down and self.down[1].shape else None
+
+    @property
+    def blocks(self) -> int:
+        """How many pairs of factors are stacked in this one (loralib's MergedLinear); 1 for a plain pair.
+
+        Example:
+            >>> from pytest_lora_ckpt import TensorInfo
+            >>> down, up = TensorInfo((8, 32)), TensorInfo((48, 4))
+            >>> LoraPair("h.0.attn.qkv", None, ("a", down), ("b", up)).blocks
+            2
+        """
+        if not self.down or not self.up or self.module.rpartition(".")[2].lower() not in FUSED_PROJECTIONS:
+            return 1
+        return stacked_blocks(self.down[1].shape, self.up[1].shape)
+
+
+def stacked_blocks(down: Sequence[int], up: Sequence[int]) -> int:
+    """Return how many pairs of factors these shapes may stack: A (n * rank) x in, B (all outs) x rank; else 1.
+
+    Example:
+        >>> stacked_blocks((8, 32), (48, 4)), stacked_blocks((4, 32), (48, 4))
+        (2, 1)
+    """
+    if len(down) != 2 or len(up) != 2 or not up[1] or down[0] % up[1]:  # noqa: PLR2004  # Matrices.
+        return 1
+    number = down[0] // up[1]
+    return number if number <= min(_PROJECTIONS, up[0]) else 1
 
 
 def lora_factor(kind: str | None) -> Literal["down", "up"] | None:

@@ -54,6 +54,11 @@ LORA_SCALES = frozenset({"alpha", "dora_scale"})
 LORA_MID = "lora_mid"
 """The third factor of a LoRA for convolutions (LyCORIS, lycoris/modules/locon.py)."""
 
+FUSED_PROJECTIONS = frozenset({"attn", "qkv", "qkv_proj", "c_attn", "query_key_value", "wqkv", "w_pack"})
+"""Layers that compute queries, keys and values at once, to which loralib's MergedLinear (loralib/layers.py) gives
+factors that stack a pair for each: litgpt (litgpt/model.py; `attn` in older releases), GPT-2, GPT-NeoX, Falcon,
+Phi-3, MPT, Baichuan (transformers/models/*/modeling_*.py), in lower case."""
+
 LORA_METHODS = frozenset({"LORA", "ADALORA", "XLORA"})
 """Values of `peft_type` whose parameters are called `lora_A` and `lora_B` (`adapter_layer_names` in
 peft/tuners/*/layer.py)."""

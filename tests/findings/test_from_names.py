@@ -184,3 +184,13 @@ def test_no_adapter_at_all() -> None:
 def test_numbers_of_any_length() -> None:
     long = {key.replace("layers.", f"layers.{'9' * 6000}"): shape for key, shape in adapter(3, base=True).items()}
     assert causes(long) == []
+
+
+def test_factors_stacked_for_a_fused_projection_have_one_rank() -> None:
+    """As loralib's MergedLinear and litgpt write them: rank 4 for queries and values; 8 and 3 are of no such layer."""
+    shapes = {"lora_A": (8, 48), "lora_B": (72, 4)}
+    fused = {f"h.{layer}.attn.qkv.{factor}": shape for layer in range(3) for factor, shape in shapes.items()}
+    assert causes(fused) == []
+    assert {pair.rank for pair in lora_pairs(as_key_set(fused))} == {4}
+    assert causes(fused | {"h.1.attn.qkv.lora_B": (72, 3)}) == ["lora-rank-uneven"]
+    assert causes({key.replace("qkv", "proj"): shape for key, shape in fused.items()}) == ["lora-rank-uneven"]
