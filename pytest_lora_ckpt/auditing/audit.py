@@ -28,6 +28,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
     model: torch.nn.Module | Mapping[str, Any] | Callable[[], Any] | None = None,
     loader: Callable[[Any], torch.nn.Module] | None = None,
     inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+    generate_inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     base_model: torch.nn.Module | str | os.PathLike[str] | Callable[[], Any] | None = None,
     stage: Stage | str | None = None,
     stages: Mapping[str, Stage] = STAGES,
@@ -47,6 +48,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
         loader: The project's loading code, path -> loaded model. It is called once.
         inputs: Keyword arguments for a forward pass and for `generate`, or a function that makes them; made from the
             config of a Hugging Face model by default.
+        generate_inputs: Those for `generate`, where it takes others.
         base_model: The base model before any adapter, the path of its weights, or a function that builds it.
         stage: What the checkpoint must hold: a stage, or the name of one of `stages`.
         stages: The training stages of the project by name.
@@ -84,8 +86,8 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
         Demands(stage, stages, min_ratio, strict, None if manifest is None else Path(manifest)),
         Project(location, called="The argument {}="),
     )
-    sources = {"model": _source(model), "inputs": _source(inputs), "base_model": _source(base_model)}
-    context.project.connect(loader=lambda: loader, **sources)
+    given = {"model": model, "inputs": inputs, "generate_inputs": generate_inputs, "base_model": base_model}
+    context.project.connect(loader=lambda: loader, **{name: _source(each) for name, each in given.items()})
     return gather(context.spec, run_checks(context, checks))
 
 

@@ -124,6 +124,16 @@ class LoadedEvidence:
         given = self._project.inputs
         return default_inputs(self._project.loaded) if given is None else given
 
+    @property
+    def generate_inputs(self) -> Mapping[str, Any] | None:
+        """Keyword arguments for `generate`: those for a forward pass unless the project gives others.
+
+        Raises:
+            ProjectError: The project's inputs fail.
+        """
+        given = self._project.generate_inputs
+        return self.inputs if given is None else given
+
     @cached_property
     def _own_adapters(self) -> set[str]:
         """Names that the loaded model has for this checkpoint's adapters."""

@@ -89,7 +89,7 @@ class Project:
     Args:
         path: The checkpoint that the loader is given.
         outcomes: The exceptions of the test framework, where one runs the audit.
-        called: How a source is called in messages; `{}` stands for `model`, `loader`, `inputs`, `base_model`.
+        called: How a source is called in messages; `{}` stands for `model`, `loader`, `inputs`, …
     """
 
     def __init__(
@@ -100,10 +100,14 @@ class Project:
         self._sources: Mapping[str, Callable[[], Any]] = {}
         keep: tuple[type[BaseException], ...] = (ProjectError, *self.outcomes.skip, *self.outcomes.fail)
         self._model, self._loaded = Once(self._build, keep), Once(self._load, keep)
-        self._base, self._inputs = Once(self._build_base, keep), Once(self._make_inputs, keep)
+        self._base, self._inputs = Once(self._build_base, keep), Once(lambda: self._make_inputs("inputs"), keep)
+        self._generate_inputs = Once(lambda: self._make_inputs("generate_inputs"), keep)
 
     def connect(self, **sources: Callable[[], Any]) -> None:
-        """Name the sources: `model`, `loader`, `inputs`, `base_model`. None is called before a check needs it."""
+        """Name the sources: `model`, `loader`, `inputs`, `generate_inputs`, `base_model`.
+
+        None is called before a check needs it.
+        """
         self._sources = sources
 
     def gives(self, name: str) -> bool:
@@ -146,6 +150,15 @@ class Project:
         """
         return self._inputs()
 
+    @property
+    def generate_inputs(self) -> Mapping[str, Any] | None:
+        """Keyword arguments for `generate`, where they differ from those for a forward pass, or None.
+
+        Raises:
+            ProjectError: Making them raised, or they are not a mapping.
+        """
+        return self._generate_inputs()
+
     def _source(self, name: str, cause: str) -> Any:
         """Ask a source; its exceptions are the project's."""
         source = self._sources.get(name)
@@ -184,11 +197,11 @@ class Project:
         message = f"The loader returned {type_name(model)}, and should return the loaded nn.Module. {_advice(model)}"
         raise ProjectError("loader-failed", message.rstrip())
 
-    def _make_inputs(self) -> Mapping[str, Any] | None:
-        inputs = self._source("inputs", "inputs-failed")
+    def _make_inputs(self, name: str) -> Mapping[str, Any] | None:
+        inputs = self._source(name, "inputs-failed")
         if inputs is None or isinstance(inputs, Mapping):
             return inputs
-        raise self._refuse("inputs", "inputs-failed", inputs, "a dict of keyword arguments")
+        raise self._refuse(name, "inputs-failed", inputs, "a dict of keyword arguments")
 
     @contextlib.contextmanager
     def _reporting(self, cause: str, who: str) -> Iterator[None]:

@@ -337,7 +337,10 @@ _ALL = (
     _note("adapter-merged", "Nothing to mend: a merged adapter cannot be switched off any more."),
     Cause("loader-failed", "Run the loader by itself on this path and mend what it raises."),
     Cause("model-failed", "Build the model by itself as lora_model does, and mend what it raises."),
-    Cause("inputs-failed", "Let lora_inputs give a dict of keyword arguments for the model's forward."),
+    Cause(
+        "inputs-failed",
+        "Give in lora_inputs a dict of the keyword arguments that forward takes, or mend what it raises with them.",
+    ),
     Cause("generate-fallback", "Let generate() raise: an exception inside it was swallowed."),
     Cause("generate-too-short", "Look at what generate() returns: it must hold new tokens after the prompt."),
     Cause(

@@ -115,6 +115,7 @@ class AdapterConfig:
         layers_pattern: What the stacks of layers are called.
         rank_pattern: Name or regular expression -> rank.
         alpha_pattern: Name or regular expression -> alpha.
+        invocation: `alora_invocation_tokens`: the adapter acts only after these.
         patterns: Matches the regular expressions, all of them within one time limit.
     """
 
@@ -133,6 +134,7 @@ class AdapterConfig:
     layers_pattern: tuple[str, ...]
     rank_pattern: PatternTable[int]
     alpha_pattern: PatternTable[float]
+    invocation: tuple[int, ...]
     patterns: Patterns = field(repr=False)
 
     @classmethod
@@ -168,6 +170,7 @@ class AdapterConfig:
             layers_pattern=_names(read("layers_pattern")),
             rank_pattern=PatternTable("rank_pattern", read("rank_pattern"), _whole, patterns),
             alpha_pattern=PatternTable("alpha_pattern", read("alpha_pattern"), _number, patterns),
+            invocation=tuple(each for each in _listed(read("alora_invocation_tokens")) if isinstance(each, int)),
             patterns=patterns,
         )
 

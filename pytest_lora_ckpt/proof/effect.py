@@ -34,6 +34,7 @@ class AdapterEffect:
         difference: Largest absolute difference of the outputs with and without adapters, 0.0 where there is none.
         finite: Whether all outputs are finite.
         error: Why the outputs could not be compared, as a sentence, or None.
+        raised: Whether that is what the forward pass raised.
         adapters: A line for each adapter: in how many modules it is, active, disabled, merged.
         broken: Modules whose adapter holds NaN or Inf. The output may hide it: `scaled_dot_product_attention` of torch
             on the CPU gives zeros for a query of NaN.
@@ -45,6 +46,7 @@ class AdapterEffect:
     difference: float = 0.0
     finite: bool = True
     error: str | None = None
+    raised: bool = False
     adapters: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
 
@@ -107,7 +109,7 @@ def adapter_effect(model: torch.nn.Module | LoadedModel, inputs: Mapping[str, An
             with adapters_off(module):
                 off = floats_in(module(**inputs))
         except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
-            return replace(effect, error=f"The forward pass raised {type(error).__name__}: {error}")
+            return replace(effect, raised=True, error=f"The forward pass raised {type(error).__name__}: {error}")
     if not on:
         return replace(effect, error="The forward pass returned no floating tensor.")
     pairs = [(a.double(), b.double()) for a, b in zip(on, off, strict=True) if a.shape == b.shape]

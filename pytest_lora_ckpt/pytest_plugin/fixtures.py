@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.scoring import InjectedFault
     from pytest_lora_ckpt.scoring.harness import LoaderHarness
 
-OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_base_model")
+OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_generate_inputs", "lora_base_model")
 """Fixtures that a project overrides in its `conftest.py`."""
 
 NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
@@ -107,6 +107,12 @@ def lora_inputs(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> Mappin
     """Keyword arguments for a forward pass and for `generate`. None except for replicas: override it."""
     sources = _sources(request)
     return sources.at[lora_ckpt].inputs() if sources else None
+
+
+@pytest.fixture(scope="session")
+def lora_generate_inputs() -> Mapping[str, Any] | None:
+    """Keyword arguments for `generate`, where it takes others than a forward pass. None: those of `lora_inputs`."""
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -88,16 +88,15 @@ class LoraAudit:
         """Score the project's loader with the faults asked for."""
         from pytest_lora_ckpt.scoring import audit_faults
 
-        names = ("lora_loader", "lora_inputs", "lora_base_model")
-        loader, inputs, base = (request.getfixturevalue(name) for name in names)
+        names = ("inputs", "generate_inputs", "base_model")
+        given: Any = {name: request.getfixturevalue(f"lora_{name}") for name in names}
         report, _ = audit_faults(
             run,
-            loader,
-            inputs=inputs,
-            base_model=base,
+            request.getfixturevalue("lora_loader"),
             names=self.settings.faults,
             accepted=self.settings.accepted_faults,
             timeout=self.settings.fault_timeout,
+            **given,
         )
         return report
 

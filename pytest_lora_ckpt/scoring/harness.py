@@ -39,6 +39,7 @@ class LoaderHarness:
         self.setup = setup
         self._loader = resolve_loader(setup.loader)
         self._inputs: Any = None
+        self._generate_inputs: Any = None
         self._base: Any = None
         self._digest: str | None = None
         self._output: list[torch.Tensor] | Exception | None = None
@@ -62,6 +63,8 @@ class LoaderHarness:
         base, inputs = self.setup.base_model, self.setup.inputs
         self._base = base() if callable(base) and not is_module(base) else base
         self._inputs = inputs() if callable(inputs) else inputs
+        others = self.setup.generate_inputs
+        self._generate_inputs = others() if callable(others) else others
         first = self._load_healthy(path, folder)
         with quietly():
             # The same inputs for every copy: those made from a damaged config would not be comparable.
@@ -122,7 +125,12 @@ class LoaderHarness:
 
     def _run(self, path: Path, loader: Callable[[Any], Any]) -> AuditContext:
         run = AuditContext(path, Demands(manifest=self.setup.manifest))
-        run.project.connect(loader=lambda: loader, inputs=lambda: self._inputs, base_model=lambda: self._base)
+        run.project.connect(
+            loader=lambda: loader,
+            inputs=lambda: self._inputs,
+            generate_inputs=lambda: self._generate_inputs,
+            base_model=lambda: self._base,
+        )
         return run
 
     def _attempt(self, path: Path, folder: Path) -> Attempt:

@@ -31,6 +31,7 @@ class Setup:
         loader: The callable `path -> loaded model`, or `module:function` that names it.
         checkpoint: The healthy checkpoint.
         inputs: Keyword arguments for a forward pass, a callable that makes them, or None.
+        generate_inputs: The same for `generate`, where it takes others.
         base_model: The base model or the path of its weights, a callable that makes one, or None.
         manifest: The manifest of the training; by default the one next to the checkpoint.
     """
@@ -38,6 +39,7 @@ class Setup:
     loader: Callable[[Any], Any] | str
     checkpoint: Path
     inputs: Any = None
+    generate_inputs: Any = None
     base_model: Any = None
     manifest: Path | None = None
 
@@ -46,6 +48,7 @@ class Setup:
         return (
             (self.loader, self.checkpoint, self.manifest) == (other.loader, other.checkpoint, other.manifest)
             and self.inputs is other.inputs
+            and self.generate_inputs is other.generate_inputs
             and self.base_model is other.base_model
         )
 

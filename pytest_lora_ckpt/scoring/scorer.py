@@ -33,6 +33,7 @@ class ScoringOptions(TypedDict, total=False):
     """The keyword arguments of `score_loader`, but for `faults`; see there."""
 
     inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
+    generate_inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
     base_model: torch.nn.Module | Callable[[], torch.nn.Module] | str | os.PathLike[str] | None
     manifest: str | os.PathLike[str] | None
     accepted: Accepted
@@ -46,6 +47,7 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
     *,
     faults: Faults = None,
     inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+    generate_inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     base_model: torch.nn.Module | Callable[[], torch.nn.Module] | str | os.PathLike[str] | None = None,
     manifest: str | os.PathLike[str] | None = None,
     accepted: Accepted = None,
@@ -63,6 +65,7 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
         faults: Names or `Fault` objects; None for all that apply to the checkpoint.
         inputs: Keyword arguments for a forward pass, or a function that makes them; by default they are made from the
             config of a Hugging Face model.
+        generate_inputs: The same for `generate`, where it takes others.
         base_model: The base model before any adapter, a function that builds it, or the path of its weights.
         manifest: What was written at training time; by default the one next to the checkpoint.
         accepted: Names of faults that the project accepts, best with the reason: they are tried and shown, and not
@@ -95,7 +98,8 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
         raise ValueError(f"timeout={timeout!r} is a number of seconds above 0, or None.")
     began = time.perf_counter()
     reasons, chosen = choose_accepted(accepted), choose_faults(faults)
-    setup = Setup(loader, Path(checkpoint), inputs, base_model, None if manifest is None else Path(manifest))
+    given = None if manifest is None else Path(manifest)
+    setup = Setup(loader, Path(checkpoint), inputs, generate_inputs, base_model, given)
     harness = LoaderHarness(setup) if timeout is None else IsolatedHarness(setup, timeout)
     skipped: list[str] = []
     with Workspace.open(checkpoint, at_one_path=at_one_path) as work, contextlib.closing(harness):
@@ -121,7 +125,14 @@ def score_injected(
     """
     first, manifest = faults[0], options.get("manifest")
     given = None if manifest is None else Path(manifest)
-    setup = Setup(loader, first.healthy, options.get("inputs"), options.get("base_model"), given)
+    setup = Setup(
+        loader,
+        first.healthy,
+        options.get("inputs"),
+        options.get("generate_inputs"),
+        options.get("base_model"),
+        given,
+    )
     harness = next((each for each in first.harnesses if each.setup.equals(setup)), None)
     if harness is None:
         harness = LoaderHarness(setup)

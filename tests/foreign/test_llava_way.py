@@ -29,7 +29,6 @@ WRONG_TODAY: dict[str, str] = {
     "projector-truncated": "broken, and green",
     "projector": "healthy, and red: too-few-loaded, wrong-stage",
     "projector-without-base": "healthy, and red: too-few-loaded, wrong-stage",
-    "generate-takes-others": "audit() takes no inputs of their own for generate",
 }
 REST = "non_lora_trainables.bin"
 

@@ -38,7 +38,6 @@ WRONG_TODAY: dict[str, str] = {
     "lora-bias-merged": "healthy, and red: base-overwritten",
     "targets-that-this-model-lacks": "healthy, and red: config-targets",
     "targets-that-this-model-lacks-merged": "healthy, and red: config-targets",
-    "alora-inputs-without-invocation": "healthy, and red: adapter-inactive",
     "hotswapped-into-a-padded-slot": "healthy, and red: rank-mismatch",
     "never-swapped-in": "broken, and red for another cause: rank-mismatch",
     "second-never-loaded": "broken, and green",

@@ -64,7 +64,7 @@ def adapter_active(context: AuditContext) -> Judgement:
     idle = judges.idle(evidence.layers, evidence.active_adapters, evidence.idle_copies)
     if (wrong := idle or scaling.off_scale(evidence.layers, file.lora_config, file.hinted_configs)) is not None:
         return failed(wrong.message, [wrong])
-    return needs.inputs(context) or _at_work(context, evidence)
+    return needs.inputs(context) or needs.invocation(context) or _at_work(context, evidence)
 
 
 def _at_work(context: AuditContext, evidence: LoadedEvidence) -> Judgement:
@@ -93,7 +93,9 @@ def generate(context: AuditContext) -> Judgement:
     from pytest_lora_ckpt import proof  # torch, only with a loader.
 
     evidence = _loaded(context)
-    return needs.inputs(context) or judges.generate(proof.generate(evidence.model.module, evidence.inputs or {}))
+    if (lacking := needs.generate_inputs(context)) is not None:
+        return lacking
+    return judges.generate(proof.generate(evidence.model.module, evidence.generate_inputs or {}))
 
 
 @check("manifest", show_when_passed=True)

@@ -66,3 +66,28 @@ def inputs(context: AuditContext) -> Judgement | None:
     if context.loaded is not None and context.loaded.inputs is not None:
         return None
     return skipped("there are no inputs for a forward pass: override the fixture lora_inputs")
+
+
+def generate_inputs(context: AuditContext) -> Judgement | None:
+    """There are inputs for `generate`; after `loader`."""
+    if context.loaded is not None and context.loaded.generate_inputs is not None:
+        return None
+    return skipped("there are no inputs: override the fixture lora_inputs, or lora_generate_inputs")
+
+
+def invocation(context: AuditContext) -> Judgement | None:
+    """The inputs hold the tokens after which an activated LoRA begins to act; after `inputs`."""
+    config = context.file.lora_config
+    tokens = () if config is None else config.invocation
+    given = (context.loaded.inputs or {}).get("input_ids") if context.loaded is not None else None
+    if not tokens or given is None or any(_holds(row, tokens) for row in given.reshape(-1, given.shape[-1]).tolist()):
+        return None
+    written = ", ".join(map(str, tokens))
+    return skipped(
+        f"the adapter acts only after its invocation tokens ({written}), which the inputs do not hold: let the fixture "
+        "lora_inputs give input_ids with them"
+    )
+
+
+def _holds(row: list[int], tokens: tuple[int, ...]) -> bool:
+    return any(tuple(row[at : at + len(tokens)]) == tokens for at in range(len(row)))

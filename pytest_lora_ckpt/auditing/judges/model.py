@@ -128,6 +128,8 @@ def effect(effect: AdapterEffect, *, merge_open: bool = False, file_is_zero: boo
     if effect.state == "merged" and not effect.broken:
         return replace(skipped(effect.why), remedy="Run this check before the adapter is merged.")
     cause, message = "adapter-inactive", effect.why
+    if effect.raised:
+        return failed(message, [finding("inputs-failed", message)])
     if not effect.modules:
         cause = "adapter-not-loaded"
         if merge_open:
@@ -168,7 +170,10 @@ def generate(answer: Generation) -> Judgement:
         return passed(answer.why)
     # Where the model generates with the adapter, it is the run without it that went wrong.
     wrong = answer.off if answer.off is not None and replace(answer, off=None).generates else answer
+    if wrong.error:
+        remedy = "Give in lora_generate_inputs what generate takes, or mend what it raises with these inputs."
+        return failed(answer.why, [finding("inputs-failed", answer.why, remedy=remedy)])
     cause = "generate-too-short" if wrong.is_finite else "generate-not-finite"
-    if wrong.is_fallback or wrong.error:
+    if wrong.is_fallback:
         cause = "generate-fallback"
     return failed(answer.why, [finding(cause, answer.why)])
