@@ -14,7 +14,6 @@ from pytest_lora_ckpt.checkpoint import open_checkpoint
 from pytest_lora_ckpt.faults import (
     base,
     companions,
-    components,
     config,
     copies,
     files,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["FAULTS", "Fault", "NotApplicable", "faults_for", "find_fault"]
 
 # The faults are listed in this order, and within a module in the order of its text.
-_KINDS = (names, lost, components, shapes, values, base, copies, config, companions, files)
+_KINDS = (names, lost, shapes, values, base, copies, config, companions, files)
 
 
 def _gather(kinds: Iterable[ModuleType]) -> dict[str, Fault]:

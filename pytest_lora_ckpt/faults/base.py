@@ -2,78 +2,56 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.draft import NotApplicable
-from pytest_lora_ckpt.faults.edits import codes, emptied, more_rows, plus_update, redrawn, transposed
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, Pair
+from pytest_lora_ckpt.faults.edits import codes, emptied, plus, transposed
 from pytest_lora_ckpt.faults.fault import LAYOUTS, STATE_DICTS, fault
 from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.faults.draft import Draft
+    import torch
 
 _NEW_TOKENS = 8
 
 
-@fault(
-    "other-base",
-    "The adapter is applied to the base weights of another revision: the text is fluent, but not what was trained.",
-    layouts=STATE_DICTS,
-    seen="manifest",
-)
+@fault(STATE_DICTS, "manifest")
 def other_base(draft: Draft) -> None:
-    """Redraw the adapted base weights."""
-    for key in selecting.adapted_weights(draft).values():
-        draft.change([key], redrawn(key), "adapted weight")
+    """The adapter is applied to the base weights of another revision: the text is fluent, but not what was trained."""
+    draft.redraw(selecting.adapted_weights(draft).values())
 
 
-@fault(
-    "merged-twice",
-    "Saved after merge_and_unload's merge and with the adapter still there: whoever loads both applies it twice.",
-    layouts=STATE_DICTS,
-    seen="manifest",
-)
+@fault(STATE_DICTS, "manifest")
 def merged_twice(draft: Draft) -> None:
-    """Add s B A to the base weights, and keep the adapter."""
-    checkpoint = draft.checkpoint
+    """Saved after merge_and_unload's merge and with the adapter still there: whoever loads both applies it twice."""
     for pair, key in selecting.adapted_weights(draft).items():
-        if checkpoint.keys[key].shape == (checkpoint.keys[pair.up].shape[0], checkpoint.keys[pair.down].shape[1]):
-            merge = plus_update(checkpoint.read, pair.down, pair.up, selecting.scaling(draft, pair))
-            draft.change([key], merge, "adapted weight")
+        if draft.keys[key].shape == (draft.keys[pair.up].shape[0], draft.keys[pair.down].shape[1]):
+            draft.change([key], plus(partial(_update, draft, pair)), "adapted weight")
 
 
-@fault(
-    "base-integer-codes",
-    "The base was loaded in 8 bits by bitsandbytes and saved by its state dict: codes without their scale.",
-    layouts=STATE_DICTS,
-    seen="file",
-)
+def _update(draft: Draft, pair: Pair) -> torch.Tensor:
+    """Compute scaling x B A (`peft.tuners.lora.layer.Linear.merge`)."""
+    up, down = (draft.checkpoint.read(key).float() for key in (pair.up, pair.down))
+    return selecting.scaling(draft, pair) * (up @ down)
+
+
+@fault(STATE_DICTS, "file")
 def base_integer_codes(draft: Draft) -> None:
-    """Turn the adapted base weights into codes."""
+    """The base was loaded in 8 bits by bitsandbytes and saved by its state dict: codes without their scale."""
     draft.change(selecting.adapted_weights(draft).values(), codes, "adapted weight")
 
 
-@fault(
-    "base-size-0",
-    "ZeRO-3 gathered the trained parameters and not the frozen ones: the base weights have size 0.",
-    layouts=STATE_DICTS,
-    seen="file",
-    reference="https://github.com/huggingface/peft/issues/2500",
-)
+@fault(STATE_DICTS, "file", "https://github.com/huggingface/peft/issues/2500")
 def base_size_0(draft: Draft) -> None:
-    """Empty the base weights that LoRA adapts."""
+    """ZeRO-3 gathered the trained parameters and not the frozen ones: the base weights have size 0."""
     draft.change(selecting.adapted_weights(draft).values(), emptied, "adapted weight")
 
 
-@fault(
-    "base-transposed",
-    "A conversion between Conv1D and Linear layers transposed one weight.",
-    layouts=STATE_DICTS,
-    seen="model",
-)
+@fault(STATE_DICTS, "model")
 def base_transposed(draft: Draft) -> None:
-    """Transpose the first adapted weight that is not square."""
+    """A conversion between Conv1D and Linear layers transposed one weight."""
     for key in selecting.adapted_weights(draft).values():
         rows, columns = draft.keys[key].shape
         if rows != columns:
@@ -82,15 +60,15 @@ def base_transposed(draft: Draft) -> None:
     raise NotApplicable("every adapted weight is square: its shape would not change")
 
 
-@fault(
-    "vocabulary-resized",
-    "Tokens were added before training, so that embedding and head have more rows than the original base.",
-    layouts=LAYOUTS,
-    seen="model",
-    reference="https://github.com/oobabooga/textgen/issues/959",
-)
+@fault(LAYOUTS, "model", "https://github.com/oobabooga/textgen/issues/959")
 def vocabulary_resized(draft: Draft) -> None:
-    """Add rows to every tensor that has one for each token."""
+    """Tokens were added before training, so that embedding and head have more rows than the original base."""
+
+    def with_new_tokens(tensor: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.cat([tensor, tensor[:1].expand(_NEW_TOKENS, *tensor.shape[1:])])
+
     rows = [
         key
         for key, parsed in draft.parsed.items()
@@ -98,4 +76,4 @@ def vocabulary_resized(draft: Draft) -> None:
         and parsed.parameter == "weight"
         and (parsed.lora == "lora_B" or not parsed.is_lora)
     ]
-    draft.change(rows, more_rows(_NEW_TOKENS), "embedding or head")
+    draft.change(rows, with_new_tokens, "embedding or head")

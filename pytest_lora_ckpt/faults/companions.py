@@ -17,14 +17,10 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint import Checkpoint
 
 
-@fault(
-    "stale-twin",
-    "Saved again in the other format: the adapter of today is in the .bin, and PEFT reads the older safetensors file.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def stale_twin(draft: Draft) -> None:
-    """Keep the tensors in the .bin, and add a safetensors file with other values."""
+    """Saved again in the other format: today's adapter is in the .bin, and PEFT reads the older safetensors file."""
+    # Keep the tensors in the .bin, and add a safetensors file with other values.
     checkpoint = draft.checkpoint
     if not checkpoint.path.is_dir():
         raise NotApplicable("a weights file was named, not its directory: other files in it do not count")
@@ -46,52 +42,32 @@ def stale_twin(draft: Draft) -> None:
     draft.patches.append(add_older)
 
 
-@fault(
-    "stale-directory",
-    "The adapter is in the checkpoint, and lora_weights/ next to it is from an older run: the two disagree.",
-    layouts=TORCH_FILES,
-    seen="file",
-)
+@fault(TORCH_FILES, "file")
 def stale_directory(draft: Draft) -> None:
-    """Redraw the tensors of the directory, where the file holds LoRA as well."""
+    """The adapter is in the checkpoint, and lora_weights/ next to it is from an older run: the two disagree."""
     if not draft.has_lora:
         raise NotApplicable(f"{draft.name} holds no LoRA")
     _make_stale(draft, _adapter(draft))
 
 
-@fault(
-    "directory-of-another-run",
-    "The checkpoint holds no LoRA, and lora_weights/ next to it is from another run.",
-    layouts=TORCH_FILES,
-    seen="manifest",
-)
+@fault(TORCH_FILES, "manifest")
 def directory_of_another_run(draft: Draft) -> None:
-    """Redraw the tensors of the directory, where the file holds no LoRA."""
+    """The checkpoint holds no LoRA, and lora_weights/ next to it is from another run."""
     _require_no_lora(draft)
     _make_stale(draft, _adapter(draft))
 
 
-@fault(
-    "directory-missing",
-    "Only the checkpoint was copied, and the adapter was in lora_weights/ next to it.",
-    layouts=TORCH_FILES,
-    seen="model",
-)
+@fault(TORCH_FILES, "model")
 def directory_missing(draft: Draft) -> None:
-    """Leave the directory out, where the file holds no LoRA."""
+    """Only the checkpoint was copied, and the adapter was in lora_weights/ next to it."""
     _require_no_lora(draft)
     _adapter(draft)
     draft.patches.append(lambda path: shutil.rmtree(path.parent / LORA_WEIGHTS))
 
 
-@fault(
-    "directory-without-weights",
-    "Of lora_weights/ only the config was copied (the weights were ignored as large files).",
-    layouts=TORCH_FILES,
-    seen="file",
-)
+@fault(TORCH_FILES, "file")
 def directory_without_weights(draft: Draft) -> None:
-    """Delete the directory's weights."""
+    """Of lora_weights/ only the config was copied (the weights were ignored as large files)."""
     _adapter(draft)
 
     def delete(path: Path) -> None:
@@ -101,14 +77,9 @@ def directory_without_weights(draft: Draft) -> None:
     draft.patches.append(delete)
 
 
-@fault(
-    "directory-without-config",
-    "Of lora_weights/ only the weights were copied: adapter_config.json is not there.",
-    layouts=TORCH_FILES,
-    seen="file",
-)
+@fault(TORCH_FILES, "file")
 def directory_without_config(draft: Draft) -> None:
-    """Delete the directory's config."""
+    """Of lora_weights/ only the weights were copied: adapter_config.json is not there."""
     _adapter(draft)
     draft.patches.append(lambda path: (path.parent / LORA_WEIGHTS / ADAPTER_CONFIG).unlink())
 
@@ -127,6 +98,5 @@ def _require_no_lora(draft: Draft) -> None:
 
 def _make_stale(draft: Draft, adapter: Checkpoint) -> None:
     stale = Draft(adapter)
-    for key in adapter.keys:
-        stale.change([key], redrawn(key), "tensor")
+    stale.redraw(adapter.keys)
     draft.patches.append(lambda path: write_tensors(stale, path.parent / LORA_WEIGHTS / stale.weights.name))

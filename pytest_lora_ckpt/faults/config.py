@@ -6,119 +6,71 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
 from pytest_lora_ckpt.faults.fault import ADAPTERS, fault
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_lora_ckpt.faults.draft import Draft
 
-
-@fault(
-    "alpha-changed",
-    "lora_alpha was set to another value after training: every tensor loads, at another strength.",
-    layouts=ADAPTERS,
-    seen="manifest",
-)
+@fault(ADAPTERS, "manifest")
 def alpha_changed(draft: Draft) -> None:
-    """Divide lora_alpha by 8, as from 8 to 1."""
+    """lora_alpha was set to another value after training: every tensor loads, at another strength."""
     alpha = _number(draft, "lora_alpha")
     draft.config["lora_alpha"] = alpha // 8 if alpha >= 8 and alpha % 8 == 0 else alpha / 8  # noqa: PLR2004
 
 
-@fault(
-    "alpha-pattern-lost",
-    "alpha_pattern got lost when the config was written by hand: some modules have another strength.",
-    layouts=ADAPTERS,
-    seen="manifest",
-)
+@fault(ADAPTERS, "manifest")
 def alpha_pattern_lost(draft: Draft) -> None:
-    """Empty alpha_pattern."""
+    """alpha_pattern got lost when the config was written by hand: some modules have another strength."""
     _require(draft.config.get("alpha_pattern"), "its config has no alpha_pattern")
     draft.config["alpha_pattern"] = {}
 
 
-@fault(
-    "rslora-changed",
-    "use_rslora was lost, or set: the strength is alpha / r where it was alpha / sqrt(r), or the other way round.",
-    layouts=ADAPTERS,
-    seen="manifest",
-)
+@fault(ADAPTERS, "manifest")
 def rslora_changed(draft: Draft) -> None:
-    """Turn the flag."""
+    """use_rslora was lost, or set: the strength is alpha / r where it was alpha / sqrt(r), or the other way round."""
     draft.config["use_rslora"] = not draft.config.get("use_rslora", False)
 
 
-@fault(
-    "other-base-name",
-    "The config names another base model: PEFT and hubs fetch it, and the names and shapes fit.",
-    layouts=ADAPTERS,
-    seen="manifest",
-)
+@fault(ADAPTERS, "manifest")
 def other_base_name(draft: Draft) -> None:
-    """Name another base."""
+    """The config names another base model: PEFT and hubs fetch it, and the names and shapes fit."""
     name = draft.config.get("base_model_name_or_path")
     draft.config["base_model_name_or_path"] = f"{name or 'base'}-instruct"
 
 
-@fault(
-    "dora-flag-lost",
-    "use_dora was lost (the config of an older PEFT): the magnitude vectors are in the file and are not loaded.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def dora_flag_lost(draft: Draft) -> None:
-    """Set use_dora to false."""
+    """use_dora was lost (the config of an older PEFT): the magnitude vectors are in the file and are not loaded."""
     _require(draft.config.get("use_dora"), "its config has no use_dora")
     draft.config["use_dora"] = False
 
 
-@fault(
-    "dora-flag-added",
-    "use_dora was set for an adapter trained without it: the magnitudes are made up from the base weights.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def dora_flag_added(draft: Draft) -> None:
-    """Set use_dora to true."""
+    """use_dora was set for an adapter trained without it: the magnitudes are made up from the base weights."""
     _require(not draft.config.get("use_dora"), "its config has use_dora already")
     draft.config["use_dora"] = True
 
 
-@fault(
-    "rank-in-config",
-    "The config is of a run with another rank: loading stops, or ignores what does not fit.",
-    layouts=ADAPTERS,
-    seen="file",
-    reference="https://github.com/huggingface/peft/issues/554",
-)
+@fault(ADAPTERS, "file", "https://github.com/huggingface/peft/issues/554")
 def rank_in_config(draft: Draft) -> None:
-    """Double r."""
+    """The config is of a run with another rank: loading stops, or ignores what does not fit."""
     draft.config["r"] = int(_number(draft, "r")) * 2
 
 
-@fault(
-    "rank-pattern-lost",
-    "rank_pattern got lost: the modules that have a rank of their own do not fit, or are ignored.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def rank_pattern_lost(draft: Draft) -> None:
-    """Empty rank_pattern."""
+    """rank_pattern got lost: the modules that have a rank of their own do not fit, or are ignored."""
     _require(draft.config.get("rank_pattern"), "its config has no rank_pattern")
     draft.config["rank_pattern"] = {}
 
 
-@fault(
-    "targets-narrowed",
-    "target_modules names fewer modules than were trained: the adapters of the others are dropped without a word.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def targets_narrowed(draft: Draft) -> None:
-    """Take the last name out that the file has an adapter for."""
+    """target_modules names fewer modules than were trained: the adapters of the others are dropped without a word."""
     targets = _targets(draft)
     _require(len(targets) > 1, "its target_modules names only one module")
     used = [name for name in targets if any(pair.module.endswith(name) for pair in draft.pairs)]
@@ -126,27 +78,17 @@ def targets_narrowed(draft: Draft) -> None:
     draft.config["target_modules"] = [name for name in targets if name != used[-1]]
 
 
-@fault(
-    "targets-widened",
-    "target_modules names a module that was not trained: PEFT makes an adapter for it that nothing fills.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def targets_widened(draft: Draft) -> None:
-    """Add a head, which few adapt."""
+    """target_modules names a module that was not trained: PEFT makes an adapter for it that nothing fills."""
     targets = _targets(draft)
     _require("lm_head" not in targets, "its target_modules names lm_head already")
     draft.config["target_modules"] = [*targets, "lm_head"]
 
 
-@fault(
-    "layers-narrowed",
-    "layers_to_transform is that of another experiment: the adapters of all other layers are dropped.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def layers_narrowed(draft: Draft) -> None:
-    """Let the config adapt the first layer only."""
+    """layers_to_transform is that of another experiment: the adapters of all other layers are dropped."""
     numbers = list(selecting.lora_layers(draft, least=2))
     _require(draft.config.get("layers_to_transform") is None, "its config has layers_to_transform already")
     # PEFT takes layers_to_transform with a list of names only (`LoraConfig.__post_init__`).
@@ -154,27 +96,16 @@ def layers_narrowed(draft: Draft) -> None:
     draft.config["layers_to_transform"] = numbers[:1]
 
 
-@fault(
-    "modules-to-save-not-in-config",
-    "A head was trained and saved, and modules_to_save does not name it: it is written over the base's or dropped.",
-    layouts=ADAPTERS,
-    seen="file",
-    reference="https://github.com/unslothai/unsloth/issues/918",
-)
+@fault(ADAPTERS, "file", "https://github.com/unslothai/unsloth/issues/918")
 def modules_to_save_not_in_config(draft: Draft) -> None:
-    """Empty modules_to_save."""
+    """A head was trained and saved, and modules_to_save does not name it: it is written over the base's or dropped."""
     _require(draft.config.get("modules_to_save"), "its config has no modules_to_save")
     draft.config["modules_to_save"] = None
 
 
-@fault(
-    "modules-to-save-added",
-    "modules_to_save names a module that was not trained: its tensors are sought and not found.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def modules_to_save_added(draft: Draft) -> None:
-    """Add a name that the file does not hold."""
+    """modules_to_save names a module that was not trained: its tensors are sought and not found."""
     saved = draft.config.get("modules_to_save") or []
     held = {segment for key in draft.keys for segment in key.split(".")}
     name = next((name for name in ("lm_head", "score", "embed_tokens") if name not in held), None)
@@ -182,49 +113,29 @@ def modules_to_save_added(draft: Draft) -> None:
     draft.config["modules_to_save"] = [*saved, name]
 
 
-@fault(
-    "bias-flag-lost",
-    "The config says bias 'none' and the file holds trained biases: they are written over the base's or dropped.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def bias_flag_lost(draft: Draft) -> None:
-    """Set bias to none."""
+    """The config says bias 'none' and the file holds trained biases: they are written over the base's or dropped."""
     _require(draft.config.get("bias", "none") != "none", "its config has bias 'none'")
     draft.config["bias"] = "none"
 
 
-@fault(
-    "peft-type-changed",
-    "The config is of an adapter of another kind: its parameters have other names than those in the file.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def peft_type_changed(draft: Draft) -> None:
-    """Call it LoHa."""
+    """The config is of an adapter of another kind: its parameters have other names than those in the file."""
     _require(draft.config.get("peft_type") == "LORA", "its config is not for LoRA")
     draft.config["peft_type"] = "LOHA"
 
 
-@fault(
-    "config-missing",
-    "Only the weights file was copied: adapter_config.json is missing.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def config_missing(draft: Draft) -> None:
-    """Delete the file."""
+    """Only the weights file was copied: adapter_config.json is missing."""
     draft.patches.append(lambda weights: (weights.parent / ADAPTER_CONFIG).unlink())
 
 
-@fault(
-    "config-truncated",
-    "The disk was full when adapter_config.json was written: the JSON stops in the middle.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def config_truncated(draft: Draft) -> None:
-    """Keep the first half of it."""
+    """The disk was full when adapter_config.json was written: the JSON stops in the middle."""
 
     def halve(weights: Path) -> None:
         path = weights.parent / ADAPTER_CONFIG

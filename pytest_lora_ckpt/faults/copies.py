@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
 from pytest_lora_ckpt.faults.edits import redrawn
 from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, TORCH_FILES, fault
 from pytest_lora_ckpt.keys import parse_key
@@ -19,19 +19,13 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pytest_lora_ckpt.faults.draft import Draft
 
 _LENGTH = 8  # Bytes with the length of a safetensors header.
 
 
-@fault(
-    "tied-weights-differ",
-    "Head and embedding are one tensor in the model and two in the file: the one that is loaded last wins.",
-    layouts=TORCH_FILES,
-    seen="value",
-)
+@fault(TORCH_FILES, "value")
 def tied_weights_differ(draft: Draft) -> None:
-    """Give the head another value than the embedding."""
+    """Head and embedding are one tensor in the model and two in the file: the one that is loaded last wins."""
     groups = [group for group in draft.keys.aliases if _holds_a_head(group)]
     if not groups:
         raise NotApplicable("no head shares its tensor with an embedding")
@@ -39,14 +33,9 @@ def tied_weights_differ(draft: Draft) -> None:
     draft.replace(head, head, redrawn(head))
 
 
-@fault(
-    "aliases-disagree",
-    "A module is registered under two names, and the file was edited under one of them: which one counts is chance.",
-    layouts=TORCH_FILES,
-    seen="value",
-)
+@fault(TORCH_FILES, "value")
 def aliases_disagree(draft: Draft) -> None:
-    """Give one of two names another value."""
+    """A module is registered under two names, and the file was edited under one of them: which one counts is chance."""
     groups = [group for group in draft.keys.aliases if not _holds_a_head(group)]
     if not groups:
         raise NotApplicable("no module is registered under two names")
@@ -54,26 +43,17 @@ def aliases_disagree(draft: Draft) -> None:
     draft.replace(key, key, redrawn(key))
 
 
-@fault(
-    "two-generations",
-    "Saved over an older file by updating its dict: the older adapter is still there, under the wrapper's prefix.",
-    layouts=LAYOUTS,
-    seen="file",
-)
+@fault(LAYOUTS, "file")
 def two_generations(draft: Draft) -> None:
-    """Add every LoRA tensor a second time, with `module.` and other values."""
+    """Saved over an older file by updating its dict: the older adapter is still there, under the wrapper's prefix."""
     for key in selecting.lora_keys(draft):
         draft.add(f"module.{key}", key, redrawn(key))
 
 
-@fault(
-    "second-adapter",
-    "A run that went on under a new adapter name saved both: the model has one, and takes whichever it is built for.",
-    layouts=STATE_DICTS,
-    seen="model",
-)
+@fault(STATE_DICTS, "model")
 def second_adapter(draft: Draft) -> None:
-    """Add every LoRA tensor a second time, under another adapter's name and with other values."""
+    """A run that went on under a new adapter name saved both: the model has one, and takes the one it is built for."""
+    # Add every LoRA tensor a second time, under another adapter's name and with other values.
     for key in selecting.lora_keys(draft):
         parsed = parse_key(key)
         if parsed.adapter is not None:
@@ -82,14 +62,10 @@ def second_adapter(draft: Draft) -> None:
             draft.add(".".join(segments), key, redrawn(key))
 
 
-@fault(
-    "base-weight-in-adapter",
-    "The adapter's file also holds a base weight: PEFT writes it over the base, and disable_adapter() no longer helps.",
-    layouts=ADAPTERS,
-    seen="file",
-)
+@fault(ADAPTERS, "file")
 def base_weight_in_adapter(draft: Draft) -> None:
-    """Add the weight that the first linear pair adapts, with other values."""
+    """The file also holds a base weight: PEFT writes it over the base, and disable_adapter() no longer helps."""
+    # Add the weight that the first linear pair adapts, with other values.
     for pair in draft.pairs:
         parsed = parse_key(pair.down)
         if parsed.lora != "lora_A" or len(draft.keys[pair.up].shape) != 2:  # noqa: PLR2004
@@ -100,14 +76,10 @@ def base_weight_in_adapter(draft: Draft) -> None:
     raise NotApplicable("it adapts no linear layer")
 
 
-@fault(
-    "duplicate-name",
-    "A writer of its own put one name twice into a safetensors header: the library refuses it, other readers take one.",
-    layouts=frozenset({"safetensors", "peft_adapter"}),
-    seen="file",
-)
+@fault(frozenset({"safetensors", "peft_adapter"}), "file")
 def duplicate_name(draft: Draft) -> None:
-    """Add the first LoRA tensor a second time, under the very same name and with other values."""
+    """A writer put one name twice into a safetensors header: the library refuses it, other readers take one."""
+    # Add the first LoRA tensor a second time, under the very same name and with other values.
     if draft.checkpoint.format != "safetensors":
         raise NotApplicable("a torch file holds a dict, in which no name occurs twice")
     key = draft.pairs[0].up

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError
+from pytest_lora_ckpt.faults.edits import Edit, redrawn
 from pytest_lora_ckpt.keys import ParsedKey, parse_keys
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.tensors import KeySet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
-
-    import torch
-
-Edit = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 class NotApplicable(Exception):  # noqa: N818  # Not an error: the reason why nothing was damaged.
@@ -25,27 +21,14 @@ class NotApplicable(Exception):  # noqa: N818  # Not an error: the reason why no
 
 
 class Entry(NamedTuple):
-    """One entry of the state dict to be written.
-
-    Attributes:
-        origin: The original's key whose tensor it is.
-        edit: Makes the new tensor from the old one, which it must not change; None keeps the old one.
-    """
+    """One entry of the state dict to be written: the original's key whose tensor it is, and its edit, if any."""
 
     origin: str
     edit: Edit | None = None
 
 
 class Pair(NamedTuple):
-    """The two factors of one adapted module, both present.
-
-    Attributes:
-        module: Path of the module, without wrappers and PEFT's structure.
-        adapter: Name of the adapter, or None where the keys carry none.
-        down: Key of `lora_A` (rank x in).
-        up: Key of `lora_B` (out x rank).
-        others: Keys of its magnitude vector and the like.
-    """
+    """The keys of one adapted module, as in `LoraPair`, with both factors present."""
 
     module: str
     adapter: str | None
@@ -65,10 +48,7 @@ class Pair(NamedTuple):
 
 
 class Draft:
-    """The copy of a checkpoint that is to be written.
-
-    Args:
-        checkpoint: The original.
+    """The copy of a checkpoint that is to be written. What cannot be done raises `NotApplicable`.
 
     Attributes:
         checkpoint: The original.
@@ -101,11 +81,7 @@ class Draft:
 
     @property
     def weights(self) -> Path:
-        """The file that holds the tensors; of several shards the first.
-
-        Raises:
-            NotApplicable: The checkpoint does not say where its tensors lie.
-        """
+        """The file that holds the tensors; of several shards the first."""
         try:
             self.checkpoint.pieces(next(iter(self.keys)))
             return min(self.checkpoint.files)
@@ -129,37 +105,21 @@ class Draft:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The LoRA pairs that have both factors.
-
-        Raises:
-            NotApplicable: There are none.
-        """
+        """The LoRA pairs that have both factors; never empty."""
         pairs = self.keys.derived(_whole_pairs)
         if not pairs:
             raise NotApplicable(f"{self.name} holds no LoRA")
         return pairs
 
     def rename(self, new_name: Callable[[str], str]) -> None:
-        """Give every key its new name.
-
-        Raises:
-            NotApplicable: Two keys would get the same name.
-        """
+        """Give every key its new name; no two may get the same."""
         renamed = {new_name(key): entry for key, entry in self.entries.items()}
         if len(renamed) < len(self.entries):
             raise NotApplicable(f"two keys of {self.name} would get the same name")
         self.entries = renamed
 
     def drop(self, keys: Iterable[str], what: str) -> None:
-        """Leave tensors out, under all their names.
-
-        Args:
-            keys: Their keys.
-            what: What they are, for the message.
-
-        Raises:
-            NotApplicable: There is no such key, or no other.
-        """
+        """Leave tensors out, under all their names; `what` they are stands in the message where there are none."""
         dropped = set(self.all_names(keys))
         kept = {key: entry for key, entry in self.entries.items() if key not in dropped}
         if len(kept) == len(self.entries):
@@ -169,28 +129,20 @@ class Draft:
         self.entries = kept
 
     def change(self, keys: Iterable[str], edit: Edit, what: str) -> None:
-        """Replace tensors, under all their names.
-
-        Args:
-            keys: Their keys.
-            edit: Makes the new tensor from the old one, which it must not change.
-            what: What they are, for the message.
-
-        Raises:
-            NotApplicable: There is no such key.
-        """
+        """Replace tensors, under all their names; `edit` makes the new tensor and leaves the old one as it is."""
         names = self.all_names(keys)
         if not names:
             raise NotApplicable(f"{self.name} holds no {what}")
         for key in names:
             self.entries[key] = Entry(key, edit)
 
-    def add(self, key: str, origin: str, edit: Edit) -> None:
-        """Add a tensor that is made from another one.
+    def redraw(self, keys: Iterable[str]) -> None:
+        """Give tensors other values of the same size, under all their names."""
+        for key in keys:
+            self.change([key], redrawn(key), "tensor")
 
-        Raises:
-            NotApplicable: The name is taken.
-        """
+    def add(self, key: str, origin: str, edit: Edit) -> None:
+        """Add a tensor that is made from another one, under a name that is not taken."""
         if key in self.entries:
             raise NotApplicable(f"{self.name} already holds {key}")
         self.entries[key] = Entry(origin, edit)

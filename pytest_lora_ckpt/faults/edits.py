@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
-    from pytest_lora_ckpt.faults.draft import Edit
-
-
-def same(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy, which shares no memory."""
-    return tensor.clone()
+Edit = Callable[["torch.Tensor"], "torch.Tensor"]
+"""Makes a new tensor of an old one."""
 
 
 def emptied(tensor: torch.Tensor) -> torch.Tensor:
@@ -63,25 +58,9 @@ def codes(tensor: torch.Tensor) -> torch.Tensor:
     return (plain / plain.abs().max().clamp(min=1e-12) * 127).round().to(torch.int8)
 
 
-def times(factor: float) -> Edit:
-    """Return an edit that multiplies a tensor."""
-    return lambda tensor: (tensor * factor).to(tensor.dtype)
-
-
 def transposed(tensor: torch.Tensor) -> torch.Tensor:
     """Return a matrix transposed, in memory too."""
     return tensor.t().contiguous()
-
-
-def more_rows(count: int) -> Edit:
-    """Return an edit that repeats the first row at the end."""
-
-    def grow(tensor: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        return torch.cat([tensor, tensor[:1].repeat(count, *(1 for _ in tensor.shape[1:]))])
-
-    return grow
 
 
 def first(count: int, *, dim: int) -> Edit:
@@ -89,11 +68,11 @@ def first(count: int, *, dim: int) -> Edit:
     return lambda tensor: tensor.narrow(dim, 0, count).clone()
 
 
-def plus_update(read: Callable[[str], torch.Tensor], down: str, up: str, scaling: float) -> Edit:
-    """Return an edit that merges an adapter: W + scaling x B A (`peft.tuners.lora.layer.Linear.merge`)."""
+def times(factor: float) -> Edit:
+    """Return an edit that multiplies a tensor."""
+    return lambda tensor: (tensor * factor).to(tensor.dtype)
 
-    def merge(tensor: torch.Tensor) -> torch.Tensor:
-        update = read(up).float() @ read(down).float()
-        return (tensor.float() + scaling * update).to(tensor.dtype)
 
-    return merge
+def plus(update: Callable[[], torch.Tensor]) -> Edit:
+    """Return an edit that adds a matrix, which is computed when it is needed."""
+    return lambda tensor: (tensor.float() + update()).to(tensor.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -13,8 +13,8 @@ from pytest_lora_ckpt.faults.inject import write
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
-Damage: TypeAlias = Callable[[Draft], None]
 Seen: TypeAlias = Literal["file", "model", "value", "manifest"]
 
 LAYOUTS = frozenset({"lightning", "torch", "safetensors", "peft_adapter"})
@@ -59,7 +59,7 @@ class Fault:
     seen: Seen
     reference: str = ""
     erases: bool = False
-    damage: Damage = field(kw_only=True, repr=False, compare=False)
+    damage: Callable[[Draft], None] = field(kw_only=True, repr=False, compare=False)
 
     def apply(self, checkpoint: Checkpoint) -> Draft:
         """Note what this fault does to a checkpoint. Nothing is written.
@@ -111,12 +111,13 @@ class Fault:
         return write(self.apply(open_checkpoint(checkpoint_path)), Path(out_dir))
 
 
-def fault(  # noqa: PLR0913  # The attributes of `Fault`.
-    name: str, story: str, *, layouts: frozenset[str], seen: Seen, reference: str = "", erases: bool = False
-) -> Callable[[Damage], Fault]:
-    """Make a `Fault` of a function that edits a `Draft`; the attributes are those of `Fault`."""
+def fault(
+    layouts: frozenset[str], seen: Seen, reference: str = "", *, erases: bool = False
+) -> Callable[[Callable[[Draft], None]], Fault]:
+    """Make a `Fault` of a function that edits a `Draft`: its name gives the slug, its docstring the story."""
 
-    def make(damage: Damage) -> Fault:
+    def make(damage: Callable[[Draft], None]) -> Fault:
+        name, story = damage.__name__.replace("_", "-"), inspect.getdoc(damage) or ""
         return Fault(name, story, layouts, seen, reference, erases, damage=damage)
 
     return make

@@ -6,14 +6,13 @@ import os
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
 from pytest_lora_ckpt.faults.fault import ALL_LAYOUTS, LAYOUTS, TORCH_FILES, fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_lora_ckpt.faults.draft import Draft
 
 _SIGN = 0x80
 _SAFETENSORS = frozenset({"safetensors", "peft_adapter"})
@@ -28,37 +27,21 @@ _PAGE = (
 )
 
 
-@fault(
-    "truncated",
-    "A copy or a download stopped at two thirds of the file.",
-    layouts=ALL_LAYOUTS,
-    seen="file",
-)
+@fault(ALL_LAYOUTS, "file")
 def truncated(draft: Draft) -> None:
-    """Cut the last third off."""
+    """A copy or a download stopped at two thirds of the file."""
     draft.patches.append(lambda path: os.truncate(path, path.stat().st_size * 2 // 3))
 
 
-@fault(
-    "empty-file",
-    "The disk was full: the file is there and has 0 bytes.",
-    layouts=ALL_LAYOUTS,
-    seen="file",
-    erases=True,
-)
+@fault(ALL_LAYOUTS, "file", erases=True)
 def empty_file(draft: Draft) -> None:
-    """Keep no byte."""
+    """The disk was full: the file is there and has 0 bytes."""
     draft.patches.append(lambda path: os.truncate(path, 0))
 
 
-@fault(
-    "trailing-bytes",
-    "A download was resumed at the wrong place: bytes of the beginning follow the end.",
-    layouts=_SAFETENSORS,
-    seen="file",
-)
+@fault(_SAFETENSORS, "file")
 def trailing_bytes(draft: Draft) -> None:
-    """Append the first kibibyte."""
+    """A download was resumed at the wrong place: bytes of the beginning follow the end."""
     _require_safetensors(draft)
 
     def append(path: Path) -> None:
@@ -70,14 +53,10 @@ def trailing_bytes(draft: Draft) -> None:
     draft.patches.append(append)
 
 
-@fault(
-    "zero-tail",
-    "A download that allots the whole file first was broken off: the length is right and the end is zeros.",
-    layouts=_SAFETENSORS,
-    seen="file",
-)
+@fault(_SAFETENSORS, "file")
 def zero_tail(draft: Draft) -> None:
-    """Zero the bytes from the first byte of a LoRA tensor in the middle to the end."""
+    """A download that allots the whole file first was broken off: the length is right and the end is zeros."""
+    # Zero the bytes from the first byte of a LoRA tensor in the middle to the end.
     _require_safetensors(draft)
     starts = sorted(draft.checkpoint.pieces(key)[0].offset for key in selecting.lora_keys(draft))
     start = starts[len(starts) // 2]
@@ -90,52 +69,30 @@ def zero_tail(draft: Draft) -> None:
     draft.patches.append(zero)
 
 
-@fault(
-    "lfs-pointer",
-    "Cloned without Git LFS: a pointer of three lines lies where the weights should.",
-    layouts=ALL_LAYOUTS,
-    seen="file",
-    erases=True,
-)
+@fault(ALL_LAYOUTS, "file", erases=True)
 def lfs_pointer(draft: Draft) -> None:
-    """Write a pointer."""
+    """Cloned without Git LFS: a pointer of three lines lies where the weights should."""
     size = draft.weights.stat().st_size
     draft.patches.append(_text(_LFS_POINTER.format(size=size)))
 
 
-@fault(
-    "web-page",
-    "Downloaded without logging in: the file is the page that says so.",
-    layouts=ALL_LAYOUTS,
-    seen="file",
-    erases=True,
-)
+@fault(ALL_LAYOUTS, "file", erases=True)
 def web_page(draft: Draft) -> None:
-    """Write a page."""
+    """Downloaded without logging in: the file is the page that says so."""
     draft.patches.append(_text(_PAGE))
 
 
-@fault(
-    "bit-flip",
-    "A bit turned over on the disk or on the way: one adapter value has the other sign, and no format checks it.",
-    layouts=LAYOUTS - {"lightning"},
-    seen="manifest",
-)
+@fault(LAYOUTS - {"lightning"}, "manifest")
 def bit_flip(draft: Draft) -> None:
-    """Turn the sign of one value of a lora_B, in a file without checksums."""
+    """A bit turned over on the disk or on the way: one adapter value has the other sign, and no format checks it."""
     if draft.checkpoint.format == "torch zip":
         raise NotApplicable("a zip archive has checksums: see bit-flip-in-zip")
     _flip(draft)
 
 
-@fault(
-    "bit-flip-in-zip",
-    "A bit turned over on the disk: the zip archive's checksum tells, and torch.load does not look at it.",
-    layouts=TORCH_FILES | {"peft_adapter"},
-    seen="file",
-)
+@fault(TORCH_FILES | {"peft_adapter"}, "file")
 def bit_flip_in_zip(draft: Draft) -> None:
-    """Turn the sign of one value of a lora_B, in torch's zip format."""
+    """A bit turned over on the disk: the zip archive's checksum tells, and torch.load does not look at it."""
     if draft.checkpoint.format != "torch zip":
         raise NotApplicable("it is not a zip archive and has no checksums: see bit-flip")
     _flip(draft)

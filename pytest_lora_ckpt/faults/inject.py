@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pytest_lora_ckpt.faults.draft import Draft, Edit
+    from pytest_lora_ckpt.faults.draft import Draft
+    from pytest_lora_ckpt.faults.edits import Edit
 
 
 # Layouts whose directory is the checkpoint: it is copied with everything in it.

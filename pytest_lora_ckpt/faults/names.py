@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
 from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, fault
 from pytest_lora_ckpt.faults.selecting import layer_at, lora_layers
 from pytest_lora_ckpt.keys import parse_key
@@ -13,74 +13,40 @@ from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_lora_ckpt.faults.draft import Draft
 
-
-@fault(
-    "wrapper-prefix",
-    "Saved from the DistributedDataParallel wrapper and not from its module: every key begins with `module.`",
-    layouts=LAYOUTS,
-    seen="model",
-    reference="https://github.com/jingyaogong/minimind/pull/594",
-)
+@fault(LAYOUTS, "model", "https://github.com/jingyaogong/minimind/pull/594")
 def wrapper_prefix(draft: Draft) -> None:
-    """Add `module.`."""
+    """Saved from the DistributedDataParallel wrapper and not from its module: every key begins with `module.`."""
     draft.rename("module.{}".format)
 
 
-@fault(
-    "compile-prefix",
-    "Saved from a compiled model: every key begins with `_orig_mod.`, and all of lora_B stays zero after loading.",
-    layouts=LAYOUTS,
-    seen="model",
-    reference="https://github.com/MakazhanAlpamys/Soup/issues/335",
-)
+@fault(LAYOUTS, "model", "https://github.com/MakazhanAlpamys/Soup/issues/335")
 def compile_prefix(draft: Draft) -> None:
-    """Add `_orig_mod.`."""
+    """Saved from a compiled model: every key begins with `_orig_mod.`, and all of lora_B stays zero after loading."""
     draft.rename("_orig_mod.{}".format)
 
 
-@fault(
-    "fsdp-wrapper",
-    "Saved from FSDP's wrappers without its state-dict context: `_fsdp_wrapped_module` behind every layer number.",
-    layouts=LAYOUTS,
-    seen="model",
-)
+@fault(LAYOUTS, "model")
 def fsdp_wrapper(draft: Draft) -> None:
-    """Add a level in each layer."""
+    """Saved from FSDP's wrappers without its state-dict context: `_fsdp_wrapped_module` behind every layer number."""
     draft.rename(_inside_layers("_fsdp_wrapped_module"))
 
 
-@fault(
-    "checkpoint-wrapper",
-    "Saved from a model whose layers torch's activation checkpointing has wrapped: `_checkpoint_wrapped_module`.",
-    layouts=LAYOUTS,
-    seen="model",
-)
+@fault(LAYOUTS, "model")
 def checkpoint_wrapper(draft: Draft) -> None:
-    """Add a level in each layer."""
+    """Saved from a model whose layers torch's activation checkpointing has wrapped: `_checkpoint_wrapped_module`."""
     draft.rename(_inside_layers("_checkpoint_wrapped_module"))
 
 
-@fault(
-    "outer-prefix-added",
-    "Saved from the LightningModule or trainer class around the model: every key is one `model.` deeper.",
-    layouts=LAYOUTS,
-    seen="model",
-)
+@fault(LAYOUTS, "model")
 def outer_prefix_added(draft: Draft) -> None:
-    """Add `model.`."""
+    """Saved from the LightningModule or trainer class around the model: every key is one `model.` deeper."""
     draft.rename("model.{}".format)
 
 
-@fault(
-    "outer-prefix-lost",
-    "A script stripped one prefix too many (`model.` of Lightning, `base_model.model.` of PEFT): nothing meets.",
-    layouts=LAYOUTS,
-    seen="model",
-)
+@fault(LAYOUTS, "model")
 def outer_prefix_lost(draft: Draft) -> None:
-    """Remove the prefix that all keys share."""
+    """A script stripped one prefix too many (`model.` of Lightning, `base_model.model.` of PEFT): nothing meets."""
     first = next(iter(draft.entries))
     prefix = PEFT_PREFIX if first.startswith(PEFT_PREFIX) else first[: first.find(".") + 1]
     if not prefix or not all(key.startswith(prefix) and key != prefix for key in draft.entries):
@@ -88,90 +54,49 @@ def outer_prefix_lost(draft: Draft) -> None:
     draft.rename(lambda key: key.removeprefix(prefix))
 
 
-@fault(
-    "inner-level-lost",
-    "Trained on the class without the head: the keys lack one `model.` before the layers, and the adapter is dropped.",
-    layouts=LAYOUTS,
-    seen="model",
-    reference="https://github.com/huggingface/peft/issues/1579",
-)
+@fault(LAYOUTS, "model", "https://github.com/huggingface/peft/issues/1579")
 def inner_level_lost(draft: Draft) -> None:
-    """Take off the `model.` above the layers that have LoRA."""
+    """Trained on the class without the head: keys lack one `model.` before the layers, and the adapter is dropped."""
     head = _head_of_layers(draft)
     if not f".{head}".endswith(".model.") or head.endswith(PEFT_PREFIX):
         raise NotApplicable("the layers that have LoRA are not in a module called `model`")
     draft.rename(lambda key: head.removesuffix("model.") + key[len(head) :] if key.startswith(head) else key)
 
 
-@fault(
-    "inner-level-added",
-    "transformers moved the text model of vision-language models one level down: the layers are sought under "
-    "`language_model.`, and the answers are those of the base model.",
-    layouts=LAYOUTS,
-    seen="model",
-    reference="https://github.com/vllm-project/vllm/issues/34186",
-)
+@fault(LAYOUTS, "model", "https://github.com/vllm-project/vllm/issues/34186")
 def inner_level_added(draft: Draft) -> None:
-    """Put `language_model.` above the layers that have LoRA."""
+    """The text model of VLMs moved one level down in transformers: its layers are sought under `language_model.`."""
     head = _head_of_layers(draft)
     draft.rename(lambda key: f"{head}language_model.{key[len(head) :]}" if key.startswith(head) else key)
 
 
-@fault(
-    "base-layer-lost",
-    "Converted by a script written for PEFT before 0.6: the adapted weights lost `base_layer` from their keys.",
-    layouts=STATE_DICTS,
-    seen="model",
-)
+@fault(STATE_DICTS, "model")
 def base_layer_lost(draft: Draft) -> None:
-    """Take the segment out."""
+    """Converted by a script written for PEFT before 0.6: the adapted weights lost `base_layer` from their keys."""
     draft.rename(lambda key: key.replace(".base_layer.", "."))
 
 
-@fault(
-    "peft-level-lost",
-    "LoRA was attached in place in one program and by PeftModel in the other: `base_model.model.` is in no key.",
-    layouts=STATE_DICTS,
-    seen="model",
-    reference="https://github.com/huggingface/sentence-transformers/issues/3402",
-)
+@fault(STATE_DICTS, "model", "https://github.com/huggingface/sentence-transformers/issues/3402")
 def peft_level_lost(draft: Draft) -> None:
-    """Take the two segments out."""
+    """LoRA was attached in place in one program and by PeftModel in the other: `base_model.model.` is in no key."""
     draft.rename(lambda key: key.replace(PEFT_PREFIX, "", 1))
 
 
-@fault(
-    "adapter-renamed",
-    "The adapter was attached under another name than in training: `lora_A.default_0.weight`.",
-    layouts=STATE_DICTS,
-    seen="model",
-    reference="https://github.com/huggingface/diffusers/issues/11675",
-)
+@fault(STATE_DICTS, "model", "https://github.com/huggingface/diffusers/issues/11675")
 def adapter_renamed(draft: Draft) -> None:
-    """Add `_0` to the name."""
+    """The adapter was attached under another name than in training: `lora_A.default_0.weight`."""
     draft.rename(_adapter("{}_0".format))
 
 
-@fault(
-    "adapter-name-lost",
-    "The adapter's name was taken out of the keys, as PEFT's own file has them, and then loaded as a state dict.",
-    layouts=STATE_DICTS,
-    seen="model",
-)
+@fault(STATE_DICTS, "model")
 def adapter_name_lost(draft: Draft) -> None:
-    """Take the segment out."""
+    """The adapter's name was taken out of the keys, as PEFT's own file has them, and then loaded as a state dict."""
     draft.rename(_adapter(lambda _: None))
 
 
-@fault(
-    "adapter-name-in-keys",
-    "The tensors were saved by hand from the model's state dict: the adapter's name stands in the keys of the file.",
-    layouts=ADAPTERS,
-    seen="model",
-    reference="https://github.com/huggingface/peft/issues/2699",
-)
+@fault(ADAPTERS, "model", "https://github.com/huggingface/peft/issues/2699")
 def adapter_name_in_keys(draft: Draft) -> None:
-    """Put the name behind `lora_A` and the like."""
+    """The tensors were saved by hand from the model's state dict: the adapter's name stands in the keys of the file."""
     saved = draft.config.get("modules_to_save") or []
 
     def named(key: str) -> str:
@@ -194,14 +119,9 @@ def adapter_name_in_keys(draft: Draft) -> None:
     draft.rename(named)
 
 
-@fault(
-    "other-convention",
-    "Converted for another program: the factors are called lora_down and lora_up, and PEFT loads none of them.",
-    layouts=LAYOUTS,
-    seen="model",
-)
+@fault(LAYOUTS, "model")
 def other_convention(draft: Draft) -> None:
-    """Call the factors as kohya's scripts do."""
+    """Converted for another program: the factors are called lora_down and lora_up, and PEFT loads none of them."""
     draft.rename(lambda key: key.replace(".lora_A.", ".lora_down.").replace(".lora_B.", ".lora_up."))
 
 

@@ -1,10 +1,10 @@
-"""Select what a fault damages: layers, components, adapted weights."""
+"""Select what a fault damages: layers, components, adapted weights. What is not there raises `NotApplicable`."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.keys import parse_key
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.faults.draft import Draft, Pair
     from pytest_lora_ckpt.keys import ParsedKey
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 # Names of the part between the vision tower and the language model.
 BRIDGES = re.compile(r"projector|projection|connector|resampler|merger|aligner|qformer", re.IGNORECASE)
@@ -65,58 +68,40 @@ def layer_at(parsed: ParsedKey) -> int | None:
 
 
 def layers(draft: Draft, least: int) -> dict[int, list[str]]:
-    """Return the keys of each layer, in order, of the stack that has the most LoRA, or else the most keys.
-
-    Raises:
-        NotApplicable: That stack has fewer layers than `least`.
-    """
-    stacks = Counter[str]()
-    places = {key: place for key in draft.keys if (place := place_of(key)) is not None}
-    for key, place in places.items():
-        stacks[place.stack] += len(draft.keys) if draft.parsed[key].is_lora else 1
-    found: dict[int, list[str]] = {}
-    if stacks:
-        stack = stacks.most_common(1)[0][0]
-        for key, place in places.items():
-            if place.stack == stack:
-                found.setdefault(place.number, []).append(key)
-    if len(found) < least:
-        raise NotApplicable(f"{draft.name} holds {len(found)} layers, and {least} are needed")
-    return dict(sorted(found.items()))
+    """Return the keys of each layer, in order, of the stack that has the most LoRA, or else the most keys."""
+    weights = {key: len(draft.keys) if parsed.is_lora else 1 for key, parsed in draft.parsed.items()}
+    return _enough(draft, least, "layers", _heaviest_stack((key, key, weights[key]) for key in draft.keys))
 
 
 def lora_layers(draft: Draft, least: int) -> dict[int, list[Pair]]:
-    """Return the LoRA pairs of each layer, in order, of the stack that has the most of them.
+    """Return the LoRA pairs of each layer, in order, of the stack that has the most of them."""
+    return _enough(draft, least, "layers with LoRA", _heaviest_stack((pair.down, pair, 1) for pair in draft.pairs))
 
-    Raises:
-        NotApplicable: There is no LoRA, or there are fewer layers than `least`.
-    """
-    places = [(place, pair) for pair in draft.pairs if (place := place_of(pair.down)) is not None]
-    stack = Counter(place.stack for place, _ in places).most_common(1)
-    found: dict[int, list[Pair]] = {}
-    for place, pair in places:
-        if place.stack == stack[0][0]:
-            found.setdefault(place.number, []).append(pair)
-    if len(found) < least:
-        raise NotApplicable(f"{draft.name} has LoRA in {len(found)} layers, and {least} are needed")
-    return dict(sorted(found.items()))
+
+def _heaviest_stack(items: Iterable[tuple[str, T, int]]) -> dict[int, list[T]]:
+    """Return the items in each layer of a stack, in order, from (key, item, weight); the key says where it belongs."""
+    stacks: dict[str, dict[int, list[T]]] = {}
+    weights = Counter[str]()
+    for key, item, weight in items:
+        if (place := place_of(key)) is not None:
+            stacks.setdefault(place.stack, {}).setdefault(place.number, []).append(item)
+            weights[place.stack] += weight
+    return dict(sorted(stacks[weights.most_common(1)[0][0]].items())) if stacks else {}
+
+
+def _enough(draft: Draft, least: int, what: str, parts: dict[P, list[T]]) -> dict[P, list[T]]:
+    if len(parts) < least:
+        raise NotApplicable(f"{draft.name} holds {len(parts)} {what}, and {least} are needed")
+    return parts
 
 
 def lora_keys(draft: Draft) -> list[str]:
-    """Return the keys of every LoRA parameter.
-
-    Raises:
-        NotApplicable: There is no LoRA.
-    """
+    """Return the keys of every LoRA parameter; there is one."""
     return [key for pair in draft.pairs for key in pair.keys]
 
 
 def adapted_weights(draft: Draft) -> dict[Pair, str]:
-    """Return, for each pair, the key of the base weight that it adapts; only matrices.
-
-    Raises:
-        NotApplicable: The checkpoint holds no LoRA, or none of the weights that it adapts.
-    """
+    """Return, for each pair, the key of the base weight that it adapts; only matrices, and at least one."""
     bases = {
         parsed.module_path: key
         for key, parsed in draft.parsed.items()
@@ -129,17 +114,11 @@ def adapted_weights(draft: Draft) -> dict[Pair, str]:
 
 
 def components(draft: Draft, least: int) -> dict[str, list[str]]:
-    """Return the keys of each component (`ParsedKey.component`).
-
-    Raises:
-        NotApplicable: There are fewer than `least`.
-    """
+    """Return the keys of each component (`ParsedKey.component`)."""
     found: dict[str, list[str]] = {}
     for key, parsed in draft.parsed.items():
         found.setdefault(parsed.component, []).append(key)
-    if len(found) < least:
-        raise NotApplicable(f"{draft.name} holds {len(found)} components, and {least} are needed")
-    return found
+    return _enough(draft, least, "components", found)
 
 
 def middle(numbers: Iterable[int]) -> int:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.draft import NotApplicable
-from pytest_lora_ckpt.faults.edits import first, redrawn, same, transposed
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, Pair
+from pytest_lora_ckpt.faults.edits import first, redrawn, transposed
 from pytest_lora_ckpt.faults.fault import LAYOUTS, fault
 
-if TYPE_CHECKING:
-    from pytest_lora_ckpt.faults.draft import Draft, Pair
 
-
-@fault(
-    "layers-exchanged",
-    "A conversion sorted `10` before `2`: layers have each other's adapters, and every shape fits.",
-    layouts=LAYOUTS,
-    seen="manifest",
-)
+@fault(LAYOUTS, "manifest")
 def layers_exchanged(draft: Draft) -> None:
-    """Exchange the adapters of two neighbouring layers."""
+    """A conversion sorted `10` before `2`: layers have each other's adapters, and every shape fits."""
     layers = selecting.lora_layers(draft, least=2)
     numbers = list(layers)
     one, other = numbers[-2:]
@@ -30,14 +20,9 @@ def layers_exchanged(draft: Draft) -> None:
             draft.exchange(key, counterpart)
 
 
-@fault(
-    "layers-repeated",
-    "A loop wrote the first layer's adapter for every layer: the variable was bound late.",
-    layouts=LAYOUTS,
-    seen="file",
-)
+@fault(LAYOUTS, "file")
 def layers_repeated(draft: Draft) -> None:
-    """Give every layer the adapter of the first."""
+    """A loop wrote the first layer's adapter for every layer: the variable was bound late."""
     layers = selecting.lora_layers(draft, least=2)
     start, *others = layers
     sources = {key for pair in layers[start] for key in pair.keys}
@@ -45,17 +30,13 @@ def layers_repeated(draft: Draft) -> None:
         for key in (key for pair in layers[number] for key in pair.keys):
             source = selecting.in_layer(key, start)
             if source in sources and draft.keys[key].shape == draft.keys[source].shape:
-                draft.replace(key, source, same)
+                draft.replace(key, source, lambda tensor: tensor.clone())
 
 
-@fault(
-    "modules-exchanged",
-    "Two modules of one shape were taken for each other (gate and up, key and value) in every layer.",
-    layouts=LAYOUTS,
-    seen="manifest",
-)
+@fault(LAYOUTS, "manifest")
 def modules_exchanged(draft: Draft) -> None:
-    """Exchange the adapters of two modules that have one shape and one parent."""
+    """Two modules of one shape were taken for each other (gate and up, key and value) in every layer."""
+    # Exchange the adapters of two modules that have one shape and one parent.
     by_parent: dict[str, list[Pair]] = {}
     for pair in draft.pairs:
         by_parent.setdefault(pair.module.rpartition(".")[0], []).append(pair)
@@ -65,26 +46,16 @@ def modules_exchanged(draft: Draft) -> None:
                 draft.exchange(key, counterpart)
 
 
-@fault(
-    "factors-exchanged",
-    "Written with the names of the two factors the wrong way round: lora_A is called lora_B.",
-    layouts=LAYOUTS,
-    seen="file",
-)
+@fault(LAYOUTS, "file")
 def factors_exchanged(draft: Draft) -> None:
-    """Exchange the factors of every pair."""
+    """Written with the names of the two factors the wrong way round: lora_A is called lora_B."""
     for pair in draft.pairs:
         draft.exchange(pair.down, pair.up)
 
 
-@fault(
-    "factors-transposed",
-    "Converted from a framework that keeps matrices the other way round: A is in x rank, B is rank x out.",
-    layouts=LAYOUTS,
-    seen="model",
-)
+@fault(LAYOUTS, "model")
 def factors_transposed(draft: Draft) -> None:
-    """Transpose every factor that is a matrix."""
+    """Converted from a framework that keeps matrices the other way round: A is in x rank, B is rank x out."""
     draft.change(
         [key for pair in draft.pairs for key in (pair.down, pair.up) if _is_matrix(draft, key)],
         transposed,
@@ -92,27 +63,17 @@ def factors_transposed(draft: Draft) -> None:
     )
 
 
-@fault(
-    "rank-halved",
-    "Compressed by a tool that cut the rank: the model is built with the rank of the training.",
-    layouts=LAYOUTS,
-    seen="model",
-    reference="https://github.com/huggingface/peft/issues/554",
-)
+@fault(LAYOUTS, "model", "https://github.com/huggingface/peft/issues/554")
 def rank_halved(draft: Draft) -> None:
-    """Keep the first half of the rows of every lora_A, and of the columns of every lora_B."""
+    """Compressed by a tool that cut the rank: the model is built with the rank of the training."""
     for pair in draft.pairs:
         _cut_rank(draft, pair)
 
 
-@fault(
-    "one-rank-odd",
-    "One layer comes from a run with another rank: checkpoints were put together by hand.",
-    layouts=LAYOUTS,
-    seen="file",
-)
+@fault(LAYOUTS, "file")
 def one_rank_odd(draft: Draft) -> None:
-    """Halve the rank of one pair of the middle layer, of a module that has the same rank in every layer."""
+    """One layer comes from a run with another rank: checkpoints were put together by hand."""
+    # Halve the rank of one pair of the middle layer, of a module that has the same rank in every layer.
     layers = selecting.lora_layers(draft, least=3)
     for pair in layers[selecting.middle(layers)]:
         peers = [each for each in draft.pairs if each.leaf == pair.leaf]
@@ -122,14 +83,10 @@ def one_rank_odd(draft: Draft) -> None:
     raise NotApplicable("no module has the same rank above 1 in every layer")
 
 
-@fault(
-    "pair-of-two-ranks",
-    "A is of one run and B of another: their ranks do not agree, and nothing can multiply them.",
-    layouts=LAYOUTS,
-    seen="file",
-)
+@fault(LAYOUTS, "file")
 def pair_of_two_ranks(draft: Draft) -> None:
-    """Halve the columns of one lora_B alone."""
+    """A is of one run and B of another: their ranks do not agree, and nothing can multiply them."""
+    # Halve the columns of one lora_B alone.
     for pair in draft.pairs:
         rank = draft.keys[pair.down].shape[0]
         if rank > 1 and _is_matrix(draft, pair.up):
@@ -138,26 +95,16 @@ def pair_of_two_ranks(draft: Draft) -> None:
     raise NotApplicable("every rank is 1 already")
 
 
-@fault(
-    "fewer-layers",
-    "Trained on a smaller or pruned variant of the base: the last layer of the model gets nothing.",
-    layouts=LAYOUTS,
-    seen="model",
-)
+@fault(LAYOUTS, "model")
 def fewer_layers(draft: Draft) -> None:
-    """Leave the last layer out, whole."""
+    """Trained on a smaller or pruned variant of the base: the last layer of the model gets nothing."""
     layers = selecting.layers(draft, least=2)
     draft.drop(layers[max(layers)], "two layers")
 
 
-@fault(
-    "more-layers",
-    "Trained on a larger variant of the base: the last layer's tensors find no place and are dropped.",
-    layouts=LAYOUTS,
-    seen="model",
-)
+@fault(LAYOUTS, "model")
 def more_layers(draft: Draft) -> None:
-    """Add a layer behind the last."""
+    """Trained on a larger variant of the base: the last layer's tensors find no place and are dropped."""
     layers = selecting.layers(draft, least=1)
     last = max(layers)
     for key in layers[last]:
