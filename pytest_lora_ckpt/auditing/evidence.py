@@ -133,6 +133,8 @@ class AuditContext:
     ) -> None:
         self.path, self.demands, self.spec = path, demands or Demands(), spec or str(path)
         self.project = project or Project(path)
+        self.failures: dict[tuple[str, str], str] = {}
+        """What the project's own code failed with: cause and message -> the first check that needed it."""
         self._file = Once(lambda: FileEvidence(open_checkpoint(path), self.demands.stages), (CheckpointError,))
         self._manifest = Once(self._read_manifest, (ProjectError,))
 

@@ -8,7 +8,14 @@ import operator
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.checks import CHECKS
-from pytest_lora_ckpt.auditing.result import AuditResult, CheckpointFacts, CheckReport, CheckResult, Facts
+from pytest_lora_ckpt.auditing.result import (
+    MEANINGS,
+    AuditResult,
+    CheckpointFacts,
+    CheckReport,
+    CheckResult,
+    Facts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,10 +55,12 @@ def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
     compared = facts.comparison
     found = list(_findings(merged))
     found.sort(key=lambda each: _SEVERITIES.index(each.severity))
+    verdict = compared.verdict if compared else "not-compared"
     return AuditResult(
         spec=spec,
         checkpoint=facts.checkpoint or CheckpointFacts(spec),
-        verdict=compared.verdict if compared else "not-compared",
+        verdict=verdict,
+        meaning=_meaning(verdict, facts, {each.cause for each in found}),
         as_is=compared.as_is if compared else None,
         remapped=compared.remapped if compared else None,
         rules=compared.rules if compared else (),
@@ -63,6 +72,20 @@ def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         findings=tuple(_distinct(found)),
         errors=tuple(report.error for report in merged if report.error is not None),
     )
+
+
+def _meaning(verdict: str, facts: Facts, causes: set[str]) -> str:
+    """Say how a verdict comes about: what failed, where nothing was compared, or how the tensors are loaded."""
+    proof = facts.proof
+    if verdict == "not-compared":
+        if facts.checkpoint is not None and facts.checkpoint.layout is None:
+            return "the checkpoint cannot be read"
+        return next(
+            (f"the {who} failed" for who in ("loader", "model") if f"{who}-failed" in causes), MEANINGS[verdict]
+        )
+    if verdict == "loads" and proof is not None and proof.counts.get("merged") and "adapter-merged" in causes:
+        return "the adapter is merged into the weights"
+    return MEANINGS[verdict]
 
 
 def _findings(reports: Iterable[CheckReport]) -> Iterator[Finding]:

@@ -84,7 +84,9 @@ class LoadedEvidence:
             return BaseWeights(given if is_module(given) else open_checkpoint(given), self.model)
         except CheckpointError as error:
             # Not the checkpoint under test: what the project gives with it.
-            raise ProjectError("model-failed", f"The base model of lora_base_model: {error}") from error
+            remedy = f"{error.remedy} Or give lora_base_model the base model itself."
+            message = f"The base model of lora_base_model cannot be read: {error.path} holds {error.found}."
+            raise ProjectError("model-failed", message, remedy) from error
 
     def _named_base(self) -> BaseWeights | None:
         """Open the base model that `adapter_config.json` names, where that is a directory on this machine."""

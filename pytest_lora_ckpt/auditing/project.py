@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pytest_lora_ckpt.models import as_key_set, is_module, is_tensor
-from pytest_lora_ckpt.wording import type_name
+from pytest_lora_ckpt.wording import beginning, type_name
 
 Value = TypeVar("Value")
 
@@ -29,11 +29,12 @@ class ProjectError(Exception):
     Args:
         cause: Slug of the cause.
         message: What came back and what was expected, in a sentence.
+        remedy: What to do, where that is not what the cause says.
     """
 
-    def __init__(self, cause: str, message: str) -> None:
+    def __init__(self, cause: str, message: str, remedy: str | None = None) -> None:
         super().__init__(message)
-        self.cause = cause
+        self.cause, self.remedy = cause, remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,9 @@ class Project:
             return source() if source else None
 
     def _refuse(self, name: str, cause: str, value: Any, expected: str) -> ProjectError:
-        return ProjectError(cause, f"{self._called.format(name)} gave {type_name(value)}, and should give {expected}.")
+        called = self._called.format(name)
+        message = f"{called} gave {type_name(value)}, and should give {expected}."
+        return ProjectError(cause, message, f"Let {called[0].lower()}{called[1:]} give {expected}.")
 
     def _build(self) -> Any:
         model = self._source("model", "model-failed")
@@ -195,7 +198,7 @@ class Project:
         if is_module(model):
             return model
         message = f"The loader returned {type_name(model)}, and should return the loaded nn.Module. {_advice(model)}"
-        raise ProjectError("loader-failed", message.rstrip())
+        raise ProjectError("loader-failed", message.rstrip(), "Let the loader return the model itself.")
 
     def _make_inputs(self, name: str) -> Mapping[str, Any] | None:
         inputs = self._source(name, "inputs-failed")
@@ -216,7 +219,7 @@ class Project:
             code = "" if error.code is None else repr(error.code)
             raise ProjectError(cause, f"{who} called sys.exit({code}).") from error
         except BaseException as error:  # A test framework's own exceptions need not be an Exception.
-            raise ProjectError(cause, f"{who} raised {type(error).__name__}: {error}") from error
+            raise ProjectError(cause, f"{who} raised {type(error).__name__}: {beginning(str(error))}") from error
 
 
 def _advice(returned: Any) -> str:

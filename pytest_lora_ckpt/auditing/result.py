@@ -13,10 +13,20 @@ from pytest_lora_ckpt.results import Component, Finding  # noqa: TC001  # `from_
 SCHEMA = 1
 """Version of `AuditResult.to_dict()` and of the JSON report; raised when a field changes its meaning.
 
-1: the first. Fields were added since: `schema`, `spec` and `faults` of a run.
+1: the first. Fields were added since: `schema`, `spec`, `faults` and `meaning` of a run.
 """
 
 Outcome = Literal["passed", "failed", "skipped"]
+
+MEANINGS = {
+    "loads": "everything loads under its own name",
+    "loads-after-remap": "everything loads once the keys are renamed",
+    "partial": "even after renaming, some tensors have no counterpart",
+    "noop": "the adapter changes nothing",
+    "incompatible": "names match but shapes differ",
+    "not-compared": "there was no model or loader to compare with",
+}
+"""The verdicts in words, where nothing more is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +198,7 @@ class AuditResult:
         spec: What was asked for: a path, an address, or `replica:STAGE`.
         checkpoint: What the checkpoint is.
         verdict: What loads; `"not-compared"` where there was nothing to compare with.
+        meaning: The verdict in words, with what is known of how it comes about.
         as_is: What loads under its own name, in numbers; None where nothing was compared.
         remapped: What loads after the remapping; None where nothing was compared.
         rules: The rules of the remapping, in order.
@@ -203,6 +214,7 @@ class AuditResult:
     spec: str
     checkpoint: CheckpointFacts
     verdict: str = "not-compared"
+    meaning: str = MEANINGS["not-compared"]
     as_is: StateFacts | None = None
     remapped: StateFacts | None = None
     rules: tuple[RuleFacts, ...] = ()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lora_ckpt.pytest_plugin import session, settings, transport
+from pytest_lora_ckpt.pytest_plugin import items, session, settings, transport
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -46,7 +46,8 @@ class AuditHooks:
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Send what a check reported along with pytest's report, so that it arrives from xdist's workers as well."""
         report = yield
-        transport.send(item, report)
+        if transport.send(item, report):
+            items.shorten(report)
         return report
 
     @pytest.hookimpl(tryfirst=True)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from unittest import SkipTest
 
 import pytest
 
+from pytest_lora_ckpt.auditing import project
 from pytest_lora_ckpt.auditing.audit import with_headline
 from pytest_lora_ckpt.auditing.checks import CHECKS, run_check
 from pytest_lora_ckpt.auditing.judges.judgement import failure_text
 from pytest_lora_ckpt.auditing.project import ProjectError
+from pytest_lora_ckpt.checkpoint import CheckpointError
+from pytest_lora_ckpt.pytest_plugin import fixtures
 from pytest_lora_ckpt.pytest_plugin.transport import keep
 from pytest_lora_ckpt.wording import sentence
+
+_OURS = {project.__file__, fixtures.__file__, contextlib.__file__}
+_LONGEST = 8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -76,8 +85,9 @@ def _item_function(name: str, module: str, make: Make) -> Callable[..., None]:
         if _is_last(request.node):
             report = with_headline(report, _connected_lora_run)
         keep(request.node, _connected_lora_run.spec, report)
-        if report.error is not None and not isinstance(report.error, ProjectError):
-            raise report.error
+        if (error := _raised(report.error)) is not None:
+            __tracebackhide__ = True
+            raise error
         if report.outcome == "failed":
             pytest.fail(failure_text(report.summary, report.findings, with_keys=False), pytrace=False)
         if report.outcome == "skipped":
@@ -85,6 +95,37 @@ def _item_function(name: str, module: str, make: Make) -> Callable[..., None]:
 
     item.__module__, item.__name__ = module, name
     return item
+
+
+def _raised(error: BaseException | None) -> BaseException | None:
+    """Return the exception to show with its traceback: of what the project's code raised, only its own part.
+
+    None for what has no lines of the project in it, and for what pytest takes for something else than a failure.
+    """
+    if not isinstance(error, ProjectError):
+        return error
+    raised = error.__cause__
+    if not isinstance(raised, Exception) or isinstance(raised, (CheckpointError, SkipTest)):
+        return None
+    trace = raised.__traceback__
+    while trace is not None and _is_machinery(Path(trace.tb_frame.f_code.co_filename)):
+        trace = trace.tb_next
+    return None if trace is None else raised.with_traceback(trace)
+
+
+def _is_machinery(path: Path) -> bool:
+    return str(path) in _OURS or path.parent.name in {"_pytest", "pluggy"}
+
+
+def shorten(report: pytest.TestReport) -> None:
+    """Cut long messages of libraries in the tracebacks of a report: PEFT lists each tensor that does not fit."""
+    for trace, *_ in getattr(report.longrepr, "chain", ()):
+        for entry in trace.reprentries:
+            message = [line for line in entry.lines if line.startswith("E  ")]
+            if len(message) > _LONGEST:
+                start = entry.lines.index(message[0])
+                left = f"E       … and {len(message) - _LONGEST} more lines"
+                entry.lines[start:] = [*entry.lines[start : start + _LONGEST], left]
 
 
 def _is_last(node: pytest.Item) -> bool:

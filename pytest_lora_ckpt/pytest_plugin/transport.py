@@ -21,14 +21,16 @@ def keep(item: pytest.Item, spec: str, report: CheckReport) -> None:
     item.stash[_REPORT] = (spec, report)
 
 
-def send(item: pytest.Item, test_report: pytest.TestReport) -> None:
+def send(item: pytest.Item, test_report: pytest.TestReport) -> bool:
     """Put what the item's check reported into the properties of its test report, which xdist hands on.
 
     As ASCII, since execnet refuses lone surrogates, which names may hold. Only the report of the call gets it, and not
-    the item: JUnit writes the properties of the last report, that of the teardown.
+    the item: JUnit writes the properties of the last report, that of the teardown. Whether there was anything to send.
     """
-    if test_report.when == "call" and (kept := item.stash.get(_REPORT, None)):
+    kept = item.stash.get(_REPORT, None) if test_report.when == "call" else None
+    if kept is not None:
         test_report.user_properties.append((_PROPERTY, json.dumps([kept[0], kept[1].to_dict()])))
+    return kept is not None
 
 
 def receive(test_report: pytest.TestReport) -> Iterator[tuple[str, CheckReport]]:

@@ -3,6 +3,7 @@
 from pytest_lora_ckpt.wording.patterns import group_keys
 from pytest_lora_ckpt.wording.text import (
     WIDTH,
+    beginning,
     block,
     count,
     dtype_name,
@@ -19,6 +20,7 @@ from pytest_lora_ckpt.wording.text import (
 
 __all__ = [
     "WIDTH",
+    "beginning",
     "block",
     "count",
     "dtype_name",

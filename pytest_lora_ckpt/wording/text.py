@@ -111,6 +111,18 @@ def sentence(text: str, width: int = 2 * WIDTH) -> str:
     return " ".join(words) if len(words) < _WORDS else " ".join([*words, "…"])
 
 
+def beginning(text: str, most: int = 8) -> str:
+    r"""Keep the first lines of a text, and say how many are left out: a library's error may have hundreds.
+
+    Example:
+        >>> beginning("size mismatch\nfor q_proj\nfor k_proj", 1)
+        'size mismatch\n… and 2 more lines'
+    """
+    lines = text.split("\n")
+    left = len(lines) - most
+    return text if left <= 0 else "\n".join([*lines[:most], f"… and {count(left, 'more line')}"])
+
+
 def wrap(text: str, indent: str = "  ", *, first: str = "", width: int = WIDTH) -> list[str]:
     """Break text into lines, with whole words; a word that is longer than a line is shortened.
 

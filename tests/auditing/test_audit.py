@@ -116,11 +116,31 @@ def test_the_loader_is_called_once_and_its_traceback_is_kept(lightning: Path) ->
 
     result = audit(lightning, loader=loader)
     assert calls == [lightning]
-    assert set(result.named("failed")) == {"keys", "ratio", "loaded", "base-untouched", "adapter-active", "generate"}
-    assert result.check("loaded").summary == "The loader raised RuntimeError: no such layer"
-    assert {type(error.__cause__) for error in result.errors} == {RuntimeError}
-    assert result.errors[0].__cause__ is not None
-    assert result.errors[0].__cause__.__traceback__ is not None
+    assert result.named("failed") == ("keys",)
+    assert result.check("keys").summary == "The loader raised RuntimeError: no such layer"
+    for name in ("ratio", "loaded", "base-untouched", "adapter-active", "generate"):
+        assert result.check(name).outcome == "skipped"
+        assert result.check(name).summary == "the loader failed: see keys"
+    assert (result.verdict, result.meaning) == ("not-compared", "the loader failed")
+    (error,) = result.errors
+    assert isinstance(error.__cause__, RuntimeError)
+    assert error.__cause__.__traceback__ is not None
+
+
+def test_what_cannot_be_read_is_called_so(tmp_path: Path) -> None:
+    result = audit(tmp_path / "absent.pt", loader=PanoramaVLM.from_checkpoint)
+    assert result.named("failed") == ("readable",)
+    assert (result.verdict, result.meaning) == ("not-compared", "the checkpoint cannot be read")
+
+
+def test_a_librarys_long_error_is_cut(lightning: Path) -> None:
+    def loader(_: Path) -> None:
+        raise RuntimeError("\n".join(f"size mismatch for layer {n}" for n in range(46)))
+
+    summary = audit(lightning, loader=loader).check("keys").summary
+    assert "size mismatch for layer 7" in summary
+    assert "size mismatch for layer 8" not in summary
+    assert "… and 38 more lines" in summary
 
 
 def test_a_test_frameworks_own_exception_without_the_framework(lightning: Path) -> None:
@@ -128,7 +148,7 @@ def test_a_test_frameworks_own_exception_without_the_framework(lightning: Path) 
         pytest.skip("no GPU")
 
     result = audit(lightning, loader=loader)
-    assert result.check("loaded").summary == "The loader raised Skipped: no GPU"
+    assert result.check("keys").summary == "The loader raised Skipped: no GPU"
 
 
 def test_what_is_not_valid(lightning: Path) -> None:

@@ -63,12 +63,28 @@ def test_a_bad_loader(loading: Callable[..., AuditRun]) -> None:
 def test_a_loader_that_gives_no_model(loading: Callable[..., AuditRun], source: str, sentence: str) -> None:
     run = loading(source)
     assert run.ret == pytest.ExitCode.TESTS_FAILED
-    assert run.named("failed") == {*LOADER_CHECKS, "base-untouched"}
+    assert run.named("failed") == {"keys"}
+    assert run.named("skipped") >= {*LOADER_CHECKS, "base-untouched"} - {"keys"}
     assert sentence in run.summary("keys")
+    assert run.summary("loaded") == "the loader failed: see keys"
+    assert "verdict: not-compared (the loader failed)" in run.text
     assert "loader-failed" in run.causes
-    # Once for each check that needs the loaded model, in its message and in the list, and once in the section.
-    assert run.text.count("loader-failed") <= 2 * len(run.named("failed")) + 1
+    # In the check's message and in the section.
+    assert run.text.count("loader-failed") <= 2
     assert "site-packages" not in run.text
+
+
+@pytest.mark.parametrize("style", ["auto", "short", "native"])
+def test_a_loader_that_raises_is_shown_once_with_its_own_lines(loading: Callable[..., AuditRun], style: str) -> None:
+    lines = "\\n'.join(map(str, range(30)))"
+    run = loading(
+        f"def load(path): return deeper()\ndef deeper(): raise RuntimeError('{lines})", "toy.INPUTS", f"--tb={style}"
+    )
+    assert run.text.count("return deeper()") == 1
+    assert "evidence.py" not in run.text
+    if style != "native":
+        assert "… and 22 more lines" in run.text
+        assert "E 25" not in run.text
 
 
 def test_a_loader_is_called_once(loading: Callable[..., AuditRun], toy_project: Path) -> None:
@@ -100,8 +116,9 @@ def test_inputs_that_do_not_fit(loading: Callable[..., AuditRun], inputs: str, s
 @pytest.mark.parametrize("inputs", ["toy.INPUTS['input_ids']", "[1]", "'text'"])
 def test_inputs_that_are_no_mapping(loading: Callable[..., AuditRun], inputs: str) -> None:
     run = loading("from toy import good as load", inputs)
-    assert run.named("failed") == {"adapter-active", "generate"}
-    assert "lora_inputs" in run.summary("generate")
+    assert run.named("failed") == {"adapter-active"}
+    assert "lora_inputs" in run.summary("adapter-active")
+    assert run.summary("generate") == "the inputs failed: see adapter-active"
 
 
 def test_no_inputs(loading: Callable[..., AuditRun]) -> None:

@@ -64,6 +64,14 @@ def check(
     return lambda function: Check(name, function, needs, show_when_passed, model_alone)
 
 
+_FAILED = {
+    "loader-failed": "the loader failed",
+    "model-failed": "the model failed",
+    "inputs-failed": "the inputs failed",
+    "manifest-unreadable": "the manifest cannot be read",
+}
+
+
 def make(check: Check, context: AuditContext) -> CheckReport:
     """Make one check. Whatever is wrong, there is a report; the exception behind it is in its `error`.
 
@@ -81,7 +89,12 @@ def make(check: Check, context: AuditContext) -> CheckReport:
         unreadable = check.name == "readable"
         judgement = failed(str(problem)) if unreadable else skipped(f"not readable: {problem.problem}")
     except ProjectError as problem:
-        error, judgement = problem, failed(str(problem), [finding(problem.cause, str(problem))])
+        first = context.failures.setdefault((problem.cause, str(problem)), check.name)
+        if first == check.name:
+            found = finding(problem.cause, str(problem), remedy=problem.remedy)
+            error, judgement = problem, failed(str(problem), [found])
+        else:
+            judgement = skipped(f"{_FAILED[problem.cause]}: see {first}")
     except outcomes.skip as skip:
         judgement = skipped(f"skipped by the project: {skip}")
     except outcomes.fail as failure:

@@ -14,14 +14,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.results import Component, Finding
 
 _COMPONENTS = 20
-_MEANING = {
-    "loads": "everything loads under its own name",
-    "loads-after-remap": "everything loads once the keys are renamed",
-    "partial": "even after renaming, some tensors have no counterpart",
-    "noop": "the adapter changes nothing",
-    "incompatible": "names match but shapes differ",
-    "not-compared": "there was no model or loader to compare with",
-}
 _SHOWN = {name for name, check in CHECKS.items() if check.show_when_passed}
 _WHO = {"torch": "nothing to do", "peft": "PEFT's loader does it", "you": "your loader must"}
 
@@ -52,7 +44,7 @@ def section(result: AuditResult) -> Iterator[str]:
         yield _state("as is", result.as_is)
         yield from _rules(result.rules)
         yield _state("after remapping", result.remapped)
-    yield f"verdict: {result.verdict} ({_MEANING[result.verdict]})"
+    yield f"verdict: {result.verdict} ({result.meaning})"
     for check in result.checks:
         if check.outcome == "passed" and check.name in _SHOWN:
             yield from wrap(f"{check.name}: {check.summary}")
@@ -60,9 +52,12 @@ def section(result: AuditResult) -> Iterator[str]:
     for finding in result.findings:
         yield from _finding(finding, with_remedy=finding.remedy not in remedies)
         remedies.add(finding.remedy)
+    skipped: dict[str, list[str]] = {}
     for check in result.checks:
         if check.outcome == "skipped":
-            yield from wrap(f"not checked: {check.name} ({check.summary})")
+            skipped.setdefault(check.summary, []).append(check.name)
+    for reason, names in skipped.items():
+        yield from wrap(f"not checked: {', '.join(names)} ({reason})")
 
 
 def _about(checkpoint: CheckpointFacts) -> Iterator[str]:
