@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.auditing.plain import from_plain
 from pytest_lora_ckpt.auditing.project import Once, Project, ProjectError
-from pytest_lora_ckpt.auditing.result import CheckpointFacts, ComparisonFacts, Facts
+from pytest_lora_ckpt.auditing.result import CheckpointFacts, CompanionFacts, ComparisonFacts, Facts
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.comparison.companion import compare_with_companion
 from pytest_lora_ckpt.comparison.compare import compare
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.auditing.judges.file import Part
     from pytest_lora_ckpt.auditing.loaded import LoadedEvidence
-    from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.checkpoint import Checkpoint, Companion
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.findings.from_values import ValueAudit
     from pytest_lora_ckpt.manifest import Manifest
@@ -65,7 +65,13 @@ class FileEvidence:
         """The checkpoint, and the adapter directory next to it, as far as they are to hold adapters."""
         here, companion = self.checkpoint, self.checkpoint.adapter_companion
         own = (here,) if self.has_lora or here.adapter_config is not None else ()
-        return own if companion is None else (*own, companion)
+        adapters = [each.checkpoint for each in here.further if each.kind == "adapter" and each.checkpoint]
+        return (*own, *([companion] if companion else []), *adapters)
+
+    @property
+    def trained_parts(self) -> tuple[Checkpoint, ...]:
+        """The files of trained weights next to the adapter, or that the project names."""
+        return tuple(each.checkpoint for each in self.checkpoint.further if each.kind == "weights" and each.checkpoint)
 
     @property
     def parts(self) -> list[Part]:
@@ -109,8 +115,21 @@ class FileEvidence:
             adapters=dict(checkpoint.adapters),
             envelope=tuple(sorted(checkpoint.envelope)),
             beside=str(companion.path) if companion else None,
+            companions=tuple(map(_facts, checkpoint.companions)),
             notes=tuple(checkpoint.notes),
         )
+
+
+def _facts(companion: Companion) -> CompanionFacts:
+    error, held = companion.error, companion.checkpoint
+    return CompanionFacts(
+        kind=companion.kind,
+        path=str(companion.path),
+        keys=None if held is None else len(held.keys),
+        bytes=None if held is None else held.keys.nbytes,
+        error=None if error is None else f"{error.problem}: {error.found}",
+        why=companion.why,
+    )
 
 
 class AuditContext:
@@ -192,7 +211,7 @@ class AuditContext:
         model = self.manifest if model is None else model
         if model is None:
             return self.file.alone
-        return compare_with_companion(self.checkpoint, model, stage=self.demands.stage)[0]
+        return compare_with_companion(self.checkpoint, model, stage=self.demands.stage).report
 
     @property
     def manifest(self) -> Manifest | None:

@@ -170,12 +170,15 @@ class LoadedEvidence:
             unannounced: Keys of base weights in an adapter file that its config does not announce.
         """
         merge, mapping = self.match.merge, self.match.report.mapping
+        further = {place for part in self.match.parts for place in part.mapping.values()}
+        further = {name for place in further for name in self.model.aliases.get(place, (place,))}
         if merge is not None:
             as_in_base = {each.model_key for each in merge.modules if each.kind == "base"}
-            return {*mapping.values(), *(each.model_key for each in merge.modules if each.model_key)} - as_in_base
+            merged = {each.model_key for each in merge.modules if each.model_key}
+            return ({*mapping.values(), *merged} - as_in_base) | further
         # What LoRA adapts is frozen, whichever file provides it; unannounced weights in an adapter file are not meant.
         frozen = {layer.module for layer in self.layers}
-        return {
+        return further | {
             name
             for key, model_key in mapping.items()
             if model_key.rpartition(".base_layer.weight")[0] not in frozen and key not in unannounced

@@ -30,6 +30,18 @@ MEANINGS = {
 
 
 @dataclass(frozen=True, slots=True)
+class CompanionFacts:
+    """A companion of a checkpoint: its kind (`Companion.kind`), where it lies, what it holds, or why it is not read."""
+
+    kind: str
+    path: str
+    keys: int | None = None
+    bytes: int | None = None
+    error: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointFacts:
     """What a checkpoint is.
 
@@ -44,6 +56,7 @@ class CheckpointFacts:
         envelope: Names of what lies around the state dict, sorted.
         beside: Path of the adapter directory next to it.
         notes: What reading it brought up, in sentences.
+        companions: What lies with it: further adapters, trained weights in other files.
     """
 
     path: str
@@ -56,6 +69,7 @@ class CheckpointFacts:
     envelope: tuple[str, ...] = ()
     beside: str | None = None
     notes: tuple[str, ...] = ()
+    companions: tuple[CompanionFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

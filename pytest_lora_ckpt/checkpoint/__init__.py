@@ -3,7 +3,7 @@
 from pytest_lora_ckpt.checkpoint.checkpoint import AdapterInfo, Checkpoint, Companion
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
 from pytest_lora_ckpt.checkpoint.index import Piece
-from pytest_lora_ckpt.checkpoint.open import open_checkpoint
+from pytest_lora_ckpt.checkpoint.open import name_companions, open_checkpoint
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "Opaque",
     "Piece",
     "UnknownKeyError",
+    "name_companions",
     "open_checkpoint",
 ]

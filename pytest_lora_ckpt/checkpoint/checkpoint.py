@@ -37,20 +37,26 @@ class AdapterInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Companion:
-    """Another part of the same training run, in the same directory as a checkpoint.
+    """A file or directory that lies with a checkpoint, or that the project names.
 
     Attributes:
-        kind: `"adapter"`, a PEFT adapter directory (`lora_weights/`) next to a torch file; or `"twin"`, the adapter's
-            weights file in the other format, of which PEFT reads the safetensors file.
+        kind: `"weights"`, a state dict of trained weights next to an adapter, or one that the project names;
+            `"adapter"`, a PEFT adapter directory: `lora_weights/` next to a torch file, or a further adapter below an
+            adapter's directory; `"twin"`, the adapter's weights file in the other format, of which PEFT reads the
+            safetensors file; or `"other"`, which is not part of what was trained.
         path: Where it lies.
         checkpoint: Its contents; None where it cannot be read.
         error: Why it cannot be read.
+        why: Of the kind `"other"`, what it is.
+        named: Whether the project names it: then it is meant.
     """
 
     kind: str
     path: Path
     checkpoint: Checkpoint | None = field(default=None, repr=False)
     error: CheckpointError | None = None
+    why: str = ""
+    named: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -122,8 +128,15 @@ class Checkpoint:
     @property
     def adapter_companion(self) -> Checkpoint | None:
         """The adapter in the directory next to the file, where there is one that can be read."""
-        companion = self.companion("adapter")
+        companion = None if self.layout == "peft_adapter" else self.companion("adapter")
         return companion.checkpoint if companion else None
+
+    @property
+    def further(self) -> tuple[Companion, ...]:
+        """What else was trained: weights in files of their own, and further adapters; readable or not."""
+        adapters = [each for each in self.companions if each.kind == "adapter"]
+        beside = adapters[0] if adapters and self.layout != "peft_adapter" else None
+        return tuple(each for each in self.companions if each.kind in {"weights", "adapter"} and each is not beside)
 
     def read(self, key: str) -> torch.Tensor:
         """Return the tensor called `key`, on the CPU: where it is big, in place in a private map of just its bytes.

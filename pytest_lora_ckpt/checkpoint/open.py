@@ -6,9 +6,10 @@ import dataclasses
 import gc
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint import unsupported
+from pytest_lora_ckpt.checkpoint import companions, unsupported
 from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
@@ -18,9 +19,9 @@ from pytest_lora_ckpt.checkpoint.storage import storage_for, unreadable
 from pytest_lora_ckpt.vocabulary.files import LORA_WEIGHTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
+    from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Companion
     from pytest_lora_ckpt.checkpoint.index import FileIndex
     from pytest_lora_ckpt.checkpoint.layouts import Layout
     from pytest_lora_ckpt.checkpoint.storage import Listing
@@ -54,11 +55,34 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     listing = storage_for(text).locate(text)
     with _no_garbage_collection():
         checkpoint = _assemble(listing, LAYOUTS)
+        if checkpoint.layout == "peft_adapter":
+            return _with(checkpoint, companions.beside(checkpoint, listing, _assemble, _index_file))
         folder = listing.directory(LORA_WEIGHTS) if checkpoint.layout in _WITH_ADAPTER else None
         if folder is None:
             return checkpoint
         companion = open_companion("adapter", folder.path, lambda: _assemble(folder, (peft_adapter,)))
-        return dataclasses.replace(checkpoint, companions=(*checkpoint.companions, companion))
+        adapter = companion.checkpoint
+        more = companions.beside(adapter, folder, _assemble, _index_file) if adapter else ()
+        return _with(checkpoint, (companion, *more))
+
+
+def name_companions(checkpoint: Checkpoint, paths: Iterable[str | os.PathLike[str]]) -> Checkpoint:
+    """Return a checkpoint with the companions that a project names: files of trained weights, or adapter directories.
+
+    A file that cannot be read is a companion with its error.
+    """
+    named = {Path(path).resolve(): os.fspath(path) for path in paths}
+    kept = [each for each in checkpoint.companions if each.path.resolve() not in named]
+    opened = []
+    for text in named.values():
+        each = open_companion("weights", text, lambda text=text: open_checkpoint(text))  # type: ignore[misc]
+        kind = "adapter" if each.checkpoint is not None and each.checkpoint.layout == "peft_adapter" else each.kind
+        opened.append(dataclasses.replace(each, kind=kind, named=True))
+    return dataclasses.replace(checkpoint, companions=(*kept, *opened))
+
+
+def _with(checkpoint: Checkpoint, more: Iterable[Companion]) -> Checkpoint:
+    return dataclasses.replace(checkpoint, companions=(*checkpoint.companions, *more))
 
 
 @contextmanager

@@ -135,6 +135,22 @@ _ALL = (
         "stale-twin-file",
         "Delete the file that is not meant: PEFT reads adapter_model.safetensors and never the .bin next to it.",
     ),
+    # What lies with the checkpoint.
+    Cause(
+        "companion-unreadable",
+        "Copy or save this file again: it lies with the adapter, and what was trained in it cannot be loaded.",
+    ),
+    Cause(
+        "companion-empty",
+        "Save it again from the run: under ZeRO-3 or FSDP the weights must be gathered first, and a filter of names "
+        "may have dropped all.",
+    ),
+    Cause(
+        "companion-not-loaded",
+        "Load this file too, under the model's names and after the model was built; with strict=False, look at the "
+        "keys that load_state_dict returns.",
+    ),
+    _note("companion-not-judged", "Name it with --lora-companion if it was trained with this checkpoint."),
     # What the comparison with a model shows.
     Cause(
         "adapter-not-loaded",

@@ -91,6 +91,12 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
     return ValueAudit((*findings, *zeros), checked, tuple(unreadable), all_zero)
 
 
+def not_finite(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) -> list[str]:
+    """List the tensors that hold NaN or Inf, of those whose dtype can be looked at."""
+    seen = (key for key, info in keys.items() if info.numel and info.dtype in _FLOATS)
+    return [key for key in seen if not _look(read_bytes(key), keys[key].dtype)[0]]
+
+
 def base_code_findings(keys: KeySet, others: Iterable[str] = ()) -> Iterator[Finding]:
     """Find integer base weights without anything next to them that could be their scale.
 

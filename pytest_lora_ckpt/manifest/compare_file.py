@@ -24,7 +24,7 @@ def compare_checkpoint(manifest: Manifest, checkpoint: Checkpoint, *, base: bool
     """Compare a checkpoint with a manifest: what is missing, has other values, is in another tensor's place.
 
     Keys are paired as `compare` does, by another prefix or without the adapter's name. An adapter in `lora_weights/`
-    next to the checkpoint counts.
+    next to the checkpoint counts, and so does what else was trained.
 
     Args:
         manifest: What was written at training time.
@@ -32,18 +32,22 @@ def compare_checkpoint(manifest: Manifest, checkpoint: Checkpoint, *, base: bool
         base: Compare the values of base weights too: every byte of them is read, one tensor at a time. Otherwise only
             trained tensors are.
     """
-    parts = [checkpoint, *([checkpoint.adapter_companion] if checkpoint.adapter_companion else [])]
+    beside, further = checkpoint.adapter_companion, (each.checkpoint for each in checkpoint.further)
+    parts = [checkpoint, *([beside] if beside else []), *(part for part in further if part)]
     outcomes = Outcomes(manifest)
     reshaped: dict[str, str] = {}
     unknown: list[str] = []
     met: set[str] = set()
+    differing: set[str] = set()
     for part in parts:
         remapping = infer_remapping(part, manifest, adapter_name=_adapter_name(manifest, part))
         for key, place in sorted(remapping.mapping.items()):
-            if place not in met:
+            # Of two files with the same tensor, such as one of an earlier stage, the loader takes one.
+            if place not in met or (place in differing and part is not checkpoint):
                 met.add(place)
                 if base or manifest.tensors[place].trained:
                     outcomes.judge(place, FileTensor(part, key))
+        differing = set(outcomes.of("differs"))
         reshaped |= {
             place: f"{list(part.keys[key].shape)} in place of {list(manifest.tensors[place].shape)}"
             for key, place in remapping.shape_mismatches.items()

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.comparison.companion import compare_with_companion
+from pytest_lora_ckpt.comparison.companion import Part, compare_with_companion, with_parts
 from pytest_lora_ckpt.comparison.compare import compare, compare_excusing
 from pytest_lora_ckpt.comparison.pairing import Excuses
 from pytest_lora_ckpt.findings import finding
@@ -39,11 +39,13 @@ class LoadedMatch:
         report: What belongs where, and what has no counterpart.
         companion: Keys of the adapter directory next to the checkpoint -> keys of the model.
         merge: What the adapted weights are, where the model has no LoRA layers; None where that is not the question.
+        parts: What else was trained, in files of its own.
     """
 
     report: LoadReport
     companion: Mapping[str, str]
     merge: Merge | None
+    parts: tuple[Part, ...] = ()
 
 
 def match_loaded(
@@ -65,23 +67,26 @@ def match_loaded(
     """
     loaded = LoadedModel.of(model)
     name = _adapter_by_values(loaded, checkpoint) or loaded.active_adapter
-    report, companion = compare_with_companion(
-        checkpoint, loaded.keys, remapping, stage=stage, adapter_name=name or "default"
+    further = ((each, each.checkpoint) for each in checkpoint.further if each.kind == "adapter")
+    names = {each: called for each, part in further if part and (called := _adapter_by_values(loaded, part))}
+    whole = compare_with_companion(
+        checkpoint, loaded.keys, remapping, stage=stage, adapter_name=name or "default", names=names
     )
+    report, companion, parts = whole.report, whole.beside, whole.parts
     source = checkpoint if report.lora_keys[0] else checkpoint.adapter_companion
     if report.lora_keys[1] or source is None or not compare(source, None).lora_keys[0]:
-        return LoadedMatch(report, companion, None)
+        return LoadedMatch(report, companion, None, parts)
     # Without LoRA layers the adapter can only be in the weights.
     merge = find_merge(loaded, source, report.mapping if source is checkpoint else {}, reference)
     if not merge.complete:
-        return LoadedMatch(report, companion, merge)
+        return LoadedMatch(report, companion, merge, parts)
     # Merged by another scaling than expected, it is not lost either: the values decide.
     excuses = Excuses(stage, merged=True)
     report = compare_excusing(checkpoint, loaded.keys, report.remapping, excuses, adapter=source)
     scaling = "different scalings" if merge.scaling is None else f"the scaling {merge.scaling:.4g}"
     message = f"The adapter is merged into the weights of the loaded model, with {scaling}."
     report = dataclasses.replace(report, findings=(*report.findings, finding("adapter-merged", message)))
-    return LoadedMatch(report, {}, merge)
+    return LoadedMatch(with_parts(report, parts), {}, merge, parts)
 
 
 def _adapter_by_values(loaded: LoadedModel, checkpoint: Checkpoint) -> str | None:

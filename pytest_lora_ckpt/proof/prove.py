@@ -22,6 +22,7 @@ from pytest_lora_ckpt.wording import printable, type_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from pytest_lora_ckpt.comparison.companion import Part
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.keys import Remapping
     from pytest_lora_ckpt.proof.base_weights import Reference
@@ -84,8 +85,16 @@ def prove_match(
     reference: Reference | None = None,
 ) -> Proof:
     """Prove the same where it is known already what belongs where."""
-    tensors = tuple(_Prover(LoadedModel.of(model), checkpoint, match, reference).rows())
-    return Proof(tensors, match.report, match.merge, tuple(_findings(tensors)))
+    prover = _Prover(LoadedModel.of(model), checkpoint, match, reference)
+    own = tuple(prover.rows())
+    parts = [(part, tuple(prover.rows_of(part))) for part in match.parts]
+    held = {row.model_key for _, rows in parts for row in rows if row.outcome != "differs"}
+    # Of two files with the same tensor, such as one of an earlier stage, the loader takes one.
+    kept = [(part, tuple(row for row in rows if _counts(row, held))) for part, rows in parts]
+    findings = [*_findings(own), *(each for part, rows in kept for each in _findings_of(part, rows))]
+    homeless = tuple(key for part in match.parts if part.is_meant for key in part.homeless)
+    tensors = (*own, *(row for _, rows in kept for row in rows))
+    return Proof(tensors, match.report, match.merge, tuple(findings), homeless)
 
 
 class _Prover:
@@ -114,6 +123,21 @@ class _Prover:
             for key, model_key in self.match.companion.items():
                 if model_key not in self.key_at:
                     yield self._compare(key, model_key, companion.read(key), companion.path.name)
+
+    def rows_of(self, part: Part) -> Iterator[ProvedTensor]:
+        """Prove the tensors of a companion, but for those that the checkpoint itself brings."""
+        for key, model_key in part.mapping.items():
+            if model_key in self.key_at:
+                continue
+            file = part.checkpoint.read(key)
+            row = self._compare(key, model_key, file, part.name)
+            if row.outcome == "differs" and self._is_of_the_base(model_key, file):
+                continue  # Not what was trained: the base model's own.
+            yield row
+
+    def _is_of_the_base(self, model_key: str, file: torch.Tensor) -> bool:
+        base = self.reference.read(model_key) if self.reference else None
+        return base is not None and base.shape == file.shape and same_bits(base.to(file.dtype), file)
 
     def _compare(self, key: str, model_key: str, file: torch.Tensor, source: str) -> ProvedTensor:  # noqa: PLR0911  # One outcome each.
         def row(outcome: Outcome, how: str = "", cause: str | None = None) -> ProvedTensor:
@@ -169,6 +193,23 @@ def _overflows(file: torch.Tensor, now: torch.Tensor) -> bool:
 
 
 _REACH = 1e30  # Between the largest number of float16 or float8 and that of bfloat16 and float32.
+
+
+def _counts(row: ProvedTensor, held: set[str]) -> bool:
+    return row.outcome != "differs" or row.model_key not in held
+
+
+# What a tensor may hold to which nothing was loaded.
+_NOT_LOADED = frozenset({"still-initial", "values-differ", "earlier-value"})
+
+
+def _findings_of(part: Part, tensors: tuple[ProvedTensor, ...]) -> Iterator[Finding]:
+    """One finding for what of a companion was not loaded, and one for each other cause."""
+    lost = [row for row in tensors if row.cause in _NOT_LOADED]
+    if lost:
+        why = f"are not in the loaded model: {printable(lost[0].model_key)} holds {lost[0].how}"
+        yield part.not_loaded([row.key for row in lost], why)
+    yield from _findings(tuple(row for row in tensors if row.cause not in _NOT_LOADED))
 
 
 def _findings(tensors: tuple[ProvedTensor, ...]) -> Iterator[Finding]:

@@ -48,12 +48,14 @@ class Proof:
         report: The names and shapes: what has no counterpart in the model is there, not here.
         merge: The adapter merged into the weights, where that was the question.
         findings: What differs, by cause.
+        homeless: Keys of the checkpoint's companions that have no place in the model.
     """
 
     tensors: tuple[ProvedTensor, ...]
     report: LoadReport
     merge: Merge | None = None
     findings: tuple[Finding, ...] = ()
+    homeless: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -77,7 +79,8 @@ class Proof:
         classes = ("lora", "lora_wrapped", "prefix", "non_lora")
         # If a merge cannot be verified, these keys are not counted as lost.
         unverified = {each.key for each in self.of("not provable")}
-        lost = (*state.unexpected.of(*classes), *state.missing.of(*classes), *state.shape_mismatches)
+        own = (*state.unexpected.of(*classes), *state.missing.of(*classes), *state.shape_mismatches)
+        lost = (*own, *self.homeless)
         return tuple(key for key in lost if key not in unverified)
 
     @property

@@ -30,3 +30,14 @@ SHARD_INDEX = ".index.json"
 
 WEIGHTS_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 """Endings of files with weights."""
+
+TRAINING_STATE = (
+    *("optimizer", "scheduler", "training_args", "trainer_state", "rng_state", "scaler"),
+    *("lr_scheduler", "random_states", "sampler", "dl_state_dict", "custom_checkpoint"),
+)
+"""How the names of files begin that hold the state of the training, not of the model (transformers/trainer.py;
+accelerate/utils/constants.py)."""
+
+STEP_DIRECTORY = r"(global_|checkpoint|step|epoch|iter)[-_a-z]*\d+"
+"""What libraries call the directories of intermediate checkpoints (transformers `checkpoint-500`, DeepSpeed
+`global_step500`, accelerate `epoch_3`)."""

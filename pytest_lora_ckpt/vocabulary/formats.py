@@ -94,3 +94,14 @@ STATE_DICT_ENTRIES = (
 
 PYTHON2_MODULES: Mapping[str, str] = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Python 2's name of a module, which pickle protocols 0 to 2 use (`_compat_pickle.IMPORT_MAPPING`)."""
+
+CODE_MODULES = frozenset(
+    {
+        *("os", "posix", "nt", "subprocess", "sys", "pty", "runpy", "shutil", "socket", "code", "ctypes", "importlib"),
+        *("webbrowser", "urllib", "http", "pip", "pickle", "marshal"),
+    }
+)
+"""Modules of which no saved tensor needs a function: a pickle that names one asks to run code."""
+
+CODE_FUNCTIONS = frozenset(f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__", "globals"))
+"""The same of Python's own functions."""

@@ -81,7 +81,7 @@ def test_adapter_next_to_the_file(tmp_path: Path, value: float, verdict: str) ->
     state = {key: tensor for key, tensor in model.state_dict().items() if "lora_" not in key}
     torch.save({"state_dict": state}, tmp_path / "last.ckpt")
     model.save_pretrained(tmp_path / "lora_weights")
-    assert compare_with_companion(open_checkpoint(tmp_path / "last.ckpt"), model)[0].verdict == verdict
+    assert compare_with_companion(open_checkpoint(tmp_path / "last.ckpt"), model).report.verdict == verdict
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn"])

@@ -18,15 +18,7 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.foreign
 
 WRONG_TODAY: dict[str, str] = {
-    "attached-with-manifest": "healthy, and red: trained-weights-missing",
     "attached-merged-without-base": "healthy, and red: adapter-not-loaded",
-    "attached-merged-with-manifest": "healthy, and red: trained-weights-missing",
-    "projector-dropped": "broken, and green",
-    "projector-dropped-without-base": "broken, and green",
-    "projector-dropped-merged": "broken, and green",
-    "projector-dropped-merged-without-base": "broken, and red for another cause: adapter-not-loaded",
-    "projector-empty": "broken, and green",
-    "projector-truncated": "broken, and green",
     "projector": "healthy, and red: too-few-loaded, wrong-stage",
     "projector-without-base": "healthy, and red: too-few-loaded, wrong-stage",
 }

@@ -41,7 +41,6 @@ WRONG_TODAY: dict[str, str] = {
     "hotswapped-into-a-padded-slot": "healthy, and red: rank-mismatch",
     "never-swapped-in": "broken, and red for another cause: rank-mismatch",
     "second-never-loaded": "broken, and green",
-    "second-truncated": "broken, and green",
 }
 LOST = (
     "lost-weights",

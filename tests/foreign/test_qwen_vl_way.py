@@ -18,17 +18,7 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.foreign
 
 WRONG_TODAY: dict[str, str] = {
-    "attached": "healthy, and red: base-overwritten",
-    "attached-with-manifest": "healthy, and red: base-overwritten, trained-weights-missing",
-    "attached-merged": "healthy, and red: base-overwritten",
     "attached-merged-without-base": "healthy, and red: adapter-not-loaded",
-    "attached-merged-with-manifest": "healthy, and red: base-overwritten, trained-weights-missing",
-    "merged-in-half": "healthy, and red: base-overwritten",
-    "merger-dropped": "broken, and green",
-    "merger-dropped-without-base": "broken, and green",
-    "merger-dropped-merged": "broken, and green",
-    "merger-dropped-merged-without-base": "broken, and red for another cause: adapter-not-loaded",
-    "merger-under-wrapped-names": "broken, and green",
     "old-names-merged": "broken, and red for another cause: config-targets, base-overwritten",
 }
 REST = "non_lora_state_dict.bin"

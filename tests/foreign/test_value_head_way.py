@@ -21,9 +21,6 @@ WRONG_TODAY: dict[str, str] = {
     "attached": "healthy, and asks for a renaming of what arrived",
     "attached-without-base": "healthy, and asks for a renaming of what arrived",
     "attached-with-manifest": "healthy, and red: trained-weights-missing, wrapper-prefix",
-    "head-forgotten": "broken, and green",
-    "head-forgotten-without-base": "broken, and green",
-    "head-forgotten-merged": "broken, and green",
     "head-under-other-names": "broken, and green",
 }
 HEAD = "value_head.safetensors"

@@ -10,6 +10,7 @@ from pytest_lora_ckpt.auditing.checks.check import check
 from pytest_lora_ckpt.auditing.judges import file as judges
 from pytest_lora_ckpt.auditing.judges.judgement import by_findings, failed, passed
 from pytest_lora_ckpt.auditing.result import Facts
+from pytest_lora_ckpt.findings.companions import broken_companions, trained_findings
 from pytest_lora_ckpt.findings.copies import companion_findings, twin_findings
 from pytest_lora_ckpt.findings.from_names import empty_findings
 from pytest_lora_ckpt.findings.from_values import base_code_findings, checksum_findings
@@ -24,9 +25,11 @@ def readable(context: AuditContext) -> Judgement:
     """The file opens, and holds tensors."""
     checkpoint = context.checkpoint
     facts = Facts(components=context.file.alone.components)
-    companion = checkpoint.companion("adapter")
-    if companion is not None and companion.error is not None:
+    companion = None if checkpoint.adapter_config is not None else checkpoint.companion("adapter")
+    if companion is not None and not companion.named and companion.error is not None:
         judgement = failed(f"The adapter directory next to it cannot be read: {companion.error}")
+    elif broken := list(broken_companions(checkpoint)):
+        judgement = by_findings(broken, "")
     # Where there is LoRA, the check `lora-complete` reports it.
     elif not context.file.adapter_parts and (empty := list(empty_findings(checkpoint.keys))):
         judgement = by_findings(empty, "")
@@ -60,4 +63,5 @@ def values(context: AuditContext) -> Judgement:
     parts = context.file.adapter_parts
     others = [each for part in parts for each in checksum_findings(part)]
     others += [each for part in parts for each in base_code_findings(part.keys, part.opaque_keys)]
+    others += [each for part in context.file.trained_parts for each in trained_findings(part)]
     return judges.values(context.file.values, [*others, *companion_findings(context.checkpoint)])

@@ -29,6 +29,7 @@ def keys(report: LoadReport) -> Judgement:
         "with another shape": len(state.shape_mismatches),
     }
     parts = [f"{count(number, 'key')} {what}" for what, number in counts.items() if number]
+    parts += [each.message for each in report.findings if each.cause == "companion-not-loaded"]
     parts = parts or [f"{len(state.loaded)} of {report.model_keys} model keys are loaded after the remapping"]
     summary = f"{report.verdict}: {', '.join(parts)}"
     errors = [each for each in report.findings if each.severity == "error"]

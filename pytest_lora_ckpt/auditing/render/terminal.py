@@ -10,7 +10,7 @@ from pytest_lora_ckpt.wording import WIDTH, count, key_groups, printable, size, 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_lora_ckpt.auditing.result import AuditResult, CheckpointFacts, RuleFacts, StateFacts
+    from pytest_lora_ckpt.auditing.result import AuditResult, CheckpointFacts, CompanionFacts, RuleFacts, StateFacts
     from pytest_lora_ckpt.results import Component, Finding
 
 _COMPONENTS = 20
@@ -70,8 +70,19 @@ def _about(checkpoint: CheckpointFacts) -> Iterator[str]:
         yield from wrap(f"adapter {name}: rank {adapter.rank}{alpha}, {count(adapter.modules, 'module')}")
     if checkpoint.envelope:
         yield from wrap(f"beside the state dict: {', '.join(checkpoint.envelope)}")
+    for each in checkpoint.companions:
+        if each.kind != "twin":  # A note says more of it.
+            yield from wrap(_companion(each))
     for note in checkpoint.notes:
         yield from wrap(f"note: {note}")
+
+
+def _companion(each: CompanionFacts) -> str:
+    name = each.path.replace("\\", "/").rpartition("/")[2]
+    if each.error is not None:
+        return f"with it: {name} (cannot be read: {each.error})"
+    what = f"{count(each.keys or 0, 'key')}, {size(each.bytes or 0)}"
+    return f"with it: {name}{'/' * (each.kind == 'adapter')}, {what}{f' (not judged: {each.why})' if each.why else ''}"
 
 
 def _components(rows: Sequence[Component], *, compared: bool) -> Iterator[str]:

@@ -1,0 +1,158 @@
+"""What else lies in an adapter's directory: trained weights in other files, and further adapters. Found by content."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Companion, open_companion
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.formats import FORMATS
+from pytest_lora_ckpt.checkpoint.layouts import peft_adapter, transformers_model
+from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
+from pytest_lora_ckpt.checkpoint.limits import HEAD
+from pytest_lora_ckpt.keys import parse_keys
+from pytest_lora_ckpt.lora.pairs import lora_pairs
+from pytest_lora_ckpt.vocabulary.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MODEL_WEIGHTS,
+    STEP_DIRECTORY,
+    TRAINING_STATE,
+    WEIGHTS_ENDINGS,
+)
+from pytest_lora_ckpt.vocabulary.formats import CODE_FUNCTIONS, CODE_MODULES
+from pytest_lora_ckpt.wording import count, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from pytest_lora_ckpt.checkpoint.layouts import IndexFile, Layout
+    from pytest_lora_ckpt.checkpoint.storage import Listing
+
+    Assemble = Callable[[Listing, Sequence[Layout]], Checkpoint]
+
+# The ways in which a state dict is broken; any other file that cannot be read is no state dict.
+_BROKEN = frozenset(
+    {"truncated", "damaged", "zeros", "empty", "empty-file", "git-lfs-pointer", "incomplete-tensor", "no-permission"}
+)
+_MODELS = tuple(name.rpartition(".")[0] for name in MODEL_WEIGHTS)
+_MOST = 0.5  # Of the adapted modules.
+
+
+def beside(adapter: Checkpoint, listing: Listing, assemble: Assemble, index_file: IndexFile) -> Iterator[Companion]:
+    """Open what lies in an adapter's directory and may be part of what was trained.
+
+    Args:
+        adapter: The adapter.
+        listing: Its directory.
+        assemble: Makes one checkpoint of the files of a layout.
+        index_file: Reads what one file holds.
+    """
+    folder = type(listing)(listing.storage, listing.folder)
+    names = [name for name in folder.names if name not in {ADAPTER_CONFIG, *ADAPTER_WEIGHTS}]
+    whole = _whole_model(folder, assemble)
+    if whole is not None:
+        yield _judged(adapter, whole, whole.files[0].parent if len(whole.files) > 1 else whole.files[0])
+    taken = {path.name for path in whole.files} if whole else set()
+    for name in names:
+        inside = folder.directory(name)
+        if inside is not None:
+            if inside.has(ADAPTER_CONFIG) and not _is_step(name, inside):
+                yield open_companion("adapter", inside.path, lambda inside=inside: assemble(inside, (peft_adapter,)))  # type: ignore[misc]
+        elif name not in taken and folder.has(name):
+            found = open_companion("weights", folder.where(name), lambda name=name: _open(folder, name, index_file))  # type: ignore[misc]
+            if found.checkpoint is not None:
+                if not _is_training_state(name, found.checkpoint):
+                    yield _judged(adapter, found.checkpoint, found.path)
+            elif found.error is not None and _is_broken(name, found.error):
+                model = name.startswith(_MODELS) and found.error.problem != "runs-code"
+                why = "a model that cannot be read" if model else ""
+                yield dataclasses.replace(found, kind="other", why=why) if why else found
+
+
+def _open(folder: Listing, name: str, index_file: IndexFile) -> Checkpoint:
+    """Index one file; a file that does not begin as one with tensors is not read any further.
+
+    Raises:
+        CheckpointError: It holds no state dict, or asks to run code.
+    """
+    try:
+        head = folder.window(name).read(0, HEAD)
+    except OSError as error:
+        raise _error("unreadable", folder, name, str(error)) from error
+    if not name.endswith(WEIGHTS_ENDINGS) and not any(form.accepts(head, name) for form in FORMATS):
+        raise _error("not-a-checkpoint", folder, name, "a file of another kind")
+    index = index_file(folder, name)
+    if not name.startswith(TRAINING_STATE) and (code := [each for each in index.globals if _runs_code(each)]):
+        raise CheckpointError(
+            "runs-code",
+            folder.where(name),
+            expected="tensors under their names",
+            found=f"a pickle that asks to run {listed(code)}: nothing of it was run",
+            remedy="Do not load this file. Take the weights from their source again, as safetensors.",
+        )
+    return checkpoint_of(index)
+
+
+def _error(problem: str, folder: Listing, name: str, found: str) -> CheckpointError:
+    return CheckpointError(
+        problem, folder.where(name), expected="a state dict", found=found, remedy="Look at the file."
+    )
+
+
+def _runs_code(name: str) -> bool:
+    return name.partition(".")[0] in CODE_MODULES or name in CODE_FUNCTIONS
+
+
+def _whole_model(folder: Listing, assemble: Assemble) -> Checkpoint | None:
+    """Index a model that `save_pretrained` wrote into the same directory, all its shards as one."""
+    if not transformers_model.accepts(folder):
+        return None
+    try:
+        return assemble(folder, (transformers_model,))
+    except CheckpointError:
+        return None  # Its files are looked at one by one.
+
+
+def _judged(adapter: Checkpoint, found: Checkpoint, path: Path) -> Companion:
+    """Say whether a state dict may be part of what was trained."""
+    why = _what_else(adapter, found)
+    return Companion("other" if why else "weights", path, found, why=why)
+
+
+def _what_else(adapter: Checkpoint, found: Checkpoint) -> str:
+    adapted = {pair.module for pair in adapter.keys.derived(lora_pairs)}
+    parsed = found.keys.derived(parse_keys).values()
+    weights = {each.module_path for each in parsed if each.parameter == "weight" and not each.is_adapter}
+    if adapted and len(adapted & weights) > _MOST * len(adapted):
+        return f"a whole model: it holds the weights of {count(len(adapted & weights), 'module')} that are adapted"
+    factors = {pair.module for pair in found.keys.derived(lora_pairs)}
+    if factors and factors <= adapted:
+        return f"another copy of the adapter, of {count(len(factors), 'module')}"
+    return ""
+
+
+def _is_training_state(name: str, found: Checkpoint) -> bool:
+    """Whether the tensors are those of an optimiser or of a random number generator; the name breaks a tie."""
+    floats = any(info.dtype.startswith(("float", "bfloat")) for info in found.keys.values())
+    return not floats or (name.startswith(TRAINING_STATE) and not any("." in key for key in found.keys))
+
+
+def _is_broken(name: str, error: CheckpointError) -> bool:
+    """Whether what cannot be read was to be trained weights."""
+    if error.problem == "runs-code":
+        return True
+    return error.problem in _BROKEN and name.endswith(WEIGHTS_ENDINGS) and not name.startswith(TRAINING_STATE)
+
+
+def _is_step(name: str, inside: Listing) -> bool:
+    """Whether a directory below an adapter's is an intermediate checkpoint of the same run, not a further adapter."""
+    if re.fullmatch(STEP_DIRECTORY, name):
+        return True
+    try:
+        return any(each.startswith(TRAINING_STATE) for each in inside.names)
+    except OSError:
+        return True
