@@ -16,6 +16,8 @@ from pytest_lora_ckpt.vocabulary.lora import (
     LORA_MID,
     LORA_SCALES,
     MAGNITUDE,
+    MEGATRON_CONTAINER,
+    MEGATRON_FACTORS,
     OTHER_FACTORS,
     PEFT_FACTORS,
     PEFT_PARAMETER_DICTS,
@@ -49,6 +51,7 @@ _WORDS = frozenset(
         *PEFT_LORA,
         *_OTHER_LORA,
         *CONTAINED_FACTORS,
+        *MEGATRON_FACTORS,
         *LORA_SCALES,
         "base_model",
         "base_layer",
@@ -262,6 +265,8 @@ def _roles(segments: Sequence[str]) -> list[Role]:
         if following in CONTAINED_FACTORS and (segment in LORA_CONTAINERS or segment.endswith("_lora")):
             container: Role = "lora" if segment in LORA_CONTAINERS else "module"
             return [*roles, container, "lora", *_tail(segments[at + 2 :])]
+        if segment == MEGATRON_CONTAINER and following in MEGATRON_FACTORS and segments[at - 1].startswith("linear_"):
+            return [*roles, "lora", "lora", *_tail(segments[at + 2 :])]
         if segment == "base_model" and following == "model" and at + 1 < last:
             roles += ("peft_wrapper", "peft_wrapper")
         elif segment == "modules_to_save" and at:

@@ -20,6 +20,7 @@ from pytest_lora_ckpt.keys.matching.candidates import (
 from pytest_lora_ckpt.keys.matching.flattened import match_flattened
 from pytest_lora_ckpt.keys.matching.pairs import Link, Pairs
 from pytest_lora_ckpt.keys.matching.shapes import NO_FIT
+from pytest_lora_ckpt.keys.matching.translation import Translator
 from pytest_lora_ckpt.keys.problems import find_problems
 from pytest_lora_ckpt.keys.remapping import Ambiguity, Remapping
 from pytest_lora_ckpt.keys.rules.build import rules_for
@@ -89,7 +90,8 @@ class _Search:
         trained = bool(adapter_config and adapter_config.get("modules_to_save")) or any(
             template.forms[0].is_lora or template.names[0].startswith(".base_model.model.") for template in self.sources
         )
-        self.index = ModelIndex(self.targets, trained_first=trained)
+        self.translator = Translator(self.sources, self.targets)
+        self.index = ModelIndex(self.targets, trained_first=trained, base_weights=self.translator.wrapped_targets)
         self.group_of = {key: at for at, group in enumerate(aliases) for key in group}
         self.rewrites = Rewrites()
         self.pairs = Pairs()
@@ -122,7 +124,7 @@ class _Search:
             return [
                 candidate
                 for at, source in enumerate(self.sources)
-                for form in source.forms
+                for form in (*source.forms, *self.translator.forms(source))
                 for path in self.index.namesakes(form)
                 if (candidate := self._candidate(at, form, path)) is not None
             ]
@@ -135,7 +137,7 @@ class _Search:
         return [
             candidate
             for at, source in enumerate(self.sources)
-            for form in source.forms
+            for form in (*source.forms, *self.translator.forms(source))
             for path in sorted({form.path, *images(form.path, leading)})
             if (candidate := self._candidate(at, form, path)) is not None
         ]

@@ -31,11 +31,17 @@ LORA_CONTAINERS = frozenset({"lora", "lora_linear_layer"})
 CONTAINED_FACTORS: Mapping[str, str] = {"A": "A", "a": "A", "down": "A", "B": "B", "b": "B", "up": "B"}
 """The factors in such a module."""
 
+MEGATRON_CONTAINER = "adapter"
+MEGATRON_FACTORS: Mapping[str, str] = {"linear_in": "A", "linear_out": "B"}
+"""Megatron-Bridge and NeMo: `linear_qkv.adapter.linear_in` (megatron/bridge/peft/lora.py, utils.py), on modules whose
+names begin with `linear_`."""
+
 FACTORS: Mapping[str, str] = {
     **PEFT_FACTORS,
     **OTHER_FACTORS,
     **CONTAINED_FACTORS,
     **{f"{outer}.{inner}": factor for outer in LORA_CONTAINERS for inner, factor in CONTAINED_FACTORS.items()},
+    **{f"{MEGATRON_CONTAINER}.{inner}": factor for inner, factor in MEGATRON_FACTORS.items()},
 }
 """All of them, as `ParsedKey.lora` gives them: name -> "A" or "B"."""
 

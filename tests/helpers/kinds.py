@@ -1316,3 +1316,209 @@ def peft_around_a_vlm_for_the_plain_model() -> Kind:
     checkpoint = under("base_model.model.", {**wrapped(vlm_new(), modules), **lora(modules, "default")})
     loaded = {f"base_model.model.{wrap(key, modules)}": key for key in vlm_new()}
     return Kind(checkpoint, vlm_new(), loaded, problems=frozenset({"no-adapter-slot"}), rules=_UNWRAP)
+
+
+# ------------------------------------------------------------------------------------------ names of other libraries
+
+TORCHTUNE = {
+    "model.embed_tokens.": "tok_embeddings.",
+    "model.norm.weight": "norm.scale",
+    "lm_head.": "output.",
+    "model.layers.": "layers.",
+    "self_attn.o_proj": "attn.output_proj",
+    "self_attn.": "attn.",
+    "mlp.gate_proj": "mlp.w1",
+    "mlp.down_proj": "mlp.w2",
+    "mlp.up_proj": "mlp.w3",
+    "post_attention_layernorm.weight": "mlp_norm.scale",
+    "input_layernorm.weight": "sa_norm.scale",
+}
+LLAMA = {
+    "model.embed_tokens.": "tok_embeddings.",
+    "model.norm.": "norm.",
+    "lm_head.": "output.",
+    "model.layers.": "layers.",
+    "self_attn.q_proj": "attention.wq",
+    "self_attn.k_proj": "attention.wk",
+    "self_attn.v_proj": "attention.wv",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.down_proj": "feed_forward.w2",
+    "mlp.up_proj": "feed_forward.w3",
+    "post_attention_layernorm.": "ffn_norm.",
+    "input_layernorm.": "attention_norm.",
+}
+GGUF = {
+    "model.embed_tokens.": "token_embd.",
+    "model.norm.": "output_norm.",
+    "lm_head.": "output.",
+    "model.layers.": "blk.",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.down_proj": "ffn_down",
+    "mlp.up_proj": "ffn_up",
+    "post_attention_layernorm.": "ffn_norm.",
+    "input_layernorm.": "attn_norm.",
+}
+
+
+def spelled(names: Mapping[str, str]) -> Callable[[str], str]:
+    """Return what writes a key of `causal` in another library's names."""
+
+    def rename(key: str) -> str:
+        for old, new in names.items():
+            key = key.replace(old, new)
+        return key
+
+    return rename
+
+
+def inverse(made: Kind) -> Kind:
+    """The same pairs the other way round."""
+    return Kind(made.model, made.checkpoint, {goal: key for key, goal in made.loaded.items()})
+
+
+@kind
+def torchtune_model_in_transformers() -> Kind:
+    return moved(causal(), spelled(TORCHTUNE))
+
+
+@kind
+def transformers_model_in_torchtune() -> Kind:
+    return inverse(moved(causal(), spelled(TORCHTUNE)))
+
+
+@kind
+def llama_model_in_transformers() -> Kind:
+    return moved(causal(), spelled(LLAMA))
+
+
+@kind
+def transformers_model_in_llama() -> Kind:
+    return inverse(moved(causal(), spelled(LLAMA)))
+
+
+@kind
+def gguf_names_in_transformers() -> Kind:
+    return moved(causal(), spelled(GGUF))
+
+
+@kind
+def torchtune_adapter_on_gate_and_up() -> Kind:
+    """Equal shapes: only the library's names tell the gate from the other projection."""
+    inner = {f"layers.{n}.mlp.{name}": MLP[name] for n in range(2) for name in ("gate_proj", "up_proj", "down_proj")}
+    modules = under("model.", inner)
+    model = under("base_model.model.", {**wrapped(causal(), modules), **lora(modules, "default")})
+    checkpoint, loaded = {}, {}
+    for path, (out, into) in inner.items():
+        tune = spelled(TORCHTUNE)(path)
+        for mine, theirs, shape in (("lora_a", "lora_A", (RANK, into)), ("lora_b", "lora_B", (out, RANK))):
+            checkpoint[f"{tune}.{mine}.weight"] = shape
+            loaded[f"{tune}.{mine}.weight"] = f"base_model.model.model.{path}.{theirs}.default.weight"
+    return Kind(checkpoint, model, loaded)
+
+
+@kind
+def mixtral_experts_in_the_newer_names() -> Kind:
+    names = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+    model, loaded = {}, {}
+    for n in range(2):
+        model[f"model.layers.{n}.mlp.gate.weight"] = (3, 32)
+        loaded[f"model.layers.{n}.block_sparse_moe.gate.weight"] = f"model.layers.{n}.mlp.gate.weight"
+        for e in range(3):
+            for name, shape in MLP.items():
+                model[f"model.layers.{n}.mlp.experts.{e}.{name}.weight"] = shape
+                old = f"model.layers.{n}.block_sparse_moe.experts.{e}.{names[name]}.weight"
+                loaded[old] = f"model.layers.{n}.mlp.experts.{e}.{name}.weight"
+    return Kind({key: model[goal] for key, goal in loaded.items()}, model, loaded)
+
+
+@kind
+def megatron_adapter_of_all_it_fuses() -> Kind:
+    """What Megatron does not fuse is renamed; the fused projections stay behind."""
+    model = peft_causal()
+    for n in range(2):
+        model |= lora({f"base_model.model.model.layers.{n}.mlp.down_proj": (32, 64)}, "default")
+    checkpoint, loaded = {}, {}
+    for n in range(2):
+        layer, host = f"decoder.layers.{n}", f"base_model.model.model.layers.{n}"
+        for name, place, into in (
+            ("self_attention.linear_proj", "self_attn.o_proj", 32),
+            ("mlp.linear_fc2", "mlp.down_proj", 64),
+        ):
+            checkpoint[f"{layer}.{name}.adapter.linear_in.weight"] = (RANK, into)
+            checkpoint[f"{layer}.{name}.adapter.linear_out.weight"] = (32, RANK)
+            loaded[f"{layer}.{name}.adapter.linear_in.weight"] = f"{host}.{place}.lora_A.default.weight"
+            loaded[f"{layer}.{name}.adapter.linear_out.weight"] = f"{host}.{place}.lora_B.default.weight"
+        for name, out in (("self_attention.linear_qkv", 96), ("mlp.linear_fc1", 128)):
+            checkpoint[f"{layer}.{name}.adapter.linear_in.weight"] = (RANK, 32)
+            checkpoint[f"{layer}.{name}.adapter.linear_out.weight"] = (out, RANK)
+    return Kind(checkpoint, model, loaded)
+
+
+def litgpt(*, lora_layers: bool) -> Shapes:
+    level = ".linear" if lora_layers else ""
+    shapes: Shapes = {"transformer.wte.weight": (100, 32), f"lm_head{level}.weight": (100, 32)}
+    for n in range(2):
+        layer = f"transformer.h.{n}"
+        shapes[f"{layer}.norm_1.weight"] = (32,)
+        for name, shape in (("attn.proj", (32, 32)), ("mlp.fc_1", (64, 32)), ("mlp.fc_2", (64, 32))):
+            shapes[f"{layer}.{name}{level}.weight"] = shape
+            shapes[f"{layer}.{name}{level}.bias"] = shape[:1]
+        if lora_layers:
+            shapes[f"{layer}.attn.proj.lora_A"] = (RANK, 32)
+            shapes[f"{layer}.attn.proj.lora_B"] = (32, RANK)
+    return shapes
+
+
+@kind
+def base_weights_of_litgpt_in_a_lora_model() -> Kind:
+    checkpoint = litgpt(lora_layers=False)
+    model = litgpt(lora_layers=True)
+    plain = {key.replace(".linear", ""): key for key in model if "lora_" not in key}
+    return Kind(checkpoint, model, {key: plain[key] for key in checkpoint})
+
+
+@kind
+def lora_checkpoint_of_litgpt_in_the_plain_model() -> Kind:
+    checkpoint = litgpt(lora_layers=True)
+    loaded = {key: key.replace(".linear", "") for key in checkpoint if "lora_" not in key}
+    return Kind(checkpoint, litgpt(lora_layers=False), loaded, problems=frozenset({"no-adapter-slot"}))
+
+
+@kind
+def linear_is_a_module_of_its_own_without_lora() -> Kind:
+    """Without LoRA next to it, `linear` is any module's name."""
+    checkpoint = {f"blocks.{n}.fc.linear.weight": (8, 8) for n in range(2)}
+    return Kind(checkpoint, {f"blocks.{n}.fc.weight": (8, 8) for n in range(2)}, {})
+
+
+@kind
+def diffusers_output_projection_of_another_model() -> Kind:
+    modules = {f"layers.{n}.attention.{name}": (32, 32) for n in range(2) for name in ("qkv", "out")}
+    model = {**{f"{path}.weight": shape for path, shape in modules.items()}, **lora(modules)}
+    checkpoint = lora({f"layers.{n}.attention.{m}": (32, 32) for n in range(2) for m in ("to_out.0", "to_q")})
+    loaded = {key: key.replace("to_out.0", "out") for key in checkpoint if "to_out" in key}
+    return Kind(checkpoint, model, loaded)
+
+
+@kind
+def bottleneck_adapters_are_not_lora() -> Kind:
+    """Megatron's names for the factors, on a module that is none of Megatron's."""
+    model = {}
+    for n in range(2):
+        model[f"layers.{n}.attn.adapter.linear_in.weight"] = (4, 32)
+        model[f"layers.{n}.attn.adapter.linear_out.weight"] = (32, 4)
+        model[f"layers.{n}.attn.proj.weight"] = (32, 32)
+    return moved(model, lambda key: f"module.{key}")
+
+
+@kind
+def own_w1_and_w2_are_left_alone() -> Kind:
+    """`w1` is a gate in the libraries that are known; a model that has both names keeps them apart."""
+    model = {f"layers.{n}.mlp.{name}.weight": (32, 32) for n in range(2) for name in ("w1", "w2", "gate_proj")}
+    checkpoint = {key: shape for key, shape in model.items() if "gate_proj" not in key}
+    return Kind(checkpoint, model, {key: key for key in checkpoint})

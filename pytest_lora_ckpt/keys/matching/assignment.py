@@ -57,9 +57,16 @@ class Assigner:
                 self._of[candidate.source].append(candidate)
         self._evidence = Evidence(forms, self._by_rewrite, has_module, recall)
         literal = [c for rewrite, own in self._by_rewrite.items() if not rewrite.rank for c in own.values()]
-        # Of a trained copy and its original the copy comes first.
+        # A name as it stands comes before a translated one; of a trained copy and its original the copy comes first.
         self._literal = sorted(
-            literal, key=lambda c: (c.form.variant != "copy", c.form.variant == "original", -c.fit.share, c.source)
+            literal,
+            key=lambda c: (
+                c.form.path != forms[c.source].path,
+                c.form.variant != "copy",
+                c.form.variant == "original",
+                -c.fit.share,
+                c.source,
+            ),
         )
 
     def choose(self) -> Choice:

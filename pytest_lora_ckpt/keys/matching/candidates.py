@@ -126,22 +126,32 @@ class Slot:
 class ModelIndex:
     """The model's templates, to be looked up by what they mean."""
 
-    def __init__(self, templates: Iterable[Template], *, trained_first: bool) -> None:
-        """Index the literal reading of each template."""
+    def __init__(
+        self, templates: Iterable[Template], *, trained_first: bool, base_weights: frozenset[str] = frozenset()
+    ) -> None:
+        """Index the literal reading of each template; `X.linear` is `X` too where `linear` holds base weights."""
         self.slots: dict[tuple[Path, str], Slot] = {}
         self.modules: set[Path] = set()
         self._by_leaf: defaultdict[tuple[str, str], list[Path]] = defaultdict(list)
         self._by_tail: dict[tuple[Path, str], list[Path]] | None = None
         self._order = _TRAINED_FIRST if trained_first else _ORIGINAL_FIRST
-        for template in templates:
-            form = template.forms[0]
-            slot = self.slots.get((form.path, form.family))
-            if slot is None:
-                slot = self.slots[form.path, form.family] = Slot([])
-                self._by_leaf[form.leaf, form.family].append(form.path)
-            slot.templates.append((form, template))
-            if not form.is_lora:
-                self.modules.add(form.path)
+        every = [(template.forms[0], template) for template in templates]
+        for form, template in every:
+            self._put(form, template)
+        for form, template in every if base_weights else ():
+            if form.path[-1:] and form.path[-1] in base_weights:
+                outer = form._replace(path=form.path[:-1])
+                if (outer.path, outer.family) not in self.slots:
+                    self._put(outer, template)
+
+    def _put(self, form: Form, template: Template) -> None:
+        slot = self.slots.get((form.path, form.family))
+        if slot is None:
+            slot = self.slots[form.path, form.family] = Slot([])
+            self._by_leaf[form.leaf, form.family].append(form.path)
+        slot.templates.append((form, template))
+        if not form.is_lora:
+            self.modules.add(form.path)
 
     def namesakes(self, form: Form) -> Sequence[Path]:
         """Paths of the model with the same last name and family; if too many, those that share most of their end."""

@@ -1,0 +1,135 @@
+"""How the model's library would call what the checkpoint's library calls otherwise."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path
+from pytest_lora_ckpt.vocabulary.conventions import BASE_WEIGHTS, LIBRARIES, OUTSIDE_LAYERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_lora_ckpt.keys.templates import Template
+
+_PARAMETERS = frozenset({"weight", "bias"})
+
+
+class _Name(NamedTuple):
+    """What one library calls a role.
+
+    Attributes:
+        library: The library.
+        role: The role.
+        tail: The end of the path, with `NUMBER` for numbers.
+        digits: The numbers that must stand there, None for any.
+    """
+
+    library: str
+    role: str
+    tail: Path
+    digits: tuple[str | None, ...]
+
+
+def _names() -> Iterator[_Name]:
+    for library, row in LIBRARIES.items():
+        for role, text in row.names.items():
+            segments = text.split(".")
+            digits = tuple(None if one == "#" else one for one in segments if one == "#" or one.isdigit())
+            yield _Name(library, role, tuple(NUMBER if s == "#" or s.isdigit() else s for s in segments), digits)
+
+
+_NAMES = tuple(_names())
+
+
+class Translator:
+    """Reads the checkpoint's templates in the words of the model's library.
+
+    Args:
+        sources: The templates of the checkpoint.
+        targets: The templates of the model.
+    """
+
+    def __init__(self, sources: Sequence[Template], targets: Sequence[Template]) -> None:
+        """See which libraries' names occur on both sides."""
+        self._by_last: defaultdict[str, list[_Name]] = defaultdict(list)
+        for name in _NAMES:
+            self._by_last[name.tail[-1]].append(name)
+        spoken = {(name.library, name.role) for target in targets for name in self._spoken(target)}
+        self._goals: dict[str, list[_Name]] = defaultdict(list)
+        for name in _NAMES:
+            if (name.library, name.role) in spoken:
+                self._goals[name.role].append(name)
+        # Where the last names agree, a rewrite of the path says the same for all modules there, and better, unless
+        # names that do not agree have shown that these two libraries meet.
+        self._met = {
+            (name.library, goal.library)
+            for source in sources
+            for name in self._spoken(source)
+            for goal in self._goals.get(name.role, ())
+            if _leaf(goal.tail) != _leaf(name.tail)
+        }
+        self._wrapped = _base_weights(sources)
+        self.wrapped_targets = _base_weights(targets)
+
+    def forms(self, source: Template) -> list[Form]:
+        """Return the further readings of a template."""
+        form = source.forms[0]
+        found: list[Form] = []
+        if form.path[-1:] and form.path[-1] in self._wrapped:
+            found.append(form._replace(path=form.path[:-1]))
+        found += (
+            _translated(form, name, goal)
+            for name in (self._spoken(source) if self._met else ())
+            for goal in self._goals.get(name.role, ())
+            if name.tail != goal.tail and (name.library, goal.library) in self._met
+        )
+        return list(dict.fromkeys(found))
+
+    def _spoken(self, template: Template) -> Iterator[_Name]:
+        """The names that a template has, as libraries call them."""
+        form = template.forms[0]
+        for path in dict.fromkeys((form.path, _full(form))):
+            for name in self._by_last.get(path[-1], ()) if path else ():
+                at = len(path) - len(name.tail)
+                if at < 0 or path[at:] != name.tail or (NUMBER in path[:at]) == (name.role in OUTSIDE_LAYERS):
+                    continue
+                first = path[:at].count(NUMBER)
+                if all(d is None or template.constant(first + n) == d for n, d in enumerate(name.digits)):
+                    yield name
+
+
+def _leaf(tail: Path) -> Path:
+    return tail[-2:] if tail[-1] in {NUMBER, "weight"} else tail[-1:]
+
+
+def _full(form: Form) -> Path:
+    """The path with the parameter at its end."""
+    return (*form.path, form.family) if form.family in _PARAMETERS else form.path
+
+
+def _translated(form: Form, name: _Name, goal: _Name) -> Form:
+    path = _full(form)
+    is_whole = path[len(path) - len(name.tail) :] == name.tail
+    path = path if is_whole else form.path
+    head = path[: len(path) - len(name.tail)]
+    old, new = LIBRARIES[name.library].layers, LIBRARIES[goal.library].layers
+    at = head.index(NUMBER) if NUMBER in head else 0
+    if at and head[at - 1] == old:
+        head = (*head[: at - 1], new, *head[at:])
+    path = (*head, *goal.tail)
+    if form.is_lora or not is_whole:
+        return form._replace(path=path)
+    if path[-1] in _PARAMETERS:
+        return form._replace(path=path[:-1], family=path[-1])
+    return form._replace(path=path, family="")
+
+
+def _base_weights(templates: Sequence[Template]) -> frozenset[str]:
+    """What the LoRA layers of one side call the module with the base weight, other than PEFT's `base_layer`."""
+    held = {one.forms[0].path for one in templates if one.forms[0].path[-1:] and one.forms[0].path[-1] in BASE_WEIGHTS}
+    if not held:
+        return frozenset()
+    adapted = {one.forms[0].path for one in templates if one.forms[0].is_lora}
+    return frozenset(path[-1] for path in held if path[:-1] in adapted)
