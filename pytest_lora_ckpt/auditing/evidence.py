@@ -5,11 +5,14 @@ Everything is made at first use and kept, so that each check asks for what it ne
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.auditing.plain import from_plain
 from pytest_lora_ckpt.auditing.project import Once, Project, ProjectError
+from pytest_lora_ckpt.auditing.renamings import settle_renamings
 from pytest_lora_ckpt.auditing.result import CheckpointFacts, CompanionFacts, ComparisonFacts, Facts
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.comparison.companion import compare_with_companion
@@ -203,7 +206,7 @@ class AuditContext:
         model = self.project.model
         try:
             if self.loaded is not None and (model is None or self.loaded.stands_in_for(model)):
-                return self.loaded.match.report
+                return self.loaded.report
         except ProjectError:
             # With a model to compare with, a loader that fails is for the checks of the loaded model to report.
             if model is None:
@@ -211,7 +214,11 @@ class AuditContext:
         model = self.manifest if model is None else model
         if model is None:
             return self.file.alone
-        return compare_with_companion(self.checkpoint, model, stage=self.demands.stage).report
+        report = compare_with_companion(self.checkpoint, model, stage=self.demands.stage).report
+        with contextlib.suppress(ProjectError):  # As above.
+            if (loaded := self.loaded) is not None:
+                return settle_renamings(report, lambda: loaded.proof)
+        return report
 
     @property
     def manifest(self) -> Manifest | None:
@@ -260,4 +267,8 @@ class AuditContext:
         compared = self.report
         if compared.remapped is None:
             return Facts(components=compared.components)
-        return Facts(comparison=from_plain(ComparisonFacts, compared.to_dict()))
+        facts = from_plain(ComparisonFacts, compared.to_dict())
+        if "loader-renames" in {each.cause for each in compared.findings}:
+            applied = tuple(dataclasses.replace(rule, applied=rule.by == "you") for rule in facts.rules)
+            facts = dataclasses.replace(facts, rules=applied)
+        return Facts(comparison=facts)

@@ -16,6 +16,7 @@ from pytest_lora_ckpt.auditing.result import (
     CheckResult,
     Facts,
 )
+from pytest_lora_ckpt.findings import RENAMINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,7 +61,7 @@ def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         spec=spec,
         checkpoint=facts.checkpoint or CheckpointFacts(spec),
         verdict=verdict,
-        meaning=_meaning(verdict, facts, {each.cause for each in found}),
+        meaning=_meaning(verdict, facts, found),
         as_is=compared.as_is if compared else None,
         remapped=compared.remapped if compared else None,
         rules=compared.rules if compared else (),
@@ -74,9 +75,10 @@ def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
     )
 
 
-def _meaning(verdict: str, facts: Facts, causes: set[str]) -> str:
+def _meaning(verdict: str, facts: Facts, found: Iterable[Finding]) -> str:
     """Say how a verdict comes about: what failed, where nothing was compared, or how the tensors are loaded."""
-    proof = facts.proof
+    proof, causes = facts.proof, {each.cause for each in found}
+    dropped = any(each.cause in RENAMINGS and each.severity == "error" for each in found)
     if verdict == "not-compared":
         if facts.checkpoint is not None and facts.checkpoint.layout is None:
             return "the checkpoint cannot be read"
@@ -85,6 +87,10 @@ def _meaning(verdict: str, facts: Facts, causes: set[str]) -> str:
         )
     if verdict == "loads" and proof is not None and proof.counts.get("merged") and "adapter-merged" in causes:
         return "the adapter is merged into the weights"
+    if verdict == "loads-after-remap" and proof is not None and proof.proved:
+        return "everything is loaded: the loader renames the keys"
+    if verdict == "loads-after-remap" and dropped:
+        return "everything would load under other names: the loader drops it"
     return MEANINGS[verdict]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.auditing.project import ProjectError
+from pytest_lora_ckpt.auditing.renamings import settle_renamings
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.lora.layers import idle_copies
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.lora.layers import AdapterLayer
     from pytest_lora_ckpt.manifest import Manifest, ManifestComparison
     from pytest_lora_ckpt.proof import LoadedMatch, Proof, UpdateSize
+    from pytest_lora_ckpt.results import LoadReport
     from pytest_lora_ckpt.tensors import KeySet
 
 
@@ -55,6 +57,11 @@ class LoadedEvidence:
     def match(self) -> LoadedMatch:
         """Which tensor of the checkpoint belongs where in the loaded model."""
         return match_loaded(self.model, self._file.checkpoint, stage=self._stage, reference=self.reference)
+
+    @cached_property
+    def report(self) -> LoadReport:
+        """The checkpoint compared with the loaded model; its values say which renamings the loader does."""
+        return settle_renamings(self.match.report, lambda: self.proof)
 
     @cached_property
     def proof(self) -> Proof:

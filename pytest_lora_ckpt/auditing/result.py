@@ -84,7 +84,10 @@ class StateFacts:
 
 @dataclass(frozen=True, slots=True)
 class RuleFacts:
-    """One rule of the remapping: its text, how many keys it renames, who applies it, as a regex, and an example."""
+    """One rule of the remapping: its text, how many keys it renames, who applies it, as a regex, and an example.
+
+    `applied`: the loaded model shows that the project's loader does it.
+    """
 
     rule: str
     keys: int
@@ -92,6 +95,7 @@ class RuleFacts:
     pattern: str
     replacement: str
     example: tuple[str, ...]
+    applied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,6 +266,7 @@ _ALL = (
     ),
     _warning("key-convention", "Rename the keys into the convention that the model uses.", kinds=("convention",)),
     _warning("renamed-module", "Rename the modules as the model writes them."),
+    _note("loader-renames", ""),
     _note("benign-report", "Nothing to mend: an adapter does not hold the base weights; look only at the LoRA keys."),
     _note("strict-load-of-adapter", "Load with strict=False; the base weights come from the pretrained model."),
     # What the loaded model shows.
@@ -364,6 +365,22 @@ _ALL = (
         "Look at the weights of the first module named: it gives NaN, or the logits are infinite.",
     ),
 )
+
+RENAMINGS = frozenset(
+    {
+        "lightning-prefix",
+        "ddp-prefix",
+        "compile-prefix",
+        "fsdp-prefix",
+        "wrapper-prefix",
+        "vlm-refactor-prefix",
+        "adapter-name",
+        "modules-to-save",
+        "key-convention",
+        "renamed-module",
+    }
+)
+"""Causes that ask for a renaming."""
 
 CAUSES = {cause.slug: cause for cause in _ALL}
 """Every cause by its slug."""

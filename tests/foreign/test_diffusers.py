@@ -21,14 +21,9 @@ training_utils = pytest.importorskip("diffusers.training_utils")
 pytestmark = pytest.mark.foreign
 
 WRONG_TODAY: dict[str, str] = {
-    "plain": "healthy, and asks for a renaming of what arrived",
-    "plain-without-base": "healthy, and asks for a renaming of what arrived",
-    "plain-with-manifest": "healthy, and asks for a renaming of what arrived",
     "plain-directory": "healthy, and red: readable (a traceback)",
-    "metadata": "healthy, and asks for a renaming of what arrived",
     "metadata-ignored": "broken, and green",
     "metadata-scale-doubled": "broken, and green",
-    "kohya": "healthy, and asks for a renaming of what arrived",
     "kohya-fused": "healthy, and red: adapter-not-loaded, base-overwritten",
     "kohya-scale-doubled": "broken, and green",
     "kohya-fused-doubled": "broken, and red for another cause: adapter-not-loaded, base-overwritten",

@@ -18,7 +18,6 @@ lycoris = pytest.importorskip("lycoris", exc_type=ImportError)
 pytestmark = pytest.mark.foreign
 
 WRONG_TODAY: dict[str, str] = {
-    "locon": "healthy, and asks for a renaming of what arrived",
     "locon-merged": "healthy, and red: adapter-not-loaded, base-overwritten",
     "locon-merged-threefold": "broken, and red for another cause: adapter-not-loaded, base-overwritten",
     "locon-module-gone": "broken, and green",

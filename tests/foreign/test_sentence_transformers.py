@@ -22,11 +22,7 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.foreign
 
-WRONG_TODAY: dict[str, str] = {
-    "by-peft": "healthy, and asks for a renaming of what arrived",
-    "by-peft-without-base": "healthy, and asks for a renaming of what arrived",
-    "by-peft-with-manifest": "healthy, and asks for a renaming of what arrived",
-}
+WRONG_TODAY: dict[str, str] = {}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 

@@ -21,10 +21,7 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.foreign
 
-WRONG_TODAY: dict[str, str] = {
-    "sft-merged": "healthy, and asks for a renaming of what arrived",
-    "reward-merged": "healthy, and asks for a renaming of what arrived",
-}
+WRONG_TODAY: dict[str, str] = {}
 WEIGHTS = "adapter_model.safetensors"
 STEP: dict[str, Any] = {
     "max_steps": 1,

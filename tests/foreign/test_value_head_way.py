@@ -18,8 +18,6 @@ peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.foreign
 
 WRONG_TODAY: dict[str, str] = {
-    "attached": "healthy, and asks for a renaming of what arrived",
-    "attached-without-base": "healthy, and asks for a renaming of what arrived",
     "attached-with-manifest": "healthy, and red: trained-weights-missing, wrapper-prefix",
     "head-under-other-names": "broken, and green",
 }

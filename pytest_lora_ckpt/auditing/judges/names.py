@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.judges.judgement import failed, passed
-from pytest_lora_ckpt.findings import finding
+from pytest_lora_ckpt.findings import RENAMINGS, finding
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.wording import count
 
@@ -35,6 +35,9 @@ def keys(report: LoadReport) -> Judgement:
     errors = [each for each in report.findings if each.severity == "error"]
     # An adapter of zeros arrives as well: the check `values` fails it.
     arrives = report.verdict == "noop" and bool(state.loaded) and not any(counts.values())
+    dropped = [each.message for each in errors if each.cause in RENAMINGS]
+    if dropped and report.verdict == "loads-after-remap":
+        return failed(dropped[0], errors)
     return (passed if arrives or report.verdict in {"loads", "loads-after-remap"} else failed)(summary, errors)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.results import Component, Finding
 
 _COMPONENTS = 20
+_APPLIED = 3
 _SHOWN = {name for name, check in CHECKS.items() if check.show_when_passed}
 _WHO = {"torch": "nothing to do", "peft": "PEFT's loader does it", "you": "your loader must"}
 
@@ -100,11 +101,15 @@ def _components(rows: Sequence[Component], *, compared: bool) -> Iterator[str]:
 
 
 def _rules(rules: Sequence[RuleFacts]) -> Iterator[str]:
-    for number, rule in enumerate(rules, 1):
-        yield printable(f"  {number}. {rule.rule} ({count(rule.keys, 'key')}, {_WHO[rule.by]})", 2 * WIDTH)
+    shown = rules[:_APPLIED] if all(rule.applied for rule in rules) else rules
+    for number, rule in enumerate(shown, 1):
+        who = "your loader does it" if rule.applied else _WHO[rule.by]
+        yield printable(f"  {number}. {rule.rule} ({count(rule.keys, 'key')}, {who})", 2 * WIDTH)
         if rule.by != "torch":
             yield printable(f"     {rule.example[0]} -> {rule.example[1]}", 2 * WIDTH)
-    if any(rule.by == "you" for rule in rules):
+    if left := rules[len(shown) :]:
+        yield f"  … and {count(len(left), 'more rule')} that your loader applies"
+    if any(rule.by == "you" and not rule.applied for rule in rules):
         yield "  before load_state_dict:"
         yield from (f"    {line}" for line in _code(rules))
 
@@ -142,5 +147,5 @@ def _finding(finding: Finding, *, with_remedy: bool) -> Iterator[str]:
     yield from wrap(f"{finding.severity}: {finding.message} [{finding.cause}]", "    ")
     if finding.severity != "note":
         yield from (f"    {line}" for line in key_groups(finding.keys))
-    if with_remedy:
+    if with_remedy and finding.remedy:
         yield from wrap(f"-> {finding.remedy}", "     ", first="  ")

@@ -1,0 +1,59 @@
+"""Renamings that the keys need, settled by the loaded model: the loader does them, or drops what they name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.findings import RENAMINGS, finding
+from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.wording import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_lora_ckpt.proof import Proof, ProvedTensor
+    from pytest_lora_ckpt.results import Finding, LoadReport
+
+_ARRIVED = {"equal", "cast", "merged"}
+_DROPPED = {"still-initial", "adapter-not-loaded"}
+
+
+def settle_renamings(report: LoadReport, prove: Callable[[], Proof]) -> LoadReport:
+    """Say of each renaming that the keys need whether the loader does it, as the values show.
+
+    What arrived needs no renaming any more: one note says that the loader does it. Where nothing arrived, the names are
+    why, and the finding becomes an error.
+
+    Args:
+        report: The checkpoint compared with the model.
+        prove: Proves the loaded model; called only where there is a renaming.
+    """
+    if not any(each.cause in RENAMINGS for each in report.findings):
+        return report
+    rows = {row.key: row for row in prove().tensors}
+    kept: list[Finding] = []
+    done = False
+    for each in report.findings:
+        ends = _ends(each, rows) if each.cause in RENAMINGS else set[str | None]()
+        if not ends & _ARRIVED and ends & _DROPPED:
+            message = f"{each.message.rstrip('.')}: the loader drops {len(each.keys)} of them."
+            kept.insert(0, dataclasses.replace(each, severity="error", message=message))
+        elif ends & _ARRIVED and not ends & _DROPPED:
+            done = True
+        else:
+            kept.append(each)
+    if done and report.remapping is not None:
+        rules = [rule.text for rule in report.remapping.rules if rule.by == "you"]
+        kept.append(finding("loader-renames", f"Your loader renames the keys: {listed(rules).rstrip('.')}."))
+    return dataclasses.replace(report, findings=tuple(kept))
+
+
+def _ends(each: Finding, rows: Mapping[str, ProvedTensor]) -> set[str | None]:
+    """Return how the tensors of a finding ended: outcomes, and causes of those that differ.
+
+    Base weights are equal whoever loads them; so of adapter parameters and base weights only the former are asked.
+    """
+    asked = [key for key in each.keys if parse_key(key).is_adapter] or each.keys
+    found = [rows[key] for key in asked if key in rows]
+    return {row.cause if row.outcome == "differs" else row.outcome for row in found}
