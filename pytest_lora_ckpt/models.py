@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from pytest_lora_ckpt.keys.grammar import parse_key
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 
@@ -39,9 +43,46 @@ def model_keys(model: torch.nn.Module) -> KeySet:
     if not is_module(model):
         raise TypeError(f"model_keys() takes a torch.nn.Module, and was given {describe(model)}.")
     # keep_vars leaves the parameters themselves, so that one tensor under two names is seen as one object even on meta.
-    state = model.state_dict(keep_vars=True)
+    return keys_of_state(model, model.state_dict(keep_vars=True))
+
+
+def keys_of_state(model: torch.nn.Module, state: Mapping[str, Any]) -> KeySet:
+    """List the keys of a model whose state dict, made with `keep_vars=True`, is at hand."""
     held = {key: value for key, value in state.items() if is_tensor(value) and not _is_lazy(value)}
-    return KeySet({key: _tensor_info(value) for key, value in held.items()})
+    return KeySet({key: _tensor_info(value) for key, value in held.items()}, published=_published_renaming(model))
+
+
+def _published_renaming(model: torch.nn.Module) -> Callable[[str], str] | None:
+    """Return how transformers renames older checkpoints of its classes in this model; None without such a class.
+
+    See `get_model_conversion_mapping` in transformers/conversion_mapping.py, from version 5. Only what renames one key
+    is asked, not what splits or fuses tensors.
+    """
+    if "transformers.modeling_utils" not in sys.modules:
+        return None
+    try:
+        from transformers import PreTrainedModel
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+    except ImportError:
+        return None
+    steps: list[tuple[str, WeightRenaming]] = []
+    outer: list[str] = []
+    for path, module in model.named_modules():
+        if isinstance(module, PreTrainedModel) and not any(not own or path.startswith(f"{own}.") for own in outer):
+            outer.append(path)
+            with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+                prefix = "".join(f"{segment}." for segment in parse_key(f"{path}.weight".lstrip(".")).modules)
+                known = get_model_conversion_mapping(module)
+                steps += ((prefix, step) for step in known if isinstance(step, WeightRenaming))
+
+    def rename(key: str) -> str:
+        for prefix, step in steps:
+            if key.startswith(prefix):
+                key = prefix + step.rename_source_key(key[len(prefix) :])[0]
+        return key
+
+    return rename if steps else None
 
 
 def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
@@ -60,7 +101,7 @@ def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
     elif isinstance(keys := getattr(source, "keys", None), KeySet):
         source = keys
     if isinstance(source, KeySet):
-        return KeySet(source, [*source.aliases, *groups]) if groups else source
+        return KeySet(source, [*source.aliases, *groups], published=source.published) if groups else source
     if isinstance(source, Mapping):
         return KeySet(_infos_of(source), groups)
     raise TypeError(

@@ -87,6 +87,7 @@ class KeySet(Mapping[str, TensorInfo]):
     Args:
         infos: key -> `TensorInfo`, in the order of the state dict.
         aliases: Further groups of keys that name one tensor, in addition to those seen in `TensorInfo.storage`.
+        published: For the keys of a model: what its library calls a key of an older checkpoint today.
 
     Example:
         >>> keys = KeySet({"lm_head.weight": TensorInfo((8, 4), storage=1),
@@ -95,10 +96,17 @@ class KeySet(Mapping[str, TensorInfo]):
         (('embed_tokens.weight', 'lm_head.weight'),)
     """
 
-    __slots__ = ("_derived", "_infos", "aliases")
+    __slots__ = ("_derived", "_infos", "aliases", "published")
 
-    def __init__(self, infos: Mapping[str, TensorInfo], aliases: Iterable[Iterable[str]] = ()) -> None:
+    def __init__(
+        self,
+        infos: Mapping[str, TensorInfo],
+        aliases: Iterable[Iterable[str]] = (),
+        *,
+        published: Callable[[str], str] | None = None,
+    ) -> None:
         """See the class."""
+        self.published = published
         self._infos = dict(infos)
         self._derived: dict[Callable[[KeySet], Any], Any] = {}
         self.aliases: tuple[tuple[str, ...], ...] = _alias_groups(self._infos, aliases)

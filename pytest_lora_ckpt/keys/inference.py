@@ -53,7 +53,8 @@ def infer_remapping(
 
     Args:
         checkpoint_keys: Key -> shape or `TensorInfo`; a `KeySet` brings its aliases along.
-        model_keys: The same for the model that is to receive the tensors.
+        model_keys: The same for the model that is to receive the tensors; a `KeySet` also brings what its library
+            renames.
         adapter_name: The adapter of the model that a checkpoint without adapter names is for, if the model has it;
             else the model's only one.
         adapter_config: PEFT's `adapter_config.json` as a dict, if there is one; only `modules_to_save` is used.
@@ -90,7 +91,7 @@ class _Search:
         trained = bool(adapter_config and adapter_config.get("modules_to_save")) or any(
             template.forms[0].is_lora or template.names[0].startswith(".base_model.model.") for template in self.sources
         )
-        self.translator = Translator(self.sources, self.targets)
+        self.translator = Translator(self.sources, self.targets, getattr(model_keys, "published", None))
         self.index = ModelIndex(self.targets, trained_first=trained, base_weights=self.translator.wrapped_targets)
         self.group_of = {key: at for at, group in enumerate(aliases) for key in group}
         self.rewrites = Rewrites()

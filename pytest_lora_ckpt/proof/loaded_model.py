@@ -10,7 +10,7 @@ import torch
 
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.layers import AdapterLayer, active_adapter, adapter_layers
-from pytest_lora_ckpt.models import as_key_set, is_module, is_tensor
+from pytest_lora_ckpt.models import is_module, keys_of_state
 from pytest_lora_ckpt.wording import dtype_name, type_name
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class LoadedModel:
     @cached_property
     def keys(self) -> KeySet:
         """The keys of the tensors, with shapes, dtypes and aliases (`model_keys`)."""
-        return as_key_set({key: value for key, value in self.state.items() if is_tensor(value)})
+        return keys_of_state(self.module, self.state)
 
     @property
     def parsed(self) -> Mapping[str, ParsedKey]:

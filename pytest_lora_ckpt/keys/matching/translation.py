@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path
+from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path, read_forms
+from pytest_lora_ckpt.keys.grammar import ParsedKey, plain_reading
 from pytest_lora_ckpt.vocabulary.conventions import BASE_WEIGHTS, LIBRARIES, OUTSIDE_LAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_lora_ckpt.keys.templates import Template
 
@@ -49,9 +50,15 @@ class Translator:
     Args:
         sources: The templates of the checkpoint.
         targets: The templates of the model.
+        published: What the model's library calls a key of an older checkpoint today, if it says so.
     """
 
-    def __init__(self, sources: Sequence[Template], targets: Sequence[Template]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Template],
+        targets: Sequence[Template],
+        published: Callable[[str], str] | None = None,
+    ) -> None:
         """See which libraries' names occur on both sides."""
         self._by_last: defaultdict[str, list[_Name]] = defaultdict(list)
         for name in _NAMES:
@@ -72,6 +79,10 @@ class Translator:
         }
         self._wrapped = _base_weights(sources)
         self.wrapped_targets = _base_weights(targets)
+        self._publish = published
+        self._places = (
+            {(form.path, form.family) for target in targets for form in target.forms[:1]} if published else {}
+        )
 
     def forms(self, source: Template) -> list[Form]:
         """Return the further readings of a template."""
@@ -85,7 +96,21 @@ class Translator:
             for goal in self._goals.get(name.role, ())
             if name.tail != goal.tail and (name.library, goal.library) in self._met
         )
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*found, *self._published(source)]))
+
+    def _published(self, source: Template) -> list[Form]:
+        """Read a template as the model's own library does, if that gives a place that the model has."""
+        if self._publish is None:
+            return []
+        key = ParsedKey(next(iter(source.members.values())), source.reading).plain
+        now = self._publish(key)
+        if now == key:
+            return []
+        marked = tuple(NUMBER if segment.isdigit() else segment for segment in now.split("."))
+        read = read_forms(marked, plain_reading(marked))[0]
+        form = source.forms[0]
+        form = form._replace(path=read.path, family=form.family if form.is_lora else read.family)
+        return [form] if (form.path, form.family) in self._places else []
 
     def _spoken(self, template: Template) -> Iterator[_Name]:
         """The names that a template has, as libraries call them."""
