@@ -92,9 +92,11 @@ def prove_match(
     # Of two files with the same tensor, such as one of an earlier stage, the loader takes one.
     kept = [(part, tuple(row for row in rows if _counts(row, held))) for part, rows in parts]
     findings = [*_findings(own), *(each for part, rows in kept for each in _findings_of(part, rows))]
+    renamed = [each for part in match.parts if not part.is_meant for each in prover.under_other_names(part)]
     homeless = tuple(key for part in match.parts if part.is_meant for key in part.homeless)
+    homeless += tuple(key for each in renamed for key in each.keys)
     tensors = (*own, *(row for _, rows in kept for row in rows))
-    return Proof(tensors, match.report, match.merge, tuple(findings), homeless)
+    return Proof(tensors, match.report, match.merge, (*findings, *renamed), homeless)
 
 
 class _Prover:
@@ -134,6 +136,24 @@ class _Prover:
             if row.outcome == "differs" and self._is_of_the_base(model_key, file):
                 continue  # Not what was trained: the base model's own.
             yield row
+
+    def under_other_names(self, part: Part) -> Iterator[Finding]:
+        """Find a companion without any place, of whose shapes the model has tensors that come from nowhere else."""
+        bases = tuple(self.reference.bases()) if self.reference else ()
+        if not bases or part.companion.kind != "weights" or part.report is None:
+            return
+        sourced = {*self.key_at, *self.companion_key_at, *(name for each in self.match.parts for name in each.mapping.values())}
+        sourced |= {name for base in bases for name in base.key_of}
+        shapes: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for model_key, info in self.loaded.keys.items():
+            if model_key not in sourced and not self.loaded.parsed[model_key].is_adapter:
+                shapes[info.shape].append(model_key)
+        places = [(key, shapes[info.shape].pop(0)) for key, info in part.checkpoint.keys.items() if shapes[info.shape]]
+        if len(places) == len(part.checkpoint.keys):
+            why = "have no place in the model by their names, and the model has tensors of the same shapes that neither "
+            why += "the checkpoint nor the base model provides: rename "
+            why += ", ".join(f"{printable(key)} to {printable(place)}" for key, place in places[:2])
+            yield part.not_loaded([key for key, _ in places], why)
 
     def _is_of_the_base(self, model_key: str, file: torch.Tensor) -> bool:
         base = self.reference.read(model_key) if self.reference else None
@@ -204,15 +224,15 @@ _NOT_LOADED = frozenset({"still-initial", "values-differ", "earlier-value"})
 
 
 def _findings_of(part: Part, tensors: tuple[ProvedTensor, ...]) -> Iterator[Finding]:
-    """One finding for what of a companion was not loaded, and one for each other cause."""
-    lost = [row for row in tensors if row.cause in _NOT_LOADED]
+    """One finding for what of a file was not loaded, and one for each other cause."""
+    lost = [row for row in tensors if row.cause in _NOT_LOADED and part.companion.kind == "weights"]
     if lost:
         why = f"are not in the loaded model: {printable(lost[0].model_key)} holds {lost[0].how}"
         yield part.not_loaded([row.key for row in lost], why)
-    yield from _findings(tuple(row for row in tensors if row.cause not in _NOT_LOADED))
+    yield from _findings(tuple(row for row in tensors if row not in lost), f" in {printable(part.name)}")
 
 
-def _findings(tensors: tuple[ProvedTensor, ...]) -> Iterator[Finding]:
+def _findings(tensors: tuple[ProvedTensor, ...], where: str = "") -> Iterator[Finding]:
     """One finding for each cause, with the first tensor as the example."""
     by_cause: Mapping[str, list[ProvedTensor]] = defaultdict(list)
     for each in tensors:
@@ -222,5 +242,5 @@ def _findings(tensors: tuple[ProvedTensor, ...]) -> Iterator[Finding]:
         adapters = sum(parse_key(row.key).is_adapter for row in rows)
         of_adapter = f" ({adapters} of the adapter)" if adapters else ""
         example = f"{printable(rows[0].model_key)} holds {rows[0].how}"
-        message = f"{len(rows)} of {len(tensors)} tensors{of_adapter} hold {CAUSES[cause].phrase}: {example}."
+        message = f"{len(rows)} of {len(tensors)} tensors{where}{of_adapter} hold {CAUSES[cause].phrase}: {example}."
         yield finding(cause, message, [row.key for row in rows])
