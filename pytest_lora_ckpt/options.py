@@ -148,6 +148,13 @@ def _manifest(text: str, base: Path) -> Path:
     return path
 
 
+def _companion(text: str, base: Path) -> Path:
+    path = base / Path(text).expanduser()
+    if not path.exists():
+        raise ValueError("there is no such file or directory.")
+    return path
+
+
 def _report(text: str, base: Path) -> Path:
     from pytest_lora_ckpt.auditing.render import ENDINGS
 
@@ -229,6 +236,15 @@ _ROWS = (
         "default the lora_manifest.json next to the checkpoint.",
         "FILE",
         _manifest,
+    ),
+    Option(
+        "lora_companion",
+        "Trained weights in a file or adapter directory that lies elsewhere (repeatable): part of the checkpoint, as "
+        "are those that are found in an adapter's directory; or override the fixture lora_companions.",
+        "PATH",
+        _companion,
+        (),
+        "many",
     ),
     Option(
         "lora_faults",
@@ -326,6 +342,7 @@ class Settings:
     min_ratio: float
     report: tuple[Path, ...]
     manifest: Path | None
+    companion: tuple[Path, ...]
     faults: list[str] | None
     fault_timeout: float | None
     strict: bool
@@ -337,7 +354,7 @@ class Settings:
         """What is asked of each checkpoint."""
         from pytest_lora_ckpt.comparison.stages import Demands
 
-        return Demands(self.stage, self.stages, self.min_ratio, self.strict, self.manifest)
+        return Demands(self.stage, self.stages, self.min_ratio, self.strict, self.manifest, self.companion)
 
 
 def read_settings(options: Reading) -> Settings:

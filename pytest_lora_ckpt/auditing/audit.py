@@ -34,6 +34,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
     stages: Mapping[str, Stage] = STAGES,
     min_ratio: float = 1.0,
     manifest: str | os.PathLike[str] | None = None,
+    companions: Iterable[str | os.PathLike[str]] = (),
     strict: bool = False,
     checks: Iterable[str] | None = None,
 ) -> AuditResult:
@@ -54,6 +55,8 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
         stages: The training stages of the project by name.
         min_ratio: Minimum fraction of the required keys that must load after remapping.
         manifest: What was written at training time; a `lora_manifest.json` next to the checkpoint by default.
+        companions: Trained weights in files or adapter directories that lie elsewhere: part of the checkpoint, as are
+            those that are found in an adapter's directory.
         strict: Count a check that could not be made as failed, not as skipped.
         checks: Names of the checks to make; all by default.
 
@@ -83,7 +86,9 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
     location = path if isinstance(path, str) and "://" in path else Path(path)
     context = AuditContext(
         location,
-        Demands(stage, stages, min_ratio, strict, None if manifest is None else Path(manifest)),
+        Demands(
+            stage, stages, min_ratio, strict, None if manifest is None else Path(manifest), tuple(map(Path, companions))
+        ),
         Project(location, called="The argument {}="),
     )
     given = {"model": model, "inputs": inputs, "generate_inputs": generate_inputs, "base_model": base_model}

@@ -14,7 +14,7 @@ from pytest_lora_ckpt.auditing.plain import from_plain
 from pytest_lora_ckpt.auditing.project import Once, Project, ProjectError
 from pytest_lora_ckpt.auditing.renamings import settle_renamings
 from pytest_lora_ckpt.auditing.result import CheckpointFacts, CompanionFacts, ComparisonFacts, Facts
-from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
+from pytest_lora_ckpt.checkpoint import CheckpointError, name_companions, open_checkpoint
 from pytest_lora_ckpt.comparison.companion import compare_with_companion
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import Demands, detect_stage
@@ -157,8 +157,11 @@ class AuditContext:
         self.project = project or Project(path)
         self.failures: dict[tuple[str, str], str] = {}
         """What the project's own code failed with: cause and message -> the first check that needed it."""
-        self._file = Once(lambda: FileEvidence(open_checkpoint(path), self.demands.stages), (CheckpointError,))
+        self._file = Once(lambda: FileEvidence(self._open(), self.demands.stages), (CheckpointError,))
         self._manifest = Once(self._read_manifest, (ProjectError,))
+
+    def _open(self) -> Checkpoint:
+        return name_companions(open_checkpoint(self.path), self.demands.companions)
 
     @property
     def file(self) -> FileEvidence:

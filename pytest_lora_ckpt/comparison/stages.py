@@ -95,6 +95,7 @@ class Demands:
         min_ratio: Least share of the needed model keys loaded after remapping, from 0.0 to 1.0.
         strict: A check that could not be made counts as failed.
         manifest: The manifest of its training; None looks for one next to it.
+        companions: Files and adapter directories that are part of it, wherever they lie.
     """
 
     stage: Stage | None = None
@@ -102,6 +103,7 @@ class Demands:
     min_ratio: float = 1.0
     strict: bool = False
     manifest: Path | None = None
+    companions: tuple[Path, ...] = ()
 
 
 def detect_stage(

@@ -142,7 +142,11 @@ class _Prover:
         bases = tuple(self.reference.bases()) if self.reference else ()
         if not bases or part.companion.kind != "weights" or part.report is None:
             return
-        sourced = {*self.key_at, *self.companion_key_at, *(name for each in self.match.parts for name in each.mapping.values())}
+        sourced = {
+            *self.key_at,
+            *self.companion_key_at,
+            *(name for each in self.match.parts for name in each.mapping.values()),
+        }
         sourced |= {name for base in bases for name in base.key_of}
         shapes: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for model_key, info in self.loaded.keys.items():
@@ -150,7 +154,9 @@ class _Prover:
                 shapes[info.shape].append(model_key)
         places = [(key, shapes[info.shape].pop(0)) for key, info in part.checkpoint.keys.items() if shapes[info.shape]]
         if len(places) == len(part.checkpoint.keys):
-            why = "have no place in the model by their names, and the model has tensors of the same shapes that neither "
+            why = (
+                "have no place in the model by their names, and the model has tensors of the same shapes that neither "
+            )
             why += "the checkpoint nor the base model provides: rename "
             why += ", ".join(f"{printable(key)} to {printable(place)}" for key, place in places[:2])
             yield part.not_loaded([key for key, _ in places], why)

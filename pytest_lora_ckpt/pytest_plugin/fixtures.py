@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.scoring import InjectedFault
     from pytest_lora_ckpt.scoring.harness import LoaderHarness
 
-OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_generate_inputs", "lora_base_model")
+OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_generate_inputs", "lora_base_model", "lora_companions")
 """Fixtures that a project overrides in its `conftest.py`."""
 
 NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
@@ -61,12 +61,14 @@ def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
-def _lora_run(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> AuditContext:
+def _lora_run(
+    lora_ckpt: Path | str, lora_companions: Sequence[Path | str], request: pytest.FixtureRequest
+) -> AuditContext:
     """The checkpoint under test, with all that is known of it so far; let go when the next one comes."""
     sources = _sources(request)
     if sources is None:
         pytest.skip(NEEDS_OPTION)
-    return sources.context(lora_ckpt)
+    return sources.context(lora_ckpt, lora_companions)
 
 
 @pytest.fixture
@@ -123,6 +125,16 @@ def lora_base_model(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> to
     """
     sources = _sources(request)
     return sources.at[lora_ckpt].base_model() if sources else None
+
+
+@pytest.fixture(scope="session")
+def lora_companions(request: pytest.FixtureRequest) -> Sequence[Path | str]:
+    """Paths of trained weights that lie elsewhere than in the adapter's directory: what `--lora-companion` names.
+
+    Override it, with the scope of the session.
+    """
+    sources = _sources(request)
+    return sources.companions if sources else ()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pytest_lora_ckpt.options import REPLICA, Settings
 from pytest_lora_ckpt.pytest_plugin.settings import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pytest_lora_ckpt.comparison.stages import Stage
 
@@ -106,11 +106,17 @@ class Sources:
         self.at[path] = wanted
         return path
 
-    def context(self, path: Path | str) -> AuditContext:
-        """Begin to look at a checkpoint."""
+    def context(self, path: Path | str, companions: Iterable[Path | str]) -> AuditContext:
+        """Begin to look at a checkpoint with its companions."""
         wanted, demands = self.at[path], self._settings.demands
-        demands = dataclasses.replace(demands, stage=demands.stage or wanted.stage)
+        given = tuple(map(Path, companions))
+        demands = dataclasses.replace(demands, stage=demands.stage or wanted.stage, companions=given)
         return AuditContext(path, demands, Project(path, _OUTCOMES), spec=wanted.spec)
+
+    @property
+    def companions(self) -> tuple[Path, ...]:
+        """What `--lora-companion` names."""
+        return self._settings.companion
 
     def model(self) -> Any:
         """Return what `--lora-model` makes, or the keys of the manifest that it names; None without it.

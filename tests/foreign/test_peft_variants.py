@@ -40,7 +40,6 @@ WRONG_TODAY: dict[str, str] = {
     "targets-that-this-model-lacks-merged": "healthy, and red: config-targets",
     "hotswapped-into-a-padded-slot": "healthy, and red: rank-mismatch",
     "never-swapped-in": "broken, and red for another cause: rank-mismatch",
-    "second-never-loaded": "broken, and green",
 }
 LOST = (
     "lost-weights",

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.foreign
 
 WRONG_TODAY: dict[str, str] = {
     "attached-with-manifest": "healthy, and red: trained-weights-missing, wrapper-prefix",
-    "head-under-other-names": "broken, and green",
 }
 HEAD = "value_head.safetensors"
 
