@@ -68,6 +68,7 @@ def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         components=(compared.components if compared else None) or facts.components or (),
         proof=facts.proof,
         updates=facts.updates or (),
+        provenance=facts.provenance or {},
         faults=facts.faults,
         checks=tuple(CheckResult(report.name, report.outcome, report.summary) for report in merged),
         findings=tuple(_distinct(found)),

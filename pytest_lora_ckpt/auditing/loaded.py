@@ -11,16 +11,20 @@ from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.auditing.renamings import settle_renamings
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.layers import idle_copies
 from pytest_lora_ckpt.manifest import compare_model
 from pytest_lora_ckpt.models import as_key_set, is_module
 from pytest_lora_ckpt.proof import (
     BaseWeights,
+    Given,
     LoadedModel,
     Reference,
     default_inputs,
     match_loaded,
     prove_match,
+    trace,
+    trained_rows,
     update_sizes,
 )
 
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.lora.layers import AdapterLayer
     from pytest_lora_ckpt.manifest import Manifest, ManifestComparison
-    from pytest_lora_ckpt.proof import LoadedMatch, Proof, UpdateSize
+    from pytest_lora_ckpt.proof import LoadedMatch, Proof, Provenance, UpdateSize
     from pytest_lora_ckpt.results import LoadReport
     from pytest_lora_ckpt.tensors import KeySet
 
@@ -88,7 +92,9 @@ class LoadedEvidence:
         if given is None:
             return self._named_base()
         try:
-            return BaseWeights(given if is_module(given) else open_checkpoint(given), self.model)
+            return BaseWeights(
+                given if is_module(given) else open_checkpoint(given), self.model, self._file.lora_config
+            )
         except CheckpointError as error:
             # Not the checkpoint under test: what the project gives with it.
             remedy = f"{error.remedy} Or give lora_base_model the base model itself."
@@ -100,7 +106,7 @@ class LoadedEvidence:
         named = (self._file.checkpoint.adapter_config or {}).get("base_model_name_or_path")
         if isinstance(named, str) and named and Path(named).is_dir():
             with contextlib.suppress(CheckpointError):
-                return BaseWeights(open_checkpoint(named), self.model)
+                return BaseWeights(open_checkpoint(named), self.model, self._file.lora_config)
         return None
 
     @cached_property
@@ -112,7 +118,7 @@ class LoadedEvidence:
     def _bases(self) -> tuple[BaseWeights, ...]:
         bases = [self.base] if self.base else []
         if is_module(self._project.model):
-            model = BaseWeights(self._project.model, self.model)
+            model = BaseWeights(self._project.model, self.model, self._file.lora_config)
             # A loader may load into the very model that the project gives.
             bases += [] if model.shares_memory_with(self._project.loaded) else [model]
         return tuple(bases)
@@ -170,27 +176,41 @@ class LoadedEvidence:
         """The size of each update in the loaded model, against that of the weight that it changes."""
         return tuple(update_sizes(self.layers))
 
-    def provided(self, unannounced: Collection[str]) -> set[str]:
-        """Return the keys of the loaded model that the checkpoint is meant to provide, or to change by a merge.
+    def given(self, unannounced: Collection[str]) -> Given:
+        """Return what the checkpoint is meant to give to the loaded model.
 
         Args:
             unannounced: Keys of base weights in an adapter file that its config does not announce.
         """
         merge, mapping = self.match.merge, self.match.report.mapping
         further = {place for part in self.match.parts for place in part.mapping.values()}
-        further = {name for place in further for name in self.model.aliases.get(place, (place,))}
-        if merge is not None:
-            as_in_base = {each.model_key for each in merge.modules if each.kind == "base"}
-            merged = {each.model_key for each in merge.modules if each.model_key}
-            return ({*mapping.values(), *merged} - as_in_base) | further
+        config = self._file.lora_config or AdapterConfig.of(None)
+        aliases = self.model.aliases
         # What LoRA adapts is frozen, whichever file provides it; unannounced weights in an adapter file are not meant.
         frozen = {layer.module for layer in self.layers}
-        return further | {
+        keys = {
             name
             for key, model_key in mapping.items()
-            if model_key.rpartition(".base_layer.weight")[0] not in frozen and key not in unannounced
-            for name in self.model.aliases.get(model_key, (model_key,))
+            if merge is not None
+            or (model_key.rpartition(".base_layer.weight")[0] not in frozen and key not in unannounced)
+            for name in aliases.get(model_key, (model_key,))
+            # A module that was trained apart from another is not that other's new value.
+            if name == model_key or config.tied or not config.is_saved(key) or config.is_saved(name)
         }
+        modules = merge.modules if merge is not None else ()
+        as_in_base = {each.model_key for each in modules if each.kind == "base"}
+        merged = {each.model_key for each in modules if each.model_key} - as_in_base
+        rows = {
+            name: each.rows
+            for each in trained_rows(self.model, self._file.checkpoint)
+            for name in aliases.get(each.model_key, (each.model_key,))
+        }
+        further |= {name for place in further for name in aliases.get(place, ())}
+        return Given((keys - as_in_base) | further, merged, rows, config)
+
+    def provenance(self, base: BaseWeights, unannounced: Collection[str]) -> Provenance:
+        """Return where each tensor of the loaded model comes from."""
+        return trace(self.model, base, self.given(unannounced))
 
 
 def _same_keys(one: KeySet, other: KeySet) -> bool:

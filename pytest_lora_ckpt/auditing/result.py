@@ -151,6 +151,7 @@ class Facts:
     comparison: ComparisonFacts | None = None
     proof: ProofFacts | None = None
     updates: tuple[UpdateFacts, ...] | None = None
+    provenance: Mapping[str, Mapping[str, int]] | None = None
     faults: Mapping[str, Any] | None = None
 
     def __or__(self, other: Facts) -> Facts:
@@ -225,6 +226,7 @@ class AuditResult:
         findings: Causes and remedies, the gravest first, each once.
         proof: The proof by value; None without a loaded model.
         updates: The size of each update in the loaded model.
+        provenance: Where the loaded model's tensors come from: component -> origin -> how many; empty without a base.
         faults: The score of the loader (`LoaderScore.to_dict()`), where it was asked for.
         errors: The exceptions behind failed checks, with their tracebacks; only in the process that made the audit.
     """
@@ -239,6 +241,7 @@ class AuditResult:
     components: tuple[Component, ...] = ()
     proof: ProofFacts | None = None
     updates: tuple[UpdateFacts, ...] = ()
+    provenance: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     faults: Mapping[str, Any] | None = None
     checks: tuple[CheckResult, ...] = ()
     findings: tuple[Finding, ...] = ()

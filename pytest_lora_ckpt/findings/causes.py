@@ -337,6 +337,16 @@ _ALL = (
         "base-overwritten",
         "Load the base model anew and the adapter on it: these base weights are not the base model's.",
     ),
+    Cause(
+        "base-not-moved",
+        "Load with PeftModel.from_pretrained and the adapter_config.json of training, or convert the adapter when "
+        "saving (path_initial_model_for_weight_conversion): its factors fit the weights that PEFT's start left.",
+    ),
+    Cause(
+        "from-nowhere",
+        "Load these weights too: neither the checkpoint nor the base model has them, so they hold what the model was "
+        "built with.",
+    ),
     # What the manifest of training shows.
     Cause("manifest-unreadable", "Give the manifest that this release of pytest-lora-ckpt can read."),
     Cause(

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora import fields
 from pytest_lora_ckpt.lora.patterns import PatternError, Patterns
-from pytest_lora_ckpt.vocabulary.lora import HEAD_TASKS, LORA_METHODS, PEFT_PREFIX
+from pytest_lora_ckpt.vocabulary.lora import HEAD_TASKS, LORA_METHODS, MOVING_INITS, PEFT_PREFIX
 from pytest_lora_ckpt.vocabulary.models import SEQUENCE_HEADS
-
-# Larger numbers are none that training uses, and an integer may be too large for a float.
-_HUGE = 1e300
 
 _Number = TypeVar("_Number", int, float)
 
@@ -116,6 +114,10 @@ class AdapterConfig:
         rank_pattern: Name or regular expression -> rank.
         alpha_pattern: Name or regular expression -> alpha.
         invocation: `alora_invocation_tokens`: the adapter acts only after these.
+        start: `init_lora_weights`, where that is a name.
+        replicated: By `layer_replication`, the base model's layer behind each layer; empty without it.
+        tokens: `trainable_token_indices`: name of an embedding, or "" for the input embedding -> trained rows.
+        tied: `ensure_weight_tying`.
         patterns: Matches the regular expressions, all of them within one time limit.
     """
 
@@ -134,6 +136,10 @@ class AdapterConfig:
     layers_pattern: tuple[str, ...]
     rank_pattern: PatternTable[int]
     alpha_pattern: PatternTable[float]
+    start: str
+    replicated: tuple[int, ...]
+    tokens: Mapping[str, tuple[int, ...]]
+    tied: bool
     invocation: tuple[int, ...]
     patterns: Patterns = field(repr=False)
 
@@ -148,29 +154,35 @@ class AdapterConfig:
         """
         if isinstance(content, AdapterConfig):
             return content
-        fields: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
-        read = fields.get
+        entries: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+        read = entries.get
         layers = read("layers_to_transform")
-        numbers = frozenset(each for each in _listed(layers) if isinstance(each, int) and not isinstance(each, bool))
+        numbers = frozenset(
+            each for each in fields.listed(layers) if isinstance(each, int) and not isinstance(each, bool)
+        )
         method = read("peft_type")
         patterns = Patterns()
         return cls(
-            method=_text(method) or (None if method is None else str(method)),
-            task=_text(read("task_type")),
-            rank=_whole(read("r")),
-            alpha=_number(read("lora_alpha")),
-            rslora=_flag(read("use_rslora")),
-            dora=_flag(read("use_dora")),
-            bias=_text(read("bias")),
-            targets=_names_or_pattern(read("target_modules")),
-            excluded=_names_or_pattern(read("exclude_modules")),
-            parameters=_names(read("target_parameters"), alone=False),
-            saved=_names(read("modules_to_save"), alone=False),
+            method=fields.text(method) or (None if method is None else str(method)),
+            task=fields.text(read("task_type")),
+            rank=fields.whole(read("r")),
+            alpha=fields.number(read("lora_alpha")),
+            rslora=fields.flag(read("use_rslora")),
+            dora=fields.flag(read("use_dora")),
+            bias=fields.text(read("bias")),
+            targets=fields.names_or_pattern(read("target_modules")),
+            excluded=fields.names_or_pattern(read("exclude_modules")),
+            parameters=fields.names(read("target_parameters"), alone=False),
+            saved=fields.names(read("modules_to_save"), alone=False),
             layers=None if layers is None else numbers,
-            layers_pattern=_names(read("layers_pattern")),
-            rank_pattern=PatternTable("rank_pattern", read("rank_pattern"), _whole, patterns),
-            alpha_pattern=PatternTable("alpha_pattern", read("alpha_pattern"), _number, patterns),
-            invocation=tuple(each for each in _listed(read("alora_invocation_tokens")) if isinstance(each, int)),
+            layers_pattern=fields.names(read("layers_pattern")),
+            rank_pattern=PatternTable("rank_pattern", read("rank_pattern"), fields.whole, patterns),
+            alpha_pattern=PatternTable("alpha_pattern", read("alpha_pattern"), fields.number, patterns),
+            start=(fields.text(read("init_lora_weights")) or "").lower(),
+            replicated=fields.replicated_layers(read("layer_replication")),
+            tokens=fields.token_rows(read("trainable_token_indices")),
+            tied=read("ensure_weight_tying") is True,
+            invocation=tuple(each for each in fields.listed(read("alora_invocation_tokens")) if isinstance(each, int)),
             patterns=patterns,
         )
 
@@ -188,6 +200,11 @@ class AdapterConfig:
     def trained_heads(self) -> tuple[str, ...]:
         """Heads of classifiers that PEFT adds to `modules_to_save` by itself; a model has one of them."""
         return tuple(sorted(SEQUENCE_HEADS)) if self.task in HEAD_TASKS else ()
+
+    @property
+    def moves_base(self) -> bool:
+        """Whether PEFT takes the start of the factors out of the base weights (`init_lora_weights`)."""
+        return self.is_lora and self.start.startswith(MOVING_INITS)
 
     @property
     def chooses_layers(self) -> bool:
@@ -335,38 +352,3 @@ def _base_paths(module: str) -> list[str]:
 
 def _is_plain(name: str) -> bool:
     return name.replace(".", "").replace("_", "").isalnum()
-
-
-def _listed(value: object) -> list[object]:
-    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
-
-
-def _text(value: object) -> str | None:
-    value = getattr(value, "value", value)  # An enum's.
-    return value if isinstance(value, str) else None
-
-
-def _flag(value: object) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _HUGE:
-        return float(value)
-    return None
-
-
-def _whole(value: object) -> int | None:
-    number = _number(value)
-    return int(number) if number is not None and number == int(number) else None
-
-
-def _names(value: object, *, alone: bool = True) -> tuple[str, ...]:
-    """Give the names in a list, or the one that stands alone where that is allowed."""
-    if isinstance(value, str) and not alone:
-        return ()
-    return tuple(each for each in _listed(value) if isinstance(each, str) and each)
-
-
-def _names_or_pattern(value: object) -> str | frozenset[str] | None:
-    return value if value is None or isinstance(value, str) else frozenset(_names(value))

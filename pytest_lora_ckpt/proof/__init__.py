@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt._lazy import attach
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.proof.base_weights import BaseComparison as BaseComparison
     from pytest_lora_ckpt.proof.base_weights import BaseWeights as BaseWeights
     from pytest_lora_ckpt.proof.base_weights import Reference as Reference
-    from pytest_lora_ckpt.proof.base_weights import compare_base as compare_base
     from pytest_lora_ckpt.proof.effect import AdapterEffect as AdapterEffect
     from pytest_lora_ckpt.proof.effect import adapter_effect as adapter_effect
     from pytest_lora_ckpt.proof.effect import zero_but_used as zero_but_used
+    from pytest_lora_ckpt.proof.embedding_rows import trained_rows as trained_rows
     from pytest_lora_ckpt.proof.generation import Generation as Generation
     from pytest_lora_ckpt.proof.generation import can_generate as can_generate
     from pytest_lora_ckpt.proof.generation import generate as generate
@@ -28,13 +27,16 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.proof.prove import prove_match as prove_match
     from pytest_lora_ckpt.proof.proved import Proof as Proof
     from pytest_lora_ckpt.proof.proved import ProvedTensor as ProvedTensor
+    from pytest_lora_ckpt.proof.provenance import Given as Given
+    from pytest_lora_ckpt.proof.provenance import Provenance as Provenance
+    from pytest_lora_ckpt.proof.provenance import trace as trace
     from pytest_lora_ckpt.proof.updates import UpdateSize as UpdateSize
     from pytest_lora_ckpt.proof.updates import update_sizes as update_sizes
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "base_weights": ("BaseComparison", "BaseWeights", "Reference", "compare_base"),
+        "base_weights": ("BaseWeights", "Reference"),
         "effect": ("AdapterEffect", "adapter_effect", "zero_but_used"),
         "generation": ("Generation", "can_generate", "generate"),
         "inputs": ("default_inputs",),
@@ -43,6 +45,8 @@ __getattr__, __dir__, __all__ = attach(
         "merging": ("Merge", "MergedModule", "find_merge"),
         "prove": ("prove_load", "prove_match"),
         "proved": ("Proof", "ProvedTensor"),
+        "provenance": ("Given", "Provenance", "trace"),
+        "embedding_rows": ("trained_rows",),
         "updates": ("UpdateSize", "update_sizes"),
     },
 )

@@ -9,13 +9,12 @@ from pytest_lora_ckpt.checkpoint import Checkpoint
 from pytest_lora_ckpt.comparison.compare import infer_remapping
 from pytest_lora_ckpt.lora.scaling import expected_scaling
 from pytest_lora_ckpt.models import is_module
-from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
-from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
+from pytest_lora_ckpt.tensors import KeySet
 from pytest_lora_ckpt.wording import type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import torch
 
@@ -28,6 +27,11 @@ class BaseWeights:
     Args:
         base: The base model: an `nn.Module` without the adapter, or a `Checkpoint` of it.
         model: The loaded model, whose keys may have PEFT's wrapping.
+        config: The adapter's config, which says whether layers of the base are there several times.
+
+    Attributes:
+        key_of: Key of the loaded model -> key of the base, of one shape.
+        resized: The same where the base has another number of rows: the vocabulary was resized.
 
     Raises:
         TypeError: `base` is neither.
@@ -39,17 +43,23 @@ class BaseWeights:
         torch.Size([2])
     """
 
-    def __init__(self, base: Any, model: torch.nn.Module | LoadedModel) -> None:
+    def __init__(self, base: Any, model: torch.nn.Module | LoadedModel, config: AdapterConfig | None = None) -> None:
         """See the class."""
         if not isinstance(base, Checkpoint) and not is_module(base):
             raise TypeError(f"A base model is an nn.Module or a Checkpoint, and this is {type_name(base)}.")
         self._base: Checkpoint | LoadedModel = base if isinstance(base, Checkpoint) else LoadedModel(base)
-        mapping = infer_remapping(self._base.keys, LoadedModel.of(model).keys).mapping
-        self.key_of: Mapping[str, str] = {model_key: key for key, model_key in mapping.items()}
+        pairs = _pair(self._base.keys, LoadedModel.of(model), config.replicated if config else ())
+        ours, theirs = self._base.keys, LoadedModel.of(model).keys
+        self.key_of: Mapping[str, str] = {to: key for to, key in pairs.items() if ours[key].shape == theirs[to].shape}
+        self.resized: Mapping[str, str] = {
+            to: key
+            for to, key in pairs.items()
+            if to not in self.key_of and ours[key].shape[1:] == theirs[to].shape[1:]
+        }
 
     def read(self, model_key: str) -> torch.Tensor | None:
         """Return the base model's tensor for a key of the loaded model, on the CPU; None where it has none."""
-        key = self.key_of.get(model_key)
+        key = self.key_of.get(model_key, self.resized.get(model_key))
         if key is None:
             return None
         return self._base.read(key) if isinstance(self._base, Checkpoint) else self._base.read(key).tensor
@@ -60,6 +70,43 @@ class BaseWeights:
             return False
         here = {each.data_ptr() for each in model.parameters() if each.numel() and not each.is_meta}
         return any(each.data_ptr() in here for each in self._base.module.parameters() if not each.is_meta)
+
+
+def _pair(base: KeySet, loaded: LoadedModel, replicated: Sequence[int]) -> dict[str, str]:
+    """Pair keys of the loaded model with those of the base: by inference, and around layers that LoRA put inside."""
+    names = {key: _unreplicated(key, replicated) for key in loaded.keys} if replicated else {}
+    target = KeySet({names[key]: info for key, info in loaded.keys.items()}) if names else loaded.keys
+    pairs = _inferred(base, target)
+    pairs = {key: pairs[name] for key, name in names.items() if name in pairs} if names else pairs
+    # A library's own layer may hold the base's inside, under a name of its own: litgpt's `qkv.linear.weight`.
+    used = {*pairs.values()}
+    left = {key: info for key, info in base.items() if key not in used}
+    inner = {_without_inner(key): key for key in loaded.keys if key not in pairs and not loaded.parsed[key].is_adapter}
+    inner = {name: key for name, key in inner.items() if name and name not in loaded.keys}
+    if left and inner:
+        outer = KeySet({name: loaded.keys[key] for name, key in inner.items()})
+        pairs |= {inner[name]: key for name, key in _inferred(KeySet(left), outer).items()}
+    return pairs
+
+
+def _inferred(base: KeySet, target: KeySet) -> dict[str, str]:
+    remapping = infer_remapping(base, target)
+    return {to: key for key, to in (*remapping.shape_mismatches.items(), *remapping.mapping.items())}
+
+
+def _unreplicated(key: str, replicated: Sequence[int]) -> str:
+    """Rename a key to that of the layer of the base model of which it is a copy."""
+    segments = key.split(".")
+    at = next((at for at, each in enumerate(segments) if each.isdecimal()), None)
+    if at is None or int(segments[at]) >= len(replicated):
+        return key
+    return ".".join([*segments[:at], str(replicated[int(segments[at])]), *segments[at + 1 :]])
+
+
+def _without_inner(key: str) -> str:
+    module, _, parameter = key.rpartition(".")
+    outer = module.rpartition(".")[0]
+    return f"{outer}.{parameter}" if outer else ""
 
 
 @dataclass(frozen=True)
@@ -80,70 +127,9 @@ class Reference:
 
     def read(self, model_key: str) -> torch.Tensor | None:
         """Return the first base model's tensor for a key of the loaded model, or None."""
-        tensors = (base.read(model_key) for base in self.bases())
+        tensors = (base.read(model_key) for base in self.bases() if model_key in base.key_of)
         return next((tensor for tensor in tensors if tensor is not None), None)
 
     def scaling(self, module: str, rank: int | None) -> float | None:
         """Return the scaling of a module by the config, or None."""
         return expected_scaling(self.config, module, rank)
-
-
-@dataclass(frozen=True, slots=True)
-class BaseComparison:
-    """The base weights of a loaded model, compared with the base model's.
-
-    Attributes:
-        same: Number of tensors that match bit for bit, after a cast, or with the adapter merged into them once.
-        rounded: Number of tensors that match up to rounding: an adapter was merged into them and unmerged again.
-        changed: Keys of the loaded model whose values differ.
-        left_out: Number of tensors that were not compared: the checkpoint supplies them, or they hold a merged adapter.
-        unknown: Keys whose values cannot be read (quantised, sharded).
-    """
-
-    same: int
-    rounded: int
-    changed: tuple[str, ...]
-    left_out: int
-    unknown: tuple[str, ...]
-
-
-def compare_base(
-    model: torch.nn.Module | LoadedModel, base: BaseWeights, leave_out: Collection[str] = ()
-) -> BaseComparison:
-    """Compare the base weights of a loaded model with those of the base model, one tensor at a time.
-
-    A weight into which PEFT has merged an adapter in place matches where it is W + scaling x B A.
-
-    Args:
-        model: The loaded model, with or without PEFT's wrapping.
-        base: The base model's tensors under the loaded model's keys.
-        leave_out: Keys of the loaded model that the checkpoint is meant to supply.
-    """
-    loaded = LoadedModel.of(model)
-    layers = loaded.layer_of_weight
-    same, rounded, left_out = 0, 0, 0
-    changed: list[str] = []
-    unknown: list[str] = []
-    for model_key in base.key_of:
-        if loaded.parsed[model_key].is_adapter:
-            continue
-        if model_key in leave_out:
-            left_out += 1
-            continue
-        live, wanted = loaded.read(model_key), base.read(model_key)
-        if live.tensor is None or wanted is None:
-            unknown.append(model_key)
-            continue
-        wanted, layer = live.part_of(wanted), layers.get(model_key)
-        merged = layer if layer and layer.merged and live.is_whole else None
-        if (
-            same_bits(wanted, live.tensor)
-            or cast_between(wanted, live.tensor)
-            or (merged and fit_in_place(live.tensor, wanted, merged).times == 1)
-        ):
-            same += 1
-        elif layer and fits_rounded(live.tensor, wanted):
-            rounded += 1
-        else:
-            changed.append(model_key)
-    return BaseComparison(same, rounded, tuple(changed), left_out, tuple(unknown))

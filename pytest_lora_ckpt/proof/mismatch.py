@@ -186,6 +186,19 @@ def _nearby(case: Mismatch) -> Explanation | None:
     return None
 
 
+def is_fresh_linear(tensor: torch.Tensor) -> bool:
+    """Whether a matrix is as nn.Linear, or PEFT for lora_A, initialises it: uniform up to 1 / sqrt(in).
+
+    That is `kaiming_uniform_(a=sqrt(5))`. Too small a matrix shows nothing.
+    """
+    if not tensor.is_floating_point() or tensor.numel() < _LEAST or tensor.ndim < 2:  # noqa: PLR2004
+        return False
+    bound = 1 / math.sqrt(math.prod(tensor.shape[1:]))
+    values = tensor.double()
+    spread, largest = float(values.std()), float(values.abs().max())
+    return abs(spread / (bound / math.sqrt(3)) - 1) < 0.05 and 0.97 < largest / bound <= 1.0 + 1e-6  # noqa: PLR2004
+
+
 def _initialised(case: Mismatch) -> Explanation | None:
     """Recognise what torch's and transformers' initialisers leave, by its spread."""
     if not case.now.is_floating_point() or case.now.numel() < _LEAST or case.now.ndim < 2:  # noqa: PLR2004
@@ -193,8 +206,7 @@ def _initialised(case: Mismatch) -> Explanation | None:
     values = case.now.double()
     spread, largest = float(values.std()), float(values.abs().max())
     bound = 1 / math.sqrt(math.prod(case.now.shape[1:]))
-    # nn.Linear and PEFT's lora_A: kaiming_uniform_(a=sqrt(5)) is uniform up to 1 / sqrt(in).
-    if abs(spread / (bound / math.sqrt(3)) - 1) < 0.05 and 0.97 < largest / bound <= 1.0 + 1e-6:  # noqa: PLR2004
+    if is_fresh_linear(case.now):
         return Explanation("still-initial", f"values uniform up to {bound:.3g}, as initialised")
     for known in (0.02, 1.0, bound):  # initializer_range of most configs, nn.Embedding, a fan-in normal.
         if abs(spread / known - 1) < 0.03 and 3 < largest / spread < 6.5:  # noqa: PLR2004

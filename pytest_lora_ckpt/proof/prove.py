@@ -12,12 +12,13 @@ from pytest_lora_ckpt.findings import CAUSES, finding
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.proof.bitwise import cast_between, pieces, same_bits
+from pytest_lora_ckpt.proof.embedding_rows import trained_rows
 from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
 from pytest_lora_ckpt.proof.loaded_match import match_loaded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.mismatch import Mismatch, TensorsByValue, explain_mismatch
 from pytest_lora_ckpt.proof.proved import STATE_DICT, Outcome, Proof, ProvedTensor
-from pytest_lora_ckpt.wording import printable, type_name
+from pytest_lora_ckpt.wording import count, printable, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.keys import Remapping
     from pytest_lora_ckpt.proof.base_weights import Reference
+    from pytest_lora_ckpt.proof.embedding_rows import TrainedRows
     from pytest_lora_ckpt.proof.loaded_match import LoadedMatch
     from pytest_lora_ckpt.results import Finding
 
@@ -121,6 +123,7 @@ class _Prover:
                 yield self._compare(key, model_key, self.checkpoint.read(key), STATE_DICT)
         if merge:
             yield from (merge.prove(module, key) for module in modules for key in module.pair.keys)
+            yield from (self._rows_of_embedding(each) for each in trained_rows(self.loaded, self.checkpoint))
         if companion is not None:
             for key, model_key in self.match.companion.items():
                 if model_key not in self.key_at:
@@ -164,6 +167,17 @@ class _Prover:
     def _is_of_the_base(self, model_key: str, file: torch.Tensor) -> bool:
         base = self.reference.read(model_key) if self.reference else None
         return base is not None and base.shape == file.shape and same_bits(base.to(file.dtype), file)
+
+    def _rows_of_embedding(self, trained: TrainedRows) -> ProvedTensor:
+        live, file = self.loaded.read(trained.model_key), self.checkpoint.read(trained.key)
+        if not live.is_whole or live.tensor is None:
+            how = f"it {live.why or 'is sharded'}"
+            return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "not provable", how)
+        now = live.tensor[list(trained.rows)]
+        if same_bits(file, now) or cast_between(file, now):
+            return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "merged", f"{len(file)} rows")
+        how = f"other values in {count(len(file), 'trained row')}"
+        return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "differs", how, "values-differ")
 
     def _compare(self, key: str, model_key: str, file: torch.Tensor, source: str) -> ProvedTensor:  # noqa: PLR0911  # One outcome each.
         def row(outcome: Outcome, how: str = "", cause: str | None = None) -> ProvedTensor:

@@ -72,6 +72,14 @@ peft/tuners/*/layer.py)."""
 HEAD_TASKS = frozenset({"SEQ_CLS", "TOKEN_CLS"})
 """Values of `task_type` for which PEFT trains the head by itself (peft/peft_model.py)."""
 
+MOVING_INITS = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""How values of `init_lora_weights` begin for which PEFT takes the start of the factors out of the base weights, so
+that W + scaling x B A is the original weight when the training begins (`LoraLayer.update_layer` in
+peft/tuners/lora/layer.py)."""
+
+UNREPEATABLE_INITS = ("loftq",)
+"""Those of them that leave weights of which the factors are not the whole difference: quantised ones."""
+
 PEFT_PREFIX = "base_model.model."
 """What a `PeftModel` puts before the keys of the model that it wraps (peft/peft_model.py)."""
 

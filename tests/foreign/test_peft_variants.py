@@ -22,19 +22,12 @@ pytestmark = pytest.mark.foreign
 
 WEIGHTS = "adapter_model.safetensors"
 WRONG_TODAY: dict[str, str] = {
-    "pissa": "healthy, and red: base-overwritten",
     "pissa-merged": "healthy, and red: adapter-not-loaded",
-    "pissa-on-the-original-base": "broken, and green",
-    "olora": "healthy, and red: base-overwritten",
     "olora-merged": "healthy, and red: adapter-not-loaded",
-    "olora-on-the-original-base": "broken, and green",
-    "layer-replication": "healthy, and red: base-overwritten",
     "layer-replication-merged": "broken, and red for another cause: adapter-not-loaded, base-overwritten",
-    "trained-tokens-merged": "healthy, and red: base-overwritten",
     "stacked-experts-merged": "healthy, and red: adapter-not-loaded, base-overwritten",
     "trained-heads-merged": "healthy, and asks for a renaming of what arrived",
     "trained-tied-heads-merged": "healthy, and asks for a renaming of what arrived",
-    "trained-embedding-tied-to-the-head": "broken, and green",
     "lora-bias-merged": "healthy, and red: base-overwritten",
     "targets-that-this-model-lacks": "healthy, and red: config-targets",
     "targets-that-this-model-lacks-merged": "healthy, and red: config-targets",

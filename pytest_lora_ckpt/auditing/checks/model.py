@@ -40,10 +40,10 @@ def base_untouched(context: AuditContext) -> Judgement:
         return lacking
     evidence = _loaded(context)
     if evidence.base is not None:
-        from pytest_lora_ckpt.proof import compare_base  # torch, only with a loader.
-
-        provided = evidence.provided({key for each in intruders for key in each.keys})
-        return judges.base_untouched(compare_base(evidence.model, evidence.base, provided), intruders)
+        origins = evidence.provenance(evidence.base, {key for each in intruders for key in each.keys})
+        facts = Facts(provenance=origins.to_dict())
+        start = context.file.lora_config.start if context.file.lora_config else ""
+        return dataclasses.replace(judges.base_untouched(origins, start, intruders), facts=facts)
     written, against = context.manifest, evidence.against_manifest
     if written is not None and against is not None:
         return manifest_judges.base_by_manifest(against, written.trained, intruders)

@@ -12,11 +12,11 @@ from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
     from pytest_lora_ckpt.lora.layers import AdapterLayer
-    from pytest_lora_ckpt.proof import AdapterEffect, BaseComparison, Generation, Merge, Proof, UpdateSize
+    from pytest_lora_ckpt.proof import AdapterEffect, Generation, Merge, Proof, Provenance, UpdateSize
     from pytest_lora_ckpt.results import Finding
 
 _REASONS = 3
@@ -56,25 +56,66 @@ def proved(proof: Proof, *, adapter_only: bool = False) -> Judgement:
     return failed(message, proof.findings, keys=[each.key for each in unknown])
 
 
-def base_untouched(compared: BaseComparison, unannounced: Sequence[Finding] = ()) -> Judgement:
-    """The base weights of the loaded model are the base model's.
+def base_untouched(origins: Provenance, start: str = "", unannounced: Sequence[Finding] = ()) -> Judgement:
+    """The base weights of the loaded model are the base model's, and no weight comes from nowhere.
 
     Args:
-        compared: The loaded model compared with the base model.
+        origins: Where each tensor of the loaded model comes from.
+        start: `init_lora_weights` of the config, where that is a name.
         unannounced: Findings on base weights in the adapter file, which are reported in any case.
     """
-    if compared.changed:
-        message = f"{len(compared.changed)} base weights of the loaded model differ from the base model's, such as "
-        message += f"{compared.changed[0]}; {compared.same} match."
-        return failed(message, (*unannounced, finding("base-overwritten", message, compared.changed)))
-    if compared.unknown:
-        return skipped(f"{len(compared.unknown)} base weights are quantised or sharded; {compared.same} match")
-    left = f"; {compared.left_out} weights supplied by the checkpoint were not compared" if compared.left_out else ""
-    if not compared.same and not compared.rounded:
-        return skipped(f"no base weight was compared{left}")
-    left += f"; {compared.rounded} match up to rounding (merged and unmerged again)" if compared.rounded else ""
-    summary = f"{compared.same} base weights match the base model{left}"
+    same = origins.count("base", "moved")
+    wrong = list(_wrong_base(origins, start))
+    if wrong:
+        return failed(" ".join(each.message for each in wrong), (*unannounced, *wrong))
+    left = _not_compared(origins)
+    if unknown := origins.count("unknown"):
+        return skipped(f"{unknown} base weights are quantised or sharded; {same} match{left}")
+    if not origins.compared or origins.is_little:
+        of = same + origins.count("nowhere")
+        compared = f"{same} of {count(of, 'base weight')} were" if same else "no base weight was"
+        return skipped(f"{compared} compared{left}")
+    rounded, moved = origins.count("rounded"), origins.count("moved")
+    left += f"; {rounded} match up to rounding (merged and unmerged again)" if rounded else ""
+    left += f"; {moved} of them less the start of the factors (init_lora_weights {printable(start)!r})" if moved else ""
+    summary = f"{same} base weights match the base model{left}"
     return passed(" ".join([summary, *(f"({each.message})" for each in unannounced)]), unannounced)
+
+
+def _wrong_base(origins: Provenance, start: str) -> Iterator[Finding]:
+    same = origins.count("base", "moved")
+    if changed := origins.of("changed"):
+        message = f"{len(changed)} base weights of the loaded model differ from the base model's, such as "
+        message += f"{printable(changed[0])}; {same} match."
+        remedy = None
+        if origins.converted:
+            remedy = "Set init_lora_weights to true in adapter_config.json: these factors were converted to serve the "
+            remedy += "original base, and PEFT has changed it as if they were not."
+        yield finding("base-overwritten", message, changed, remedy=remedy)
+    if original := origins.of("not moved"):
+        message = f"{count(len(original), 'adapted module')} hold the base model's own weights, such as "
+        message += f"{printable(original[0])}; init_lora_weights is {printable(start)!r}, so the adapter was trained "
+        message += "on weights from which the start of its factors was taken."
+        yield finding("base-not-moved", message, original)
+    if nowhere := origins.from_nowhere:
+        message = f"{count(len(nowhere), 'weight')} of the loaded model come from nowhere, such as "
+        message += f"{printable(nowhere[0])}: neither the checkpoint nor the base model has them."
+        yield finding("from-nowhere", message, nowhere)
+
+
+def _not_compared(origins: Provenance) -> str:
+    """Say what else the loaded model holds, by where it comes from."""
+    brought, derived = origins.count("checkpoint"), origins.count("derived")
+    parts = [
+        f"{brought} weights supplied by the checkpoint were not compared" if brought else "",
+        f"{derived} derived (merged, tied or computed)" if derived else "",
+    ]
+    text = "".join(f"; {each}" for each in parts if each)
+    counts = {name: own["nowhere"] for name, own in origins.by_component.items() if "nowhere" in own}
+    if counts:
+        text += f"; {sum(counts.values())} in neither checkpoint nor base model ("
+        text += listed([f"{printable(name)} {number}" for name, number in counts.items()]) + ")"
+    return text
 
 
 def merged(merge: Merge, proof: Proof | None, off_scale: Finding | None) -> Judgement:

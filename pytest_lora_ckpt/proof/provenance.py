@@ -1,0 +1,201 @@
+"""Where every tensor of a loaded model comes from: the checkpoint, the base model, derived from them, or nowhere."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_lora_ckpt.lora.config import AdapterConfig
+from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
+from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel
+from pytest_lora_ckpt.proof.mismatch import is_fresh_linear
+from pytest_lora_ckpt.proof.residual import move_of
+from pytest_lora_ckpt.vocabulary.lora import UNREPEATABLE_INITS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    import torch
+
+    from pytest_lora_ckpt.proof.base_weights import BaseWeights
+    from pytest_lora_ckpt.proof.loaded_model import ModelTensor
+
+Origin = Literal[
+    "checkpoint",
+    "adapter",
+    "other adapter",
+    "base",
+    "rounded",
+    "moved",
+    "derived",
+    "unknown",
+    "changed",
+    "not moved",
+    "nowhere",
+]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the checkpoint gives to a loaded model.
+
+    Attributes:
+        keys: Keys of the model whose values it provides.
+        merged: Keys of weights that hold its adapter.
+        rows: Key of an embedding -> the rows of it that were trained (`trainable_token_indices`).
+        config: The adapter's config.
+    """
+
+    keys: Collection[str] = ()
+    merged: Collection[str] = ()
+    rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    config: AdapterConfig = field(default_factory=lambda: AdapterConfig.of(None))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where each tensor of a loaded model comes from, in the sight of one base model.
+
+    Attributes:
+        origins: Each key of the loaded model -> its origin: `"checkpoint"`, `"adapter"` (of the checkpoint), `"other
+            adapter"` (or a parameter that got no value), `"base"` (bit for bit, after a cast, or with the adapter
+            merged into it once), `"rounded"` (merged and unmerged again), `"moved"` (PEFT took the start of the factors
+            out of it, as `init_lora_weights` says), `"derived"` (merged, tied to another, or computed by the model),
+            `"unknown"` (its values cannot be read or compared), `"changed"` (the base has it, with other values), `"not
+            moved"` (it is the base's, and `init_lora_weights` says that the adapter was trained on another), or
+            `"nowhere"`.
+        components: The component of each key.
+        fresh: Components that come from nowhere and whose matrices are as torch initialises them.
+        converted: Whether PEFT moved the base for an adapter that was converted to serve the original base.
+    """
+
+    origins: Mapping[str, Origin]
+    components: Mapping[str, str]
+    fresh: frozenset[str] = frozenset()
+    converted: bool = False
+
+    def of(self, *origins: Origin) -> tuple[str, ...]:
+        """Return the keys of these origins."""
+        return tuple(key for key, origin in self.origins.items() if origin in origins)
+
+    def count(self, *origins: Origin) -> int:
+        """Return their number."""
+        return len(self.of(*origins))
+
+    @property
+    def compared(self) -> int:
+        """Number of base weights that were compared with the base model's."""
+        return self.count("base", "rounded", "moved", "changed", "not moved")
+
+    @property
+    def is_little(self) -> bool:
+        """Whether most of the base weights could not be compared."""
+        return self.compared < self.count("unknown", "nowhere")
+
+    @property
+    def by_component(self) -> dict[str, dict[str, int]]:
+        """Component -> origin -> number of tensors."""
+        counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for key, origin in self.origins.items():
+            counted[self.components[key]][origin] += 1
+        return {name: dict(sorted(counted[name].items())) for name in sorted(counted)}
+
+    @property
+    def from_nowhere(self) -> tuple[str, ...]:
+        """Keys from nowhere in components of which most is, though the base model has a part; or which are fresh."""
+        suspect = set(self.fresh)
+        for name, counted in self.by_component.items():
+            known = sum(counted.get(each, 0) for each in ("base", "rounded", "moved", "changed", "not moved"))
+            if known and counted.get("nowhere", 0) > known + counted.get("checkpoint", 0) + counted.get("derived", 0):
+                suspect.add(name)
+        return tuple(key for key in self.of("nowhere") if self.components[key] in suspect)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts for the JSON report."""
+        return self.by_component
+
+
+def trace(model: torch.nn.Module | LoadedModel, base: BaseWeights, given: Given | None = None) -> Provenance:
+    """Account for every tensor of a loaded model, reading one tensor at a time.
+
+    Args:
+        model: The loaded model, with or without PEFT's wrapping.
+        base: The base model's tensors under the loaded model's keys.
+        given: What the checkpoint provides; nothing by default.
+    """
+    return _Tracer(LoadedModel.of(model), base, given or Given()).result()
+
+
+class _Tracer:
+    def __init__(self, loaded: LoadedModel, base: BaseWeights, given: Given) -> None:
+        self.loaded, self.base, self.given = loaded, base, given
+        self.buffers = {name for name, _ in loaded.module.named_buffers(remove_duplicate=False)}
+        self.converted = False
+
+    def result(self) -> Provenance:
+        origins: dict[str, Origin] = {key: self._origin(key) for key in self.loaded.keys}
+        for names in self.loaded.keys.aliases:
+            if any(origins[name] != "nowhere" for name in names):
+                origins |= {name: "derived" for name in names if origins[name] == "nowhere"}
+        components = {key: own.component for key, own in self.loaded.parsed.items()}
+        return Provenance(origins, components, self._fresh(origins, components), self.converted)
+
+    def _origin(self, key: str) -> Origin:
+        if self.loaded.parsed[key].is_adapter:
+            return "adapter" if key in self.given.keys else "other adapter"
+        if key in self.given.keys:
+            return "checkpoint"
+        if key in self.given.merged:
+            return "derived"
+        wanted = self.base.read(key)
+        if wanted is not None:
+            return self._against_base(key, self.loaded.read(key), wanted)
+        if key in self.base.key_of or key in self.base.resized:
+            return "unknown"
+        return "derived" if key in self.buffers else "nowhere"  # Buffers are computed when a model is built.
+
+    def _against_base(self, key: str, live: ModelTensor, wanted: torch.Tensor) -> Origin:  # noqa: PLR0911  # One origin each.
+        if live.tensor is None:
+            return "unknown"
+        now = live.tensor
+        if key in self.base.resized:
+            shared = min(len(now), len(wanted))
+            return "base" if live.is_whole and _same(wanted[:shared], now[:shared]) else "changed"
+        wanted, layer = live.part_of(wanted), self.loaded.layer_of_weight.get(key)
+        if layer and self.given.config.moves_base and live.is_whole:
+            if self.given.config.start.startswith(UNREPEATABLE_INITS):
+                return "unknown"
+            move = move_of(wanted, now, layer)
+            self.converted = self.converted or move == "converted"
+            return "changed" if move in {"other", "converted"} else "not moved" if move == "none" else "moved"
+        if _same(wanted, now):
+            return "base"
+        if key in self.given.rows and live.is_whole and _same(*self._untrained(key, wanted, now)):
+            return "base"
+        if layer and layer.merged and live.is_whole and fit_in_place(now, wanted, layer).times == 1:
+            return "base"
+        return "rounded" if layer and fits_rounded(now, wanted) else "changed"
+
+    def _untrained(self, key: str, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        trained = {*self.given.rows[key]}
+        rows = [row for row in range(len(tensors[0])) if row not in trained]
+        return tuple(each[rows] for each in tensors)
+
+    def _fresh(self, origins: Mapping[str, Origin], components: Mapping[str, str]) -> frozenset[str]:
+        """Name the components none of whose weights has a source, and whose matrices nn.Linear has initialised."""
+        held = {components[key] for key, origin in origins.items() if origin not in {"nowhere", "derived", "unknown"}}
+        by_component: defaultdict[str, list[str]] = defaultdict(list)
+        for key, origin in origins.items():
+            if origin == "nowhere" and components[key] not in held and len(self.loaded.keys[key].shape) > 1:
+                by_component[components[key]].append(key)
+        return frozenset(name for name, keys in by_component.items() if self._are_fresh(keys))
+
+    def _are_fresh(self, keys: Iterable[str]) -> bool:
+        tensors = (self.loaded.read(key).tensor for key in keys)
+        return all(tensor is not None and is_fresh_linear(tensor) for tensor in tensors)
+
+
+def _same(wanted: torch.Tensor, now: torch.Tensor) -> bool:
+    return same_bits(wanted, now) or cast_between(wanted, now) is not None

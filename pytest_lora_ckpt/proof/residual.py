@@ -1,0 +1,87 @@
+"""Base weights that PEFT moved when it attached the adapter (PiSSA, OLoRA …): W less the start of the factors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.lora.layers import AdapterLayer
+
+Move = Literal["none", "start", "converted", "other"]
+
+# How many units of the weight's precision a difference may be off, relative to the norms of what it is made of.
+_ROUNDING = 4.0
+
+# Directions beyond the rank that are looked at: a difference of the rank leaves nothing there.
+_SPARE = 8
+
+
+def move_of(base: torch.Tensor, now: torch.Tensor, layer: AdapterLayer) -> Move:
+    """Tell how a layer's weight differs from the base model's.
+
+    What PEFT takes out is scaling x B A of the first factors, whatever the method: a matrix of the adapter's rank,
+    which another base model, or other weights, do not differ by.
+
+    Args:
+        base: The base model's weight.
+        now: The layer's.
+        layer: The adapter there, whose update is in the weight where it is merged.
+
+    Returns:
+        `"none"` (it is the base model's), `"start"` (the start of the factors was taken out), `"converted"` (so it was,
+        and the factors are of an adapter that was converted to serve the original base), or `"other"`.
+    """
+    scaling = layer.scaling or 0.0
+    return _move(base, now, layer.down.detach().cpu(), layer.up.detach().cpu(), scaling, merged=layer.merged > 0)
+
+
+def move_when_merged(
+    base: torch.Tensor, now: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: float
+) -> Move:
+    """Tell the same of a weight into which these factors were merged with this scaling."""
+    return _move(base, now, down, up, scaling, merged=True)
+
+
+def _move(  # noqa: PLR0913  # A weight twice, two factors and how they are applied.
+    base: torch.Tensor, now: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: float, *, merged: bool
+) -> Move:
+    if base.shape != now.shape or now.ndim < 2 or not now.is_floating_point():  # noqa: PLR2004  # A matrix, or a kernel.
+        return "other"
+    there, weight = now.flatten(1).double(), base.flatten(1).double()
+    left, right = up.flatten(1).double(), down.flatten(1).double()
+    if left.shape[0] != there.shape[0] or right.shape[1] != there.shape[1]:
+        left, right = right.T, left.T  # A layer that keeps its weight transposed.
+    if left.shape[1] != right.shape[0] or (left.shape[0], right.shape[1]) != there.shape:
+        return "other"
+    taken = weight - there
+    size = float(weight.norm()) + float(there.norm())
+    if merged:
+        update = scaling * (left @ right)
+        taken, size = taken + update, size + float(update.norm())
+    precision = max(torch.finfo(now.dtype).eps, torch.finfo(torch.float32).eps)
+    allowed = _ROUNDING * precision * size
+    if float(taken.norm()) <= allowed:
+        return "none"
+    rank = right.shape[0]
+    if _beyond(taken, rank) > allowed:
+        return "other"
+    # PEFT converts by appending the start to the factors: what was taken out for these then holds the first start too.
+    half = rank // 2
+    appended = scaling * (left[:, half:] @ right[half:])
+    converted = rank % 2 == 0 and float(appended.norm()) > allowed and _beyond(taken + appended, half) <= allowed
+    return "converted" if converted else "start"
+
+
+def _beyond(matrix: torch.Tensor, rank: int) -> float:
+    """Return the norm of what a matrix of this rank cannot explain, by a random sketch of its columns."""
+    width = rank + _SPARE
+    if min(matrix.shape) <= rank:
+        return 0.0
+    if min(matrix.shape) <= width:
+        return float(torch.linalg.svdvals(matrix)[rank:].norm())
+    generator = torch.Generator().manual_seed(0)
+    sketch = matrix @ torch.randn(matrix.shape[1], width, generator=generator, dtype=matrix.dtype)
+    basis = torch.linalg.svd(sketch, full_matrices=False)[0][:, :rank]
+    return float((matrix - basis @ (basis.T @ matrix)).norm())
