@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,23 +22,46 @@ _READABLE = (
 )
 _UNPACK = "Unpack it and give the path of the checkpoint inside."
 _EXPORTED = "Give the training checkpoint that it was exported from."
-_LFS = b"version https://git-lfs.github.com/spec/"
+_WEB_PAGE = (
+    "web-page",
+    "a web page, as a download leaves it that needed a login or another address",
+    "Download the file itself: from the Hugging Face Hub the address has `/resolve/`, not `/blob/`, in it.",
+)
 
-# Beginning of the file -> kind, what it is, what to do.
-_MAGIC: tuple[tuple[bytes, str, str, str], ...] = (
+# Where the sign stands, the sign -> kind, what it is, what to do.
+_MAGIC: tuple[tuple[int, bytes, tuple[str, str, str]], ...] = (
     (
-        b"\x89HDF\r\n\x1a\n",
-        "hdf5",
-        "an HDF5 file, as Keras writes it",
-        "Convert the weights to torch or safetensors first.",
+        0,
+        b"version https://git-lfs.github.com/spec/",
+        (
+            "git-lfs-pointer",
+            "a git-LFS pointer: a few lines of text that stand for the real file",
+            "Run `git lfs pull --include={name}` in its repository (after `git lfs install`).",
+        ),
     ),
-    (b"GGUF", "gguf", "a GGUF file, for llama.cpp", _EXPORTED),
-    (b"\x93NUMPY", "numpy", "a numpy array", "Save a state dict with `torch.save` or `safetensors.torch.save_file`."),
-    (b"\x1f\x8b", "gzip", "a gzip archive", _UNPACK),
-    (b"BZh", "bzip2", "a bzip2 archive", _UNPACK),
-    (b"\xfd7zXZ\x00", "xz", "an xz archive", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "zstd", "a zstd archive", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "7z", "a 7z archive", _UNPACK),
+    (
+        0,
+        b"\x89HDF\r\n\x1a\n",
+        ("hdf5", "an HDF5 file, as Keras writes it", "Convert the weights to torch or safetensors first."),
+    ),
+    (
+        0,
+        b"\x93NUMPY",
+        ("numpy", "a numpy array", "Save a state dict with `torch.save` or `safetensors.torch.save_file`."),
+    ),
+    (0, b"GGUF", ("gguf", "a GGUF file, for llama.cpp", _EXPORTED)),
+    (0, b"\x1f\x8b", ("gzip", "a gzip archive", _UNPACK)),
+    (0, b"BZh", ("bzip2", "a bzip2 archive", _UNPACK)),
+    (0, b"\xfd7zXZ\x00", ("xz", "an xz archive", _UNPACK)),
+    (0, b"\x28\xb5\x2f\xfd", ("zstd", "a zstd archive", _UNPACK)),
+    (0, b"7z\xbc\xaf\x27\x1c", ("7z", "a 7z archive", _UNPACK)),
+    (4, b"TFL3", ("tflite", "a TensorFlow Lite model", _EXPORTED)),
+)
+_TAR = ("tar", "a tar archive", _UNPACK)
+_TORCH_TAR = (
+    "torch-tar",
+    "a tar archive in torch's format before 0.1.10 (2017)",
+    "Load it with `torch.load` of a torch before 2.6 and save it again.",
 )
 _SHOWN = 5
 _SHORT = 16  # Bytes: no checkpoint is so short.
@@ -46,35 +70,18 @@ _CUT = 2500  # Bytes: a text this long may go on behind them.
 
 def recognise_head(path: str, head: bytes) -> CheckpointError | None:
     """Return the error for a file whose first bytes leave no doubt that it is something else."""
-    if head.startswith(_LFS):
-        return _error(
-            "git-lfs-pointer",
-            path,
-            "a git-LFS pointer: a few lines of text that stand for the real file",
-            f"Run `git lfs pull --include={Path(path).name}` in its repository (after `git lfs install`).",
-        )
-    if (named := _named_by_magic(path, head)) is not None:
-        return named
-    start = head.lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return _error(
-            "web-page",
-            path,
-            "a web page, as a download leaves it that needed a login or another address",
-            "Download the file itself: from the Hugging Face Hub the address has `/resolve/`, not `/blob/`, in it.",
-        )
-    return _tar(path, head) if head[257:262] == b"ustar" else None
-
-
-def _named_by_magic(path: str, head: bytes) -> CheckpointError | None:
-    for magic, kind, what, remedy in _MAGIC:
-        if head.startswith(magic):
-            return _error(kind, path, what, remedy)
-    if head[4:8] == b"TFL3":
-        return _error("tflite", path, "a TensorFlow Lite model", _EXPORTED)
-    if path.endswith(".onnx") or (head.startswith(b"\x08") and b"pytorch" in head[:64]):
-        return _error("onnx", path, "an ONNX model", _EXPORTED)
-    return None
+    sign = next((row for at, magic, row in _MAGIC if head[at:].startswith(magic)), None)
+    if sign is None and (path.endswith(".onnx") or (head.startswith(b"\x08") and b"pytorch" in head[:64])):
+        sign = ("onnx", "an ONNX model", _EXPORTED)
+    if sign is None and head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+        sign = _WEB_PAGE
+    if sign is None and head[257:262] == b"ustar":
+        members = {head[block : block + 100].partition(b"\0")[0].strip(b"./") for block in range(0, len(head), 512)}
+        sign = _TORCH_TAR if members & {b"sys_info", b"pickle", b"storages", b"tensors"} else _TAR
+    if sign is None:
+        return None
+    kind, what, remedy = sign
+    return _error(kind, path, what, remedy.replace("{name}", Path(path).name))
 
 
 def file(window: Window, head: bytes, reasons: list[str]) -> CheckpointError:
@@ -91,7 +98,7 @@ def _unknown_file(size: int, head: bytes) -> tuple[str, str]:
     if head.startswith(b"PK"):
         arrays = b".npy" in head[:200]
         return ("numpy", "numpy arrays (.npz)") if arrays else ("not-a-checkpoint", "a zip archive of something else")
-    if _looks_like_pickle(head):
+    if len(head) > 1 and head[0] == 0x80 and head[1] in range(2, 6):  # noqa: PLR2004 - PROTO and its argument.
         return "pickle", f"a plain pickle ({size} bytes), as `pickle.dump` or joblib write it: torch did not save it"
     if _is_text(head):
         line = head.decode("utf-8", "replace").strip().partition("\n")[0]
@@ -99,10 +106,6 @@ def _unknown_file(size: int, head: bytes) -> tuple[str, str]:
     if not any(head):
         return "zeros", f"a file of {size} bytes that begins with {len(head)} zeros: it was allocated and not written"
     return "not-a-checkpoint", f"{size} bytes that begin {head[:8].hex(' ')}"
-
-
-def _looks_like_pickle(head: bytes) -> bool:
-    return len(head) > 1 and head[0] == 0x80 and head[1] in range(2, 6)  # noqa: PLR2004 - PROTO and its argument.
 
 
 def _is_text(head: bytes) -> bool:
@@ -116,18 +119,6 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def _tar(path: str, head: bytes) -> CheckpointError:
-    members = {head[block : block + 100].partition(b"\0")[0].strip(b"./") for block in range(0, len(head), 512)}
-    if members & {b"sys_info", b"pickle", b"storages", b"tensors"}:
-        return _error(
-            "torch-tar",
-            path,
-            "a tar archive in torch's format before 0.1.10 (2017)",
-            "Load it with `torch.load` of a torch before 2.6 and save it again.",
-        )
-    return _error("tar", path, "a tar archive", _UNPACK)
-
-
 def directory(listing: Listing, reasons: list[str]) -> CheckpointError:
     """Return the error for a directory: what it is, and which paths in it may be meant."""
     path = listing.path
@@ -136,23 +127,18 @@ def directory(listing: Listing, reasons: list[str]) -> CheckpointError:
     except OSError as error:
         return _error("no-permission", path, error.strerror or str(error), "Give permission to list the directory.")
     for signs, kind, what, remedy in _DIRECTORIES:
-        found = [name for name in names if any(_matches(name, sign) for sign in signs)]
+        found = [name for name in names if any(fnmatchcase(name, sign) for sign in signs)]
         if found:
             return _error(kind, path, f"{what} (it has {listed(found)})", remedy)
     candidates = _candidates(Path(path))
     if candidates:
         shown = "\n".join(printable(each) for each in candidates[:_SHOWN])
         more = f"\n… and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
-        return _error(
-            "directory-of-checkpoints", path, "a directory, with checkpoints in it", f"Did you mean\n{shown}{more}"
-        )
+        remedy = f"Did you mean\n{shown}{more}"
+        return _error("directory-of-checkpoints", path, "a directory, with checkpoints in it", remedy)
     shown = f"a directory with {listed(names, _SHOWN)}" if names else "an empty directory"
-    return _error(
-        "not-a-checkpoint",
-        path,
-        "\n".join([shown, "nothing reads it:", *reasons]),
-        "Give the path of a checkpoint file, or of a PEFT adapter directory.",
-    )
+    remedy = "Give the path of a checkpoint file, or of a PEFT adapter directory."
+    return _error("not-a-checkpoint", path, "\n".join([shown, "nothing reads it:", *reasons]), remedy)
 
 
 # Names that a directory has (`*` at its end stands for anything) -> kind, what it is, what to do.
@@ -170,10 +156,6 @@ _DIRECTORIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         "Convert it first: `python zero_to_fp32.py . out.pt` in the directory.",
     ),
 )
-
-
-def _matches(name: str, sign: str) -> bool:
-    return name.startswith(sign[:-1]) if sign.endswith("*") else name == sign
 
 
 def _candidates(top: Path) -> list[Path]:
