@@ -7,7 +7,7 @@ import re
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, describe
 from pytest_lora_ckpt.lora.config import AdapterConfig
@@ -63,74 +63,61 @@ def lora_config_in(hyper_parameters: object) -> list[dict[str, Any]]:
     left: list[tuple[object, bool]] = [(hyper_parameters, False)]
     while left:
         value, context = left.pop()
-        if isinstance(value, (str, bytes, int, float)) or value is None or id(value) in seen:
+        if id(value) in seen:
             continue
         seen.add(id(value))
-        named = bool(_CLASS.search(_class_name(value)))
-        fields = _fields(value)
-        for config in _configs(fields, context=context or named, named=named):
-            if config not in configs:
-                configs.append(config)
+        fields, others = _parts(value)
+        # The class itself, not called, has no values.
+        kind = (
+            type(value).__name__ if not isinstance(value, Opaque) else value.qualname if value.args is not None else ""
+        )
+        named = bool(_CLASS.search(kind.rpartition(".")[2]))
+        configs += [each for each in _configs(fields, context=context or named, named=named) if each not in configs]
         inside = [(each, context or bool(_CONTEXT.search(name))) for name, each in fields.items()]
-        inside += [(each, context) for each in _elements(value)]
-        left += reversed(inside)
+        left += reversed([*inside, *((each, context) for each in others)])
     return configs
 
 
 def _configs(fields: Mapping[str, object], *, context: bool, named: bool) -> Iterator[dict[str, Any]]:
     """Build the configs that one mapping's names make; `lora_r` and `vision_lora_r` belong to two."""
     groups: dict[str, dict[str, Any]] = defaultdict(dict)
-    telling: dict[str, set[str]] = defaultdict(set)
+    telling: set[str] = set()
     for name, value in fields.items():
         prefixed = None if name in _STEMS else _PREFIXED.fullmatch(name)
         of, stem = (prefixed["of"] or "", prefixed["stem"]) if prefixed else ("", name)
         own = _STEMS.get(stem)
-        if own is None or (own not in {"r", "lora_alpha"} and stem in _BARE and not prefixed and not context):
-            continue
-        groups[of].setdefault(own, _plain(value))
-        if prefixed or stem not in _BARE:
-            telling[of].add(own)
+        says_lora = bool(prefixed) or stem not in _BARE
+        if own and (own in {"r", "lora_alpha"} or says_lora or context):
+            groups[of].setdefault(own, _plain(value))
+            telling |= {of} if says_lora else set()
+    if any(fields.get(name) is False for name in (_OFF | _OFF_INSIDE if context else _OFF)):
+        groups.pop("", None)
     for of, config in groups.items():
-        off = _OFF_INSIDE | _OFF if context else _OFF
-        if not of and any(fields.get(name) is False for name in off):
-            continue
         read = AdapterConfig.of(config)
         rank, alpha = bool(read.rank), read.alpha is not None
-        if (rank and alpha and (context or telling[of])) or (named and (rank or alpha)):
+        if (rank and alpha and (context or of in telling)) or (named and (rank or alpha)):
             yield config
 
 
-def _fields(value: object) -> dict[str, object]:
-    """Give the named parts of a value, whatever it is."""
-    if isinstance(value, Mapping):
-        parts: list[object] = [value]
-    elif isinstance(value, Opaque):
-        states = value.state if isinstance(value.state, tuple) else (value.state,)
-        parts = [value.kwargs, *states, value.entries]
-    elif isinstance(value, Namespace) or (dataclasses.is_dataclass(value) and hasattr(value, "__dict__")):
-        parts = [vars(value)]
-    else:
-        parts = []
-    named = {str(name): _unwrapped(each) for part in parts if isinstance(part, Mapping) for name, each in part.items()}
-    # omegaconf's containers keep their items apart from what they know of themselves.
-    content = named.get("_content")
-    if isinstance(content, Mapping) and "_metadata" in named:
-        return {str(name): _unwrapped(each) for name, each in content.items()}
-    return named
-
-
-def _elements(value: object) -> list[object]:
-    if _is_sequence(value) or isinstance(value, (set, frozenset)):
-        return list(value)
+def _parts(value: object) -> tuple[dict[str, object], list[object]]:
+    """Give the named parts of a value, and the others."""
+    named: list[object] = []
+    others: list[object] = []
     if isinstance(value, Opaque):
-        return [*(value.args or ()), *(value.elements or ()), *(_items(value) or ())]
-    return []
-
-
-def _items(value: object) -> list[object] | None:
-    """Give the items of an omegaconf list, None for anything else."""
-    content = value.state.get("_content") if isinstance(value, Opaque) and isinstance(value.state, Mapping) else None
-    return [_unwrapped(each) for each in content] if isinstance(content, list) else None
+        states = value.state if isinstance(value.state, tuple) else (value.state,)
+        content = next((each.get("_content") for each in states if isinstance(each, Mapping)), None)
+        if isinstance(content, (dict, list)):  # omegaconf's containers have their items there.
+            value = content
+        else:
+            named, others = [value.kwargs, *states, value.entries], [*(value.args or ()), *(value.elements or ())]
+    if isinstance(value, Mapping):
+        named = [value]
+    elif isinstance(value, Namespace) or (dataclasses.is_dataclass(value) and not isinstance(value, (type, Opaque))):
+        named = [vars(value)]
+    elif isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (str, bytes)):
+        others = sorted(value, key=describe) if isinstance(value, (set, frozenset)) else list(value)
+    fields = {str(name): _unwrapped(each) for part in named if isinstance(part, Mapping) for name, each in part.items()}
+    return fields, [_unwrapped(each) for each in others]
 
 
 def _unwrapped(value: object) -> object:
@@ -145,26 +132,12 @@ def _unwrapped(value: object) -> object:
 
 def _plain(value: object) -> Any:
     """Make a plain dict or list of a value; what lies deeper is not part of a LoRA config, and is described."""
-    if (items := _items(value)) is not None:
-        return [_flat(each) for each in items]
-    if (fields := _fields(value)) or isinstance(value, Mapping):
+    fields, others = _parts(value)
+    if fields or isinstance(value, Mapping):
         return {name: _flat(each) for name, each in fields.items()}
-    if isinstance(value, (set, frozenset)):
-        return sorted(str(_flat(each)) for each in value)
-    return [_flat(each) for each in value] if _is_sequence(value) else _flat(value)
-
-
-def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:
-    """Return whether it is a list, a tuple or an omegaconf list."""
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    is_list = isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (str, bytes))
+    return [_flat(each) for each in others] if others or is_list else _flat(value)
 
 
 def _flat(value: object) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else describe(value)
-
-
-def _class_name(value: object) -> str:
-    if isinstance(value, Opaque):
-        # The class itself, not called, has no values.
-        return "" if value.args is None else value.qualname.rpartition(".")[2]
-    return type(value).__name__
