@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_lora_ckpt.keys.grammar import parse_key
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
+from pytest_lora_ckpt.wording import dtype_name, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,7 @@ def model_keys(model: torch.nn.Module) -> KeySet:
         ((8, 4), (('embed.weight', 'head.weight'),))
     """
     if not is_module(model):
-        raise TypeError(f"model_keys() takes a torch.nn.Module, and was given {describe(model)}.")
+        raise TypeError(f"model_keys() takes a torch.nn.Module, and was given {type_name(model)}.")
     # keep_vars leaves the parameters themselves, so that one tensor under two names is seen as one object even on meta.
     return keys_of_state(model, model.state_dict(keep_vars=True))
 
@@ -105,7 +106,7 @@ def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:
     if isinstance(source, Mapping):
         return KeySet(_infos_of(source), groups)
     raise TypeError(
-        f"Keys are taken from a Checkpoint, an nn.Module or a mapping of key to shape, and this is {describe(source)}."
+        f"Keys are taken from a Checkpoint, an nn.Module or a mapping of key to shape, and this is {type_name(source)}."
     )
 
 
@@ -140,22 +141,6 @@ def _is_lazy(tensor: object) -> bool:
     return any(base.__name__ == "UninitializedTensorMixin" for base in type(tensor).__mro__)
 
 
-def describe(value: object) -> str:
-    """Name a value's type for a message, with its size where it has one.
-
-    Example:
-        >>> describe(None), describe((1, 2))
-        ('None', 'a tuple of 2')
-    """
-    if value is None:
-        return "None"
-    kind = type(value)
-    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    article = "an" if name[0].lower() in "aeiou" else "a"
-    size = f" of {len(value)}" if isinstance(value, (tuple, list, dict, set)) else ""
-    return f"{article} {name}{size}"
-
-
 def _infos_of(source: Mapping[Any, Any]) -> dict[str, TensorInfo]:
     """Coerce the values of a plain mapping; there are few shapes and many keys, and equal shapes share one object."""
     infos: dict[str, TensorInfo] = {}
@@ -179,12 +164,12 @@ def _info_of(key: str, value: Any) -> TensorInfo:
     try:
         return TensorInfo(tuple(int(size) for size in value))
     except (TypeError, ValueError):
-        raise TypeError(f"The shape of {key!r} should be a sequence of sizes, and is {describe(value)}.") from None
+        raise TypeError(f"The shape of {key!r} should be a sequence of sizes, and is {type_name(value)}.") from None
 
 
 def _tensor_info(tensor: Any) -> TensorInfo:
     """Describe a live tensor; tensors without memory of their own (meta) are known by their identity."""
-    dtype = str(tensor.dtype).removeprefix("torch.")
+    dtype = dtype_name(tensor.dtype)
     storage: tuple[str, int] = ("object", id(tensor))
     offset = 0
     if type(tensor).__module__ in {"torch", "torch.nn.parameter"} and tensor.device.type != "meta":

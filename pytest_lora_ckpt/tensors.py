@@ -105,7 +105,6 @@ class KeySet(Mapping[str, TensorInfo]):
         *,
         published: Callable[[str], str] | None = None,
     ) -> None:
-        """See the class."""
         self.published = published
         self._infos = dict(infos)
         self._derived: dict[Callable[[KeySet], Any], Any] = {}

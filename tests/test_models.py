@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import KeySet, TensorInfo, model_keys
-from pytest_lora_ckpt.models import as_key_set, describe, is_module, is_tensor
+from pytest_lora_ckpt.models import as_key_set, is_module, is_tensor
+from pytest_lora_ckpt.wording import type_name
 
 
 def _tied(device: str = "cpu") -> torch.nn.Module:
@@ -88,7 +89,7 @@ def test_a_shape_that_is_none(shape: object) -> None:
 def test_no_module() -> None:
     with pytest.raises(TypeError, match=r"torch\.nn\.Module, and was given a list of 2"):
         model_keys([1, 2])  # type: ignore[arg-type]
-    assert describe(torch.nn.Linear(1, 1)) == "a torch.nn.modules.linear.Linear"
+    assert type_name(torch.nn.Linear(1, 1)) == "a torch.nn.modules.linear.Linear"
     assert is_module(_tied())
     assert not is_module(torch.zeros(1))
     assert is_tensor(torch.nn.Parameter(torch.zeros(1)))

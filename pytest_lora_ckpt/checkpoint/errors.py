@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from pytest_lora_ckpt.wording import printable
 
@@ -37,14 +39,12 @@ class CheckpointError(Exception):
 
     def __str__(self) -> str:
         """Put the fact first, then what was expected, what was found and what to do."""
-        lines = [f"cannot read checkpoint {printable(self._shown)} ({self.problem})"]
-        for label, text in (("expected", self.expected), ("found", self.found), ("what to do", self.remedy)):
-            lines.append(f"  {label}: " + "\n    ".join(map(printable, text.strip().split("\n"))))
-        return "\n".join(lines)
+        return explained(f"cannot read checkpoint {printable(self._shown)} ({self.problem})", self)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the way from a pytest-xdist worker: `Exception` itself would forget the keyword arguments."""
-        return (_rebuild, (type(self), self.problem, self._shown, self.expected, self.found, self.remedy))
+        fields = {"expected": self.expected, "found": self.found, "remedy": self.remedy}
+        return (partial(type(self), self.problem, self._shown, **fields), ())
 
 
 class UnknownKeyError(CheckpointError, KeyError):
@@ -68,8 +68,15 @@ def big_endian(path: str | Path, found: str) -> CheckpointError:
     )
 
 
-def _rebuild(  # noqa: PLR0913, PLR0917 - These are the fields of the exception.
-    kind: type[CheckpointError], problem: str, path: str, expected: str, found: str, remedy: str
-) -> CheckpointError:
-    """Make the exception again in the process that receives it."""
-    return kind(problem, path, expected=expected, found=found, remedy=remedy)
+class _Explained(Protocol):
+    expected: str
+    found: str
+    remedy: str
+
+
+def explained(fact: str, error: _Explained) -> str:
+    """Put the fact first, then what was expected, what is there instead, and what to do."""
+    lines = [fact]
+    for label, text in (("expected", error.expected), ("found", error.found), ("what to do", error.remedy)):
+        lines.append(f"  {label}: " + "\n    ".join(map(printable, text.strip().split("\n"))))
+    return "\n".join(lines)

@@ -57,7 +57,6 @@ class PatternTable(Generic[_Number]):
     def __init__(
         self, field: str, content: object, read: Callable[[object], _Number | None], patterns: Patterns
     ) -> None:
-        """See the class."""
         self._field, self._patterns = field, patterns
         entries = content.items() if isinstance(content, Mapping) else ()
         # A plain name needs no regular expression: a config may have one for each module.

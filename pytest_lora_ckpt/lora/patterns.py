@@ -41,7 +41,6 @@ class Patterns:
     """
 
     def __init__(self, seconds: float = _BUDGET) -> None:
-        """See the class."""
         self.failures: dict[str, str] = {}
         self._left = seconds
         self._compiled: dict[str, regex.Pattern[str] | None] = {}

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt._lazy import attach
-from pytest_lora_ckpt.manifest.compare_file import compare_checkpoint as compare_checkpoint
+from pytest_lora_ckpt.manifest.compare import compare_checkpoint as compare_checkpoint
+from pytest_lora_ckpt.manifest.compare import compare_model as compare_model
 from pytest_lora_ckpt.manifest.outcomes import Difference as Difference
 from pytest_lora_ckpt.manifest.outcomes import ManifestComparison as ManifestComparison
 from pytest_lora_ckpt.manifest.outcomes import summarise as summarise
@@ -23,7 +24,6 @@ from pytest_lora_ckpt.manifest.schema import TensorEntry as TensorEntry
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.manifest.callbacks import LoraManifestCallback as LoraManifestCallback
-    from pytest_lora_ckpt.manifest.compare_loaded import compare_model as compare_model
     from pytest_lora_ckpt.manifest.probe import ProbeResult as ProbeResult
     from pytest_lora_ckpt.manifest.probe import replay_probe as replay_probe
     from pytest_lora_ckpt.manifest.write import make_manifest as make_manifest
@@ -33,7 +33,6 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "callbacks": ("LoraManifestCallback",),
-        "compare_loaded": ("compare_model",),
         "probe": ("ProbeResult", "replay_probe"),
         "write": ("make_manifest", "write_manifest"),
     },
@@ -46,6 +45,7 @@ __getattr__, __dir__, __all__ = attach(
     "SCHEMA",
     "TensorEntry",
     "compare_checkpoint",
+    "compare_model",
     "find_manifest",
     "read_manifest",
     "summarise",

@@ -1,12 +1,15 @@
-"""What differing values mean: tensors exchanged, a further step, another base, or damage."""
+"""What differences mean: tensors exchanged, a further step, another base, damage; another config or base by name."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.manifest.facts import plain_config
 from pytest_lora_ckpt.manifest.outcomes import Difference, recorded_digest
-from pytest_lora_ckpt.wording import grouped, printable
+from pytest_lora_ckpt.vocabulary.lora import PEFT_FIELDS
+from pytest_lora_ckpt.wording import count, grouped, listed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,14 +28,16 @@ _ANOTHER_BASE = 0.5
 
 _SHOWN = 3
 
+# Decide nothing once the tensors are trained: how they began, and which head PEFT put on.
+_LEFT_OUT = {"init_lora_weights", "task_type", "peft_type"}
+_NAMED = 8  # Modules in one sentence.
+
+# A model in the cache of the hub: `models--ORG--NAME/snapshots/COMMIT`.
+_CACHED = re.compile(r"models--(?P<name>[^/\\]+)[/\\]snapshots[/\\](?P<commit>[0-9a-f]{40})")
+
 
 def value_differences(outcomes: Outcomes, where: str) -> list[Difference]:
-    """Explain the values that differ.
-
-    Args:
-        outcomes: All that was compared.
-        where: What was compared, in words.
-    """
+    """Explain the values that differ; `where` says in words what was compared."""
     manifest, index = outcomes.manifest, _Index(outcomes.manifest)
     moved = {}
     for key in outcomes.of("differs"):
@@ -105,7 +110,7 @@ def exchanged(moved: Mapping[str, str]) -> list[Difference]:
             counts[f"{_both(min(key, owner), max(key, owner), ' and ')} are exchanged"] += 1
         else:
             counts[_both(key, owner, " holds ")] += 1
-    shown = [f"{text} ({number} tensor{'s' * (number != 1)})" for text, number in counts.most_common(_SHOWN)]
+    shown = [f"{text} ({count(number, 'tensor')})" for text, number in counts.most_common(_SHOWN)]
     more = f"; and {len(counts) - _SHOWN} more like it" if len(counts) > _SHOWN else ""
     message = f"Tensors are in the place of others: {'; '.join(shown)}{more}."
     return [Difference("exchanged-tensors", message, tuple(sorted(moved)))]
@@ -118,3 +123,74 @@ def _both(first: str, second: str, between: str) -> str:
     if len(ours) != len(theirs) or len(at) != 1 or not at[0]:
         return f"{'.'.join(ours)}{between}{'.'.join(theirs)}"
     return f"{'.'.join(ours[: at[0]])} {ours[at[0]]}{between}{theirs[at[0]]}"
+
+
+def config_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Name the fields in which the config beside a checkpoint differs from that of training.
+
+    A field that is absent has PEFT's default: None, false or empty.
+
+    Example:
+        >>> config_differences({"r": 8, "lora_alpha": 16}, {"r": 8, "lora_alpha": 32})[0].message
+        'adapter_config.json differs from training: lora_alpha is 32 and was 16.'
+    """
+    before, after = plain_config(recorded), plain_config(now)
+    changes = [
+        _change(name, before.get(name), after.get(name))
+        for name in PEFT_FIELDS
+        if name not in _LEFT_OUT and _settled(name, before.get(name)) != _settled(name, after.get(name))
+    ]
+    if not changes:
+        return []
+    return [Difference("config-differs", f"adapter_config.json differs from training: {'; '.join(changes)}.")]
+
+
+def base_differences(manifest: Manifest, config: Mapping[str, Any]) -> tuple[list[Difference], list[str]]:
+    """Compare the base model that an adapter's config names with that of training; return differences and notes.
+
+    A path of one machine says little about another, so two paths, or a path and a name, give a note only.
+    """
+    then, now = manifest.base.name, config.get("base_model_name_or_path")
+    if not isinstance(now, str) or not now or not then:
+        return [], []
+    names = _hub_name(then), _hub_name(now)
+    if names[0] != names[1]:
+        fact = f"adapter_config.json names the base model {_short(now)}, and training had {_short(then)}"
+        if any(map(_is_path, names)):
+            return [], [f"{fact}: the names do not show whether they are one model."]
+        return [Difference("other-base", f"{fact}.")], []
+    before, revision = manifest.base.revision, config.get("revision")
+    if before and isinstance(revision, str) and revision not in {"", before}:
+        fact = f"adapter_config.json names revision {_short(revision)} of the base model {_short(now)}"
+        return [Difference("other-base", f"{fact}, and training had {_short(before)}.")], []
+    return [], []
+
+
+def _settled(name: str, value: Any) -> Any:
+    """Return one value for all spellings of a setting."""
+    if value and not isinstance(value, bool | list) and name in {"layers_to_transform", "layers_pattern"}:
+        return [value]
+    return None if not value or value == "none" else value
+
+
+def _change(name: str, before: Any, after: Any) -> str:
+    if isinstance(before, list) and isinstance(after, list):
+        lacks, adds = [one for one in before if one not in after], [one for one in after if one not in before]
+        parts = [f"{what} {listed(rest, most=_NAMED)}" for what, rest in (("lacks", lacks), ("adds", adds)) if rest]
+        if parts:
+            return f"{name} {' and '.join(parts)}"
+    return f"{name} is {_short(after)} and was {_short(before)}"
+
+
+def _short(value: Any) -> str:
+    return printable(f"{value!r:.120}")
+
+
+def _hub_name(name: str) -> str:
+    found = _CACHED.search(name)
+    return found["name"].replace("--", "/") if found else name.rstrip("/\\")
+
+
+def _is_path(name: str) -> bool:
+    """Tell a path from `org/name` and `name` of the hub."""
+    return name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1

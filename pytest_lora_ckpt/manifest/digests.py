@@ -6,14 +6,16 @@ little-endian. It tells values apart bit by bit: 0.0 from -0.0, and one NaN from
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import sys
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import CheckpointError
+from pytest_lora_ckpt.wording import dtype_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import torch
 
@@ -30,8 +32,7 @@ HOLDS: dict[str, tuple[str, ...]] = {
 # A trained tensor of a dtype may be saved in one of these, which lose bits; so their digests are recorded. Widening
 # loses none: a file in a wider dtype is cast back.
 NARROWED: dict[str, tuple[str, ...]] = {
-    "float64": ("float32", "bfloat16", "float16"),
-    "float32": ("bfloat16", "float16"),
+    **HOLDS,
     "bfloat16": ("float16",),
     "float16": ("bfloat16",),
 }
@@ -62,14 +63,14 @@ def digest_tensors(tensor: torch.Tensor, dtypes: Sequence[str]) -> dict[str, str
 
     if reason := why_not(tensor):
         raise ValueError(f"no digest can be taken: the tensor is {reason}")
-    found = {dtype: _begin(dtype, tensor.shape) for dtype in dtypes}
+    digests = {dtype: _begin(dtype, tensor.shape) for dtype in dtypes}
     with torch.no_grad():
         flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
         for start in range(0, flat.numel(), _PIECE):
             piece = flat[start : start + _PIECE].cpu()
-            for dtype, digest in found.items():
+            for dtype, digest in digests.items():
                 digest.update(piece.to(getattr(torch, dtype)).view(torch.uint8).numpy().data)
-    return {dtype: digest.hexdigest() for dtype, digest in found.items()}
+    return {dtype: digest.hexdigest() for dtype, digest in digests.items()}
 
 
 def why_not(tensor: torch.Tensor) -> str | None:  # noqa: PLR0911  # One reason each.
@@ -89,61 +90,54 @@ def why_not(tensor: torch.Tensor) -> str | None:  # noqa: PLR0911  # One reason 
     return "sparse" if str(tensor.layout) != "torch.strided" else None
 
 
-class FileTensor:
-    """The digests of one tensor of a checkpoint, each worked out when asked for.
+class Digested:
+    """The digests of one tensor, each worked out when asked for.
 
     Args:
-        checkpoint: An opened checkpoint.
-        key: One of its keys.
+        dtype: Its dtype.
+        read: Gives the tensor.
+        read_bytes: Gives its elements in order as bytes, where they are at hand without torch.
+        shape: Its sizes, for `read_bytes`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, key: str) -> None:
-        """See the class."""
-        self._checkpoint, self._key = checkpoint, key
-        self.info = checkpoint.keys[key]
-        self.dtype = self.info.dtype
+    def __init__(
+        self,
+        dtype: str,
+        read: Callable[[], torch.Tensor],
+        read_bytes: Callable[[], bytes | memoryview] | None = None,
+        shape: Sequence[int] = (),
+    ) -> None:
+        self.dtype = dtype
+        self._read, self._read_bytes, self._shape = read, read_bytes, shape
+
+    @classmethod
+    def of_file(cls, checkpoint: Checkpoint, key: str) -> Digested:
+        """Take a tensor of a checkpoint; torch is needed where its bytes do not lie in order, and for a cast."""
+        info = checkpoint.keys[key]
+        read_bytes = functools.partial(checkpoint.read_bytes, key) if info.stride is None else None
+        return cls(info.dtype, functools.partial(checkpoint.read, key), read_bytes, info.shape)
+
+    @classmethod
+    def of_model(cls, tensor: torch.Tensor) -> Digested:
+        """Take a tensor of a live model."""
+        return cls(dtype_name(tensor.dtype), lambda: tensor)
 
     def digest(self, dtype: str) -> str | None:
-        """Return the digest of the tensor cast to a dtype; None where its bytes cannot be read.
-
-        torch is needed where bytes do not lie in order, and for a cast.
-        """
+        """Return the digest of the tensor cast to a dtype; None where it has none, or cannot be read."""
         try:
-            if dtype == self.dtype and self.info.stride is None:
-                return digest_bytes(dtype, self.info.shape, [self._checkpoint.read_bytes(self._key)])
-            return digest_tensors(self._checkpoint.read(self._key), [dtype])[dtype]
+            if dtype == self.dtype and self._read_bytes is not None:
+                return digest_bytes(dtype, self._shape, [self._read_bytes()])
+            tensor = self._read()
+            return None if why_not(tensor) else digest_tensors(tensor, [dtype])[dtype]
         except CheckpointError:
             return None
 
     def fits(self, dtype: str) -> bool:
-        """Tell whether a dtype holds all its values without rounding."""
-        try:
-            return _fits(self._checkpoint.read(self._key), dtype)
-        except CheckpointError:
-            return False
+        """Whether a dtype holds all its values without rounding; asked only where the cast has a digest."""
+        import torch  # Only where values are not the recorded ones.
 
-
-class LiveTensor:
-    """The same for a tensor of a live model."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        """Take the tensor."""
-        self._tensor = tensor
-        self.dtype = str(tensor.dtype).removeprefix("torch.")
-
-    def digest(self, dtype: str) -> str | None:
-        """Return the digest of the tensor cast to a dtype; None where it has none."""
-        return None if why_not(self._tensor) else digest_tensors(self._tensor, [dtype])[dtype]
-
-    def fits(self, dtype: str) -> bool:
-        """Tell whether a dtype holds all its values without rounding."""
-        return not why_not(self._tensor) and _fits(self._tensor, dtype)
-
-
-def _fits(tensor: torch.Tensor, dtype: str) -> bool:
-    import torch  # Only where values are not the recorded ones.
-
-    return torch.equal(tensor.to(getattr(torch, dtype)).to(tensor.dtype), tensor)
+        tensor = self._read()
+        return torch.equal(tensor.to(getattr(torch, dtype)).to(tensor.dtype), tensor)
 
 
 def _begin(dtype: str, shape: Sequence[int]) -> hashlib.blake2b:

@@ -25,7 +25,8 @@ def adapter_configs(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for path, name, config in _configs(model):
-        found[name if name not in found else f"{path}:{name}"] = plain_config(_as_dict(config))
+        fields = config if isinstance(config, Mapping) else {each: getattr(config, each, None) for each in PEFT_FIELDS}
+        found[name if name not in found else f"{path}:{name}"] = plain_config(fields)
     return found
 
 
@@ -36,11 +37,8 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
         >>> plain_config({"r": 8, "target_modules": {"v_proj", "q_proj"}, "inference_mode": True})
         {'r': 8, 'target_modules': ['q_proj', 'v_proj']}
     """
-    return {
-        name: _plain(config[name], ordered=name in _ORDERED)
-        for name in PEFT_FIELDS
-        if name in config and config[name] is not None
-    }
+    given = {name: config[name] for name in PEFT_FIELDS if config.get(name) is not None}
+    return {name: _plain(value, ordered=name in _ORDERED) for name, value in given.items()}
 
 
 def module_scalings(layers: Iterable[AdapterLayer]) -> dict[str, dict[str, float]]:
@@ -81,12 +79,6 @@ def _configs(model: torch.nn.Module) -> Iterator[tuple[str, str, Any]]:
             if id(config) not in seen:
                 seen.add(id(config))
                 yield path, str(name), config
-
-
-def _as_dict(config: Any) -> Mapping[str, Any]:
-    if isinstance(config, Mapping):
-        return config
-    return {name: getattr(config, name) for name in PEFT_FIELDS if hasattr(config, name)}
 
 
 def _plain(value: Any, *, ordered: bool = False) -> Any:

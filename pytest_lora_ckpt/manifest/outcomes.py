@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from pytest_lora_ckpt.manifest.digests import HOLDS
 from pytest_lora_ckpt.wording import count
@@ -12,6 +12,7 @@ from pytest_lora_ckpt.wording import count
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from pytest_lora_ckpt.manifest.digests import Digested
     from pytest_lora_ckpt.manifest.schema import Manifest, TensorEntry
 
 
@@ -80,20 +81,6 @@ def summarise(file: ManifestComparison, model: ManifestComparison | None) -> str
     return f"Checkpoint: {file.summary}" + (f" Loaded model: {model.summary}" if model else "")
 
 
-class Digested(Protocol):
-    """A tensor of a file, or of a live model."""
-
-    dtype: str
-
-    def digest(self, dtype: str) -> str | None:
-        """Return its digest after a cast to a dtype, or None."""
-        ...
-
-    def fits(self, dtype: str) -> bool:
-        """Whether a dtype holds all its values without rounding."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One tensor compared with its entry in the manifest.
@@ -136,14 +123,9 @@ def recorded_digest(entry: TensorEntry, dtype: str) -> str | None:
 
 
 class Outcomes:
-    """The outcomes of a checkpoint or a model.
-
-    Args:
-        manifest: What it is compared with.
-    """
+    """The outcomes of a checkpoint or a model that is compared with a manifest."""
 
     def __init__(self, manifest: Manifest) -> None:
-        """See the class."""
         self.manifest = manifest
         self.by_key: dict[str, Outcome] = {}
 

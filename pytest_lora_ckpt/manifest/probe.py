@@ -1,7 +1,14 @@
-"""The probe: a model's output on seeded inputs with its adapter on and off, at training and now."""
+"""The probe: a model's output on seeded inputs with its adapter on and off, at training and now.
+
+Its inputs are recipes: kinds and sizes instead of values, the same inputs on every machine. Random values come from
+SHAKE-128 (FIPS 202) and exact arithmetic, not from torch's generators, whose streams no release of torch promises to
+keep.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,24 +17,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.manifest.probe_inputs import follow_recipes, make_recipe
 from pytest_lora_ckpt.manifest.schema import ManifestError
 from pytest_lora_ckpt.proof.effect import adapters_off, up_factors
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.running import at_rest, tensors_in
+from pytest_lora_ckpt.wording import dtype_name, type_name
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.manifest.schema import Manifest
 
 SEED = 0
-SAMPLE = 64
-"""At most so many values of an output are recorded, evenly spaced."""
+SAMPLE = 64  # At most so many values of an output are recorded, evenly spaced.
 
 _POSITIONAL = 3  # Dimensions of logits that have positions: batch, positions, vocabulary.
 
 # Share of the largest recorded value by which two machines may differ: other kernels, other order of sums. Measured
 # within a machine it is 0; these leave room for a deep network in that precision.
 _TOLERANCE = {"float64": 1e-6, "float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2}
+
+# Up to this number of runs of equal values integers are kept: where the placeholders of an image stand matters.
+MOST_RUNS = 1024
+
+MOST_ELEMENTS = 1 << 26  # A file that asks for more would fill the memory.
+
+_DRAWS = 4  # Uniform numbers of 16 bits per element; their sum is close enough to a normal distribution.
+_LEVELS = 1 << 16
+_SPREAD = math.sqrt(_DRAWS * (_LEVELS**2 - 1) / 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +107,8 @@ def record_probe(model: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str,
         raise TypeError(f"probe= should be a mapping, argument of forward -> input, and is {type(inputs).__name__}.")
     recipes = {str(name): make_recipe(str(name), value) for name, value in inputs.items()}
     on, off = _answers(model, recipes, SEED)
-    return {
-        "seed": SEED,
-        "inputs": recipes,
-        "output": {"shape": list(on.shape), "dtype": _dtype(on), "on": _sample(on), "off": _sample(off)},
-    }
+    output = {"shape": list(on.shape), "dtype": dtype_name(on.dtype), "on": _sample(on), "off": _sample(off)}
+    return {"seed": SEED, "inputs": recipes, "output": output}
 
 
 def replay_probe(manifest: Manifest, model: torch.nn.Module | LoadedModel) -> ProbeResult:
@@ -116,12 +128,11 @@ def replay_probe(manifest: Manifest, model: torch.nn.Module | LoadedModel) -> Pr
     largest = max((abs(value) for value in (*then["on"], *then["off"]) if value is not None), default=0.0) or 1.0
     had_lora = any(key.is_lora for key in parse_keys(manifest.tensors).values())
     can_switch = bool(up_factors(loaded.module)) and not any(layer.merged for layer in loaded.layers)
-    loosest = max(_TOLERANCE.get(dtype, _TOLERANCE["bfloat16"]) for dtype in (then["dtype"], _dtype(on)))
     return ProbeResult(
         on=_distance(_sample(on), then["on"]) / largest,
         off=_distance(_sample(off), then["off"]) / largest if can_switch else None,
         effect=_distance(then["on"], then["off"]) / largest if had_lora else None,
-        tolerance=loosest,
+        tolerance=max(_TOLERANCE.get(each, _TOLERANCE["bfloat16"]) for each in (then["dtype"], dtype_name(on.dtype))),
     )
 
 
@@ -169,16 +180,96 @@ def _sample(output: torch.Tensor) -> list[float | None]:
 
 
 def _distance(first: list[float | None], second: list[float | None]) -> float:
-    if len(first) != len(second):
+    """Return the largest gap; it is endless where one of two values is not finite, or there are more of them."""
+    if [value is None for value in first] != [value is None for value in second]:
         return math.inf
-    return max((_gap(a, b) for a, b in zip(first, second, strict=True)), default=0.0)
+    pairs = zip(first, second, strict=True)
+    return max((abs(a - b) for a, b in pairs if a is not None and b is not None), default=0.0)
 
 
-def _gap(first: float | None, second: float | None) -> float:
-    if first is None or second is None:
-        return 0.0 if first is second else math.inf
-    return abs(first - second)
+def make_recipe(name: str, value: Any) -> dict[str, Any]:  # noqa: PLR0911  # One kind each.
+    """Say how an input like this one is made.
+
+    Kinds: `plain` (a number, a string, None), `constant`, `runs` (`[value, count]`, for integers), `range` (integers of
+    a range, where there are too many runs), `normal` (floats of the same mean and spread).
+
+    Raises:
+        TypeError: It is neither a dense tensor nor a plain value.
+    """
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return {"kind": "plain", "value": value}
+    if not isinstance(value, torch.Tensor) or value.is_meta or value.is_complex() or value.is_sparse:
+        raise TypeError(
+            f"probe={name!r} should be a tensor with data, a number, a string or None, and is {type_name(value)}."
+        )
+    about = {"shape": list(value.shape), "dtype": dtype_name(value.dtype)}
+    flat = value.detach().cpu().reshape(-1)
+    if not flat.numel():
+        return {"kind": "constant", **about, "value": 0}
+    if value.is_floating_point():
+        wide = flat.double()
+        mean, spread = float(wide.mean()), float(wide.std(correction=0))
+        if not math.isfinite(mean + spread):
+            raise TypeError(f"probe={name!r} should hold finite numbers.")
+        if not spread:
+            return {"kind": "constant", **about, "value": mean}
+        return {"kind": "normal", **about, "mean": mean, "spread": spread}
+    if bool((flat == flat[0]).all()):
+        return {"kind": "constant", **about, "value": int(flat[0])}
+    runs = [[number, len(list(same))] for number, same in itertools.groupby(map(int, flat.tolist()))]
+    if len(runs) <= MOST_RUNS:
+        return {"kind": "runs", **about, "runs": runs}
+    return {"kind": "range", **about, "low": int(flat.min()), "high": int(flat.max())}
 
 
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def follow_recipes(recipes: Mapping[str, Mapping[str, Any]], seed: int, device: torch.device) -> dict[str, Any]:
+    """Make the inputs.
+
+    Raises:
+        ManifestError: A recipe lacks something, or is of a kind that this release does not know.
+    """
+    made: dict[str, Any] = {}
+    for name, recipe in recipes.items():
+        try:
+            made[name] = _follow(recipe, f"{seed}:{name}")
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            raise ManifestError(
+                None,
+                expected=f"a recipe for the input {name!r} of the probe",
+                found=f"{dict(recipe)!r:.200} ({error!r:.100})",
+                remedy="Write the manifest again.",
+            ) from error
+        if isinstance(made[name], torch.Tensor):
+            made[name] = made[name].to(device)
+    return made
+
+
+def _follow(recipe: Mapping[str, Any], seed: str) -> Any:
+    kind = recipe["kind"]
+    if kind == "plain":
+        return recipe["value"]
+    shape, dtype = tuple(recipe["shape"]), getattr(torch, recipe["dtype"])
+    count = math.prod(shape)
+    if count > MOST_ELEMENTS:
+        raise ValueError(f"{count:,} elements, and at most {MOST_ELEMENTS:,} are made")
+    if kind == "constant":
+        return torch.full(shape, recipe["value"], dtype=dtype)
+    if kind == "runs":
+        values = torch.tensor([value for value, _ in recipe["runs"]])
+        flat = values.repeat_interleave(torch.tensor([length for _, length in recipe["runs"]]))
+    elif kind == "range":
+        low, high = recipe["low"], recipe["high"]
+        flat = low + _words(seed, count).sum(dim=1) % (high - low + 1)
+    elif kind == "normal":
+        total = _words(seed, count).sum(dim=1).double()
+        flat = (total - _DRAWS * (_LEVELS - 1) / 2) / _SPREAD * recipe["spread"] + recipe["mean"]
+    else:
+        raise ValueError(f"unknown kind {kind!r}")
+    return flat.to(dtype).reshape(shape)
+
+
+def _words(seed: str, count: int) -> torch.Tensor:
+    """Return `_DRAWS` numbers of 16 bits for each element."""
+    octets = bytearray(hashlib.shake_128(seed.encode()).digest(count * _DRAWS * 2))
+    pairs = torch.frombuffer(octets, dtype=torch.uint8).to(torch.int64).reshape(count, _DRAWS, 2)
+    return pairs[..., 0] + 256 * pairs[..., 1]

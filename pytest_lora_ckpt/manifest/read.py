@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -175,38 +176,29 @@ def _manifest(data: Any, path: Path) -> Manifest:
         remedy = "Upgrade pytest-lora-ckpt." if type(schema) is int and schema > SCHEMA else _AGAIN
         raise _wrong(f"schema {SCHEMA}, which this release reads", f"schema {_shown(schema)}", remedy)
     _check(data, _FORMAT, "")
-    given = {name: value for name, value in data.items() if value is not None}
+    given = _given(Manifest, data)
     aliases = tuple((key, *others) for key, others in given.get("aliases", {}).items())
     if unknown := sorted({key for group in aliases for key in group} - given["tensors"].keys()):
         raise _wrong("aliases among the tensors", f"aliases has {_shown(unknown[0])}, which is not in tensors")
-    base = given.get("base", {})
-    return Manifest(
-        tensors={key: _entry(fields) for key, fields in given["tensors"].items()},
-        aliases=aliases,
-        model=given.get("model", ""),
-        adapters=given.get("adapters", {}),
-        active=tuple(given.get("active", ())),
-        scalings={name: _scaling(value) for name, value in given.get("scalings", {}).items()},
-        base=BaseModel(**{name: base.get(name) for name in BaseModel.__slots__}),
-        probe=given.get("probe"),
-        written_by={name: str(version) for name, version in given.get("written_by", {}).items()},
-        path=path,
-    )
+    made = {
+        "tensors": {key: TensorEntry(**_given(TensorEntry, entry)) for key, entry in given["tensors"].items()},
+        "aliases": aliases,
+        "active": tuple(given.get("active", ())),
+        "scalings": {name: _scaling(value) for name, value in given.get("scalings", {}).items()},
+        "base": BaseModel(**_given(BaseModel, given.get("base", {}))),
+        "written_by": {name: str(version) for name, version in given.get("written_by", {}).items()},
+    }
+    return Manifest(**{**given, **made, "path": path})
 
 
 def _scaling(value: Any) -> Scaling:
     return {module: float(one) for module, one in value.items()} if isinstance(value, dict) else float(value)
 
 
-def _entry(fields: Mapping[str, Any]) -> TensorEntry:
-    return TensorEntry(
-        shape=tuple(fields["shape"]),
-        dtype=fields["dtype"],
-        digest=fields.get("digest"),
-        trained=fields.get("trained") or False,
-        casts=fields.get("casts") or {},
-        why=fields.get("why"),
-    )
+def _given(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dataclass that are there and not null: the others keep their defaults."""
+    given = {each.name: data[each.name] for each in dataclasses.fields(kind) if data.get(each.name) is not None}
+    return given | {"shape": tuple(given["shape"])} if "shape" in given else given
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pytest_lora_ckpt.checkpoint.errors import explained
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 if TYPE_CHECKING:
@@ -39,25 +40,18 @@ class ManifestError(Exception):
     """
 
     def __init__(self, path: str | Path | None, *, expected: str, found: str, remedy: str) -> None:
-        """See the class."""
         super().__init__(str(path))
         self.path = None if path is None else Path(path)
         self.expected, self.found, self.remedy = expected, found, remedy
 
     def __str__(self) -> str:
         """Put the fact first, then what was expected, what was found and what to do."""
-        lines = [f"cannot use manifest {self.path}" if self.path else "cannot use the manifest"]
-        for label, text in (("expected", self.expected), ("found", self.found), ("what to do", self.remedy)):
-            lines.append(f"  {label}: {text.strip()}".replace("\n", "\n    "))
-        return "\n".join(lines)
+        return explained(f"cannot use manifest {self.path}" if self.path else "cannot use the manifest", self)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the way from a pytest-xdist worker: `Exception` itself would forget the keyword arguments."""
-        return (_rebuild, (self.path, self.expected, self.found, self.remedy))
-
-
-def _rebuild(path: Path | None, expected: str, found: str, remedy: str) -> ManifestError:
-    return ManifestError(path, expected=expected, found=found, remedy=remedy)
+        fields = {"expected": self.expected, "found": self.found, "remedy": self.remedy}
+        return (partial(ManifestError, self.path, **fields), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +76,9 @@ class TensorEntry:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON; what says nothing is left out."""
-        data: dict[str, Any] = {"shape": list(self.shape), "dtype": self.dtype, "digest": self.digest}
-        if self.trained:
-            data["trained"] = True
-        if self.casts:
-            data["casts"] = dict(sorted(self.casts.items()))
-        if self.why is not None:
-            data["why"] = self.why
-        return data
+        further = {"trained": self.trained, "casts": dict(sorted(self.casts.items())), "why": self.why}
+        said = {name: value for name, value in further.items() if value}
+        return {"shape": list(self.shape), "dtype": self.dtype, "digest": self.digest, **said}
 
 
 @dataclass(frozen=True, slots=True)

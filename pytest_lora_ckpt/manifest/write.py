@@ -25,7 +25,6 @@ from pytest_lora_ckpt.wording import dtype_name, type_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_lora_ckpt.manifest.schema import Scaling
     from pytest_lora_ckpt.tensors import KeySet
 
 # How many levels of each field are broken into lines.
@@ -70,17 +69,13 @@ def write_manifest(
 def make_manifest(
     model: torch.nn.Module, *, probe: Mapping[str, Any] | None = None, values: Mapping[str, Any] | None = None
 ) -> Manifest:
-    """Return what `write_manifest` writes.
+    """Return what `write_manifest` writes; arguments and errors are the same.
 
     Args:
         model: As there.
         probe: As there.
         values: The state dict that is being saved, where it is not simply the model's: its tensors count in place of
             the model's of the same key, shape and dtype.
-
-    Raises:
-        TypeError: As there.
-        ManifestError: As there.
     """
     if not is_module(model):
         raise TypeError(f"write_manifest() takes a torch.nn.Module, and was given {type_name(model)}.")
@@ -99,7 +94,10 @@ def make_manifest(
         model=type(model).__name__,
         adapters=adapter_configs(model),
         active=active_adapters(model),
-        scalings={name: _uniform(scalings) for name, scalings in module_scalings(loaded.layers).items()},
+        scalings={
+            name: dict(own) if len({*own.values()}) > 1 else next(iter(own.values()))
+            for name, own in module_scalings(loaded.layers).items()
+        },
         base=BaseModel(**base_names(model), fingerprint=fingerprint(frozen)),
         probe=record_probe(model, probe) if probe is not None else None,
         written_by=versions(),
@@ -183,18 +181,13 @@ def _entries(
         # A tensor of several names is read once.
         twin = next((name for name in aliases.get(key, ()) if name in entries), None)
         is_trained = any(name in trained for name in aliases.get(key, (key,)))
-        entries[key] = entries[twin] if twin else _entry(_valued(tensor, values.get(key)), trained=is_trained)
+        saved: Any = values.get(key)
+        is_same = is_tensor(saved) and saved.shape == tensor.shape and saved.dtype == tensor.dtype
+        entries[key] = entries[twin] if twin else _entry(saved if is_same else tensor, trained=is_trained)
         paths = {parsed[name].module_path for name in aliases.get(key, (key,))}
         if not is_trained and parsed[key].parameter == "weight" and not paths.isdisjoint(merged):
             entries[key] = dataclasses.replace(entries[key], digest=None, why="merged with the adapter")
     return entries
-
-
-def _valued(tensor: torch.Tensor, value: Any) -> torch.Tensor:
-    if is_tensor(value) and value.shape == tensor.shape and value.dtype == tensor.dtype:
-        saved: torch.Tensor = value
-        return saved
-    return tensor
 
 
 def _entry(tensor: torch.Tensor, *, trained: bool) -> TensorEntry:
@@ -207,8 +200,3 @@ def _entry(tensor: torch.Tensor, *, trained: bool) -> TensorEntry:
     except (RuntimeError, TypeError) as error:  # A dtype or device that torch cannot copy or view.
         return TensorEntry(shape, dtype, None, trained, why=f"unreadable: {error!s:.80}")
     return TensorEntry(shape, dtype, digests.pop(dtype), trained, digests)
-
-
-def _uniform(scalings: Mapping[str, float]) -> Scaling:
-    values = set(scalings.values())
-    return values.pop() if len(values) == 1 else dict(scalings)

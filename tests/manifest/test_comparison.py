@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pytest_lora_ckpt import open_checkpoint
 from pytest_lora_ckpt.manifest import BaseModel, Manifest, ManifestComparison, compare_checkpoint, make_manifest
-from pytest_lora_ckpt.manifest.identity import base_differences
+from pytest_lora_ckpt.manifest.differences import base_differences
 from pytest_lora_ckpt.replicas import make_panorama_vlm, save_adapter, save_replica, save_stage_checkpoint
 
 if TYPE_CHECKING:

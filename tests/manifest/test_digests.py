@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from pytest_lora_ckpt import open_checkpoint
 from pytest_lora_ckpt.manifest import digests
-from pytest_lora_ckpt.manifest.digests import FileTensor, digest_tensors, why_not
+from pytest_lora_ckpt.manifest.digests import Digested, digest_tensors, why_not
 from tests.helpers.digests import digest_tensor
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def test_a_torch_file_gives_the_digests_of_the_live_tensors(tmp_path: Path, *, l
     checkpoint = open_checkpoint(tmp_path / "a.pt")
     assert set(checkpoint.keys) == set(samples)
     for key, tensor in samples.items():
-        found = FileTensor(checkpoint, key)
+        found = Digested.of_file(checkpoint, key)
         assert found.digest(found.dtype) == digest_tensor(tensor), key
 
 
@@ -61,7 +61,7 @@ def test_a_safetensors_file_does_so_too(tmp_path: Path) -> None:
     save_file(samples, tmp_path / "a.safetensors")
     checkpoint = open_checkpoint(tmp_path / "a.safetensors")
     for key, tensor in _samples().items():
-        found = FileTensor(checkpoint, key)
+        found = Digested.of_file(checkpoint, key)
         assert found.digest(found.dtype) == digest_tensor(tensor), key
 
 
@@ -93,14 +93,14 @@ def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_is_cast_back(tmp_path: Path) -> None:
     low = torch.randn(5, 5).bfloat16()
     torch.save({"w": low.float().T}, tmp_path / "a.pt")
-    assert FileTensor(open_checkpoint(tmp_path / "a.pt"), "w").digest("bfloat16") == digest_tensor(low.T)
+    assert Digested.of_file(open_checkpoint(tmp_path / "a.pt"), "w").digest("bfloat16") == digest_tensor(low.T)
 
 
 def test_a_file_that_is_gone_has_no_digest(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
     checkpoint = open_checkpoint(tmp_path / "a.pt")
     (tmp_path / "a.pt").unlink()
-    assert FileTensor(checkpoint, "w").digest("float32") is None
+    assert Digested.of_file(checkpoint, "w").digest("float32") is None
 
 
 def _zero3() -> Any:

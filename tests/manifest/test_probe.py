@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pytest_lora_ckpt.manifest import ManifestError, make_manifest, read_manifest, replay_probe, write_manifest
-from pytest_lora_ckpt.manifest.probe_inputs import follow_recipes, make_recipe
+from pytest_lora_ckpt.manifest.probe import follow_recipes, make_recipe
 from pytest_lora_ckpt.replicas import make_panorama_vlm, replica_inputs
 
 if TYPE_CHECKING:
