@@ -100,7 +100,9 @@ class Pairing:
         """Return what loads after the remapping."""
         missing = {key: self._class_of_missing(key) for key in self._places_without_key}
         unexpected = {key: self._class_of_unexpected(key) for key in self._keys_without_place}
-        return _load_state(dict.fromkeys(self.pairs.values()), missing, unexpected, self.mismatched)
+        is_one_to_one = len(self._met_by) == len(self._meeting)
+        loaded = self.pairs.values() if is_one_to_one else set(self.pairs.values())
+        return _load_state(loaded, missing, unexpected, self.mismatched)
 
     def _class_of_missing(self, key: str, loaded: Collection[str] = ()) -> str:
         """Return the class of a model key that no checkpoint key meets; `loaded` are those that load as they are."""
@@ -147,9 +149,13 @@ class Pairing:
         """Count by component; a checkpoint key that has a place in the model counts for the component of that place."""
         place = self.target_readings.__getitem__
         in_model = count_rows(self.target_readings.values())
-        in_file = count_rows(self._met)
-        in_file.update(count_rows(map(self.source_readings.__getitem__, self._keys_without_place)))
-        loaded = [count_rows(map(place, state.loaded)) for state in (as_is, remapped)]
+        met = count_rows(self._met)
+        in_file = met + count_rows(map(self.source_readings.__getitem__, self._keys_without_place))
+        is_all_loaded = len(remapped.loaded) == len(self._met)
+        loaded = [
+            count_rows(map(place, as_is.loaded)),
+            met if is_all_loaded else count_rows(map(place, remapped.loaded)),
+        ]
         excused = count_rows(map(place, remapped.missing.of("excused")))
         return tuple(
             Component(*row, in_file[row], in_model[row], loaded[0][row], loaded[1][row], excused[row])
