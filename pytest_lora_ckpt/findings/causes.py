@@ -419,11 +419,20 @@ def of_wrapper(segment: str) -> str | None:
     return _OF_WRAPPER.get(segment)
 
 
-def finding(slug: str, message: str, keys: Iterable[str] = (), *, remedy: str | None = None) -> Finding:
+def finding(
+    slug: str,
+    message: str,
+    keys: Iterable[str] = (),
+    *,
+    remedy: str | None = None,
+    severity: Severity | None = None,
+) -> Finding:
     """Make a finding of a cause that is listed above; what the message quotes of a file becomes printable.
+
+    Remedy and severity are those of the cause, where no others are given.
 
     Raises:
         KeyError: The slug is not listed.
     """
     cause = CAUSES[slug]
-    return Finding(slug, cause.severity, sentence(message), remedy or cause.remedy, tuple(sorted(keys)))
+    return Finding(slug, severity or cause.severity, sentence(message), remedy or cause.remedy, tuple(sorted(keys)))

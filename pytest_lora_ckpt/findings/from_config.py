@@ -10,7 +10,7 @@ from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.config import AdapterConfig, module_ends, modules_around
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
 from pytest_lora_ckpt.vocabulary.lora import MAGNITUDE
-from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS, SEQUENCE_HEADS
+from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS, SEQUENCE_HEADS, TWIN_PROJECTIONS
 from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
@@ -152,10 +152,15 @@ def _targets(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
         message = f"target_modules in {_FILE} does not name {len(outside)} of {len(pairs)} adapted modules"
         yield _such_as(message, outside)
     if pairs and isinstance(config.targets, frozenset):
-        unused = config.targets.difference(end for pair in pairs for end in module_ends(pair.module))
+        adapted = {end for pair in pairs for end in module_ends(pair.module)}
+        unused = config.targets - adapted
+        # Lists that serve many models are common, and PEFT needs one of their names in the base model.
+        halves = {name for twins in TWIN_PROJECTIONS if twins & adapted for name in twins & unused}
         if unused:
-            message = f"target_modules names {listed(sorted(unused), 6)}, and the file has no adapter for it."
-            yield finding("config-targets", message)
+            names = listed(sorted(halves or unused), 6)
+            message = f"target_modules names {names}, and the file has no adapter for it."
+            remedy = None if halves else "Fine if the base model has no such module; otherwise its adapter is lost."
+            yield finding("config-targets", message, remedy=remedy, severity="error" if halves else "warning")
 
 
 def _such_as(message: str, pairs: list[LoraPair]) -> Finding:

@@ -13,6 +13,9 @@ trl's value heads)."""
 SEQUENCE_HEADS = frozenset({"classifier", "score"})
 """Heads that PEFT trains by itself for SEQ_CLS and TOKEN_CLS (peft/peft_model.py)."""
 
+TWIN_PROJECTIONS = (frozenset({"k_proj", "v_proj"}), frozenset({"up_proj", "down_proj"}))
+"""Layers of which a transformer that has one has the other (transformers/models/*/modeling_*.py)."""
+
 EMBEDDINGS = frozenset(
     {"embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "embeddings", "tok_embeddings", "token_embedding"}
 )

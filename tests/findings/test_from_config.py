@@ -27,6 +27,15 @@ def causes(config: dict[str, Any], keys: dict[str, tuple[int, ...]] | None = Non
     return [finding.cause for finding in config_findings(CONFIG | config, as_key_set(keys or KEYS))]
 
 
+def test_a_target_without_an_adapter_is_an_error_where_its_twin_has_one() -> None:
+    def severities(*more: str) -> list[str]:
+        config = CONFIG | {"target_modules": ["q_proj", "v_proj", *more]}
+        return [each.severity for each in config_findings(config, as_key_set(KEYS))]
+
+    assert severities("c_attn", "o_proj") == ["warning"]
+    assert severities("c_attn", "k_proj") == ["error"]
+
+
 @pytest.mark.parametrize(
     "config",
     [

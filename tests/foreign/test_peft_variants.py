@@ -26,11 +26,7 @@ WRONG_TODAY: dict[str, str] = {
     "olora-merged": "healthy, and red: adapter-not-loaded",
     "layer-replication-merged": "broken, and red for another cause: adapter-not-loaded, base-overwritten",
     "stacked-experts-merged": "healthy, and red: adapter-not-loaded, base-overwritten",
-    "trained-heads-merged": "healthy, and asks for a renaming of what arrived",
-    "trained-tied-heads-merged": "healthy, and asks for a renaming of what arrived",
     "lora-bias-merged": "healthy, and red: base-overwritten",
-    "targets-that-this-model-lacks": "healthy, and red: config-targets",
-    "targets-that-this-model-lacks-merged": "healthy, and red: config-targets",
     "hotswapped-into-a-padded-slot": "healthy, and red: rank-mismatch",
     "never-swapped-in": "broken, and red for another cause: rank-mismatch",
 }
