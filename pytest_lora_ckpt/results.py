@@ -165,6 +165,7 @@ class Finding:
         message: The fact, in a sentence, with the counts.
         remedy: What to do, in a sentence.
         keys: The keys that it is about.
+        follows: Slug of the root cause, where it follows from another one; then it is a note, without a remedy.
     """
 
     cause: str
@@ -172,6 +173,7 @@ class Finding:
     message: str
     remedy: str
     keys: tuple[str, ...] = ()
+    follows: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding for the JSON report."""
@@ -181,6 +183,7 @@ class Finding:
             "message": self.message,
             "remedy": self.remedy,
             "keys": list(self.keys),
+            "follows": self.follows,
         }
 
 

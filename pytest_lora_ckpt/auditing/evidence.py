@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.findings.from_values import ValueAudit
     from pytest_lora_ckpt.manifest import Manifest
-    from pytest_lora_ckpt.results import LoadReport
+    from pytest_lora_ckpt.results import Finding, LoadReport
 
 
 class FileEvidence:
@@ -157,6 +157,8 @@ class AuditContext:
         self.project = project or Project(path)
         self.failures: dict[tuple[str, str], str] = {}
         """What the project's own code failed with: cause and message -> the first check that needed it."""
+        self.told: list[tuple[Finding, str]] = []
+        """The errors that were reported so far, each with the check that reported it."""
         self._file = Once(lambda: FileEvidence(self._open(), self.demands.stages), (CheckpointError,))
         self._manifest = Once(self._read_manifest, (ProjectError,))
 

@@ -16,6 +16,7 @@ from pytest_lora_ckpt.auditing.result import (
     CheckResult,
     Facts,
 )
+from pytest_lora_ckpt.auditing.roots import with_roots
 from pytest_lora_ckpt.findings import RENAMINGS
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
     merged = merge(reports)
     facts = functools.reduce(operator.or_, (report.facts for report in merged), Facts())
     compared = facts.comparison
-    found = list(_findings(merged))
-    found.sort(key=lambda each: _SEVERITIES.index(each.severity))
+    merged_in = not any(row.lora and row.in_model for row in compared.components) if compared else False
+    found = with_roots(list(_distinct(sorted(_findings(merged), key=_severity))), merged=merged_in)
+    found.sort(key=_severity)
     verdict = compared.verdict if compared else "not-compared"
     return AuditResult(
         spec=spec,
@@ -71,9 +73,27 @@ def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         provenance=facts.provenance or {},
         faults=facts.faults,
         checks=tuple(CheckResult(report.name, report.outcome, report.summary) for report in merged),
-        findings=tuple(_distinct(found)),
+        findings=tuple(found),
+        failed_by=_failed_by(merged, found),
         errors=tuple(report.error for report in merged if report.error is not None),
     )
+
+
+def _severity(each: Finding) -> int:
+    return _SEVERITIES.index(each.severity)
+
+
+def _failed_by(reports: Iterable[CheckReport], found: Iterable[Finding]) -> dict[str, tuple[str, ...]]:
+    """Return the checks that failed for each root cause."""
+    found = list(found)
+    root = {each.cause: each.cause for each in found if each.severity == "error"}
+    root = {each.cause: each.follows for each in found if each.follows} | root
+    failed: dict[str, list[str]] = {}
+    for report in reports:
+        causes = [each.cause for each in report.findings if each.severity == "error" and each.cause in root]
+        if report.outcome == "failed" and causes:
+            failed.setdefault(root[causes[0]], []).append(report.name)
+    return {cause: tuple(names) for cause, names in failed.items()}
 
 
 def _meaning(verdict: str, facts: Facts, found: Iterable[Finding]) -> str:

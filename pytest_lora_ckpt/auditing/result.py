@@ -13,7 +13,7 @@ from pytest_lora_ckpt.results import Component, Finding  # noqa: TC001  # `from_
 SCHEMA = 1
 """Version of `AuditResult.to_dict()` and of the JSON report; raised when a field changes its meaning.
 
-1: the first. Fields were added since: `schema`, `spec`, `faults` and `meaning` of a run.
+1: the first. Fields were added since: `schema`, `spec`, `faults`, `meaning` and `failed_by` of a run.
 """
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -174,6 +174,7 @@ class CheckReport:
         findings: Causes and remedies that this check adds to those of the comparison.
         applies: False where the checkpoint has nothing of the kind, so that there was nothing to check.
         facts: What it established.
+        same_as: The check that reported all of its errors, or their root cause, before; only in that process as well.
         error: The exception behind a failure, with its traceback; only in the process that made the check.
     """
 
@@ -183,6 +184,7 @@ class CheckReport:
     findings: tuple[Finding, ...] = ()
     applies: bool = True
     facts: Facts = NO_FACTS
+    same_as: str = field(default="", compare=False, metadata={"plain": False})
     error: BaseException | None = field(default=None, compare=False, repr=False, metadata={"plain": False})
 
     def to_dict(self) -> dict[str, Any]:
@@ -223,7 +225,8 @@ class AuditResult:
         rules: The rules of the remapping, in order.
         components: One row per component and kind (base weights, adapters).
         checks: How each check ended, in the order of the checks.
-        findings: Causes and remedies, the gravest first, each once.
+        findings: Causes and remedies, the gravest first, each once; what follows from another one is a note.
+        failed_by: Root cause -> the checks that failed for it, or for what follows from it.
         proof: The proof by value; None without a loaded model.
         updates: The size of each update in the loaded model.
         provenance: Where the loaded model's tensors come from: component -> origin -> how many; empty without a base.
@@ -245,6 +248,7 @@ class AuditResult:
     faults: Mapping[str, Any] | None = None
     checks: tuple[CheckResult, ...] = ()
     findings: tuple[Finding, ...] = ()
+    failed_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     errors: tuple[BaseException, ...] = field(default=(), compare=False, repr=False, metadata={"plain": False})
 
     def check(self, name: str) -> CheckResult:

@@ -15,6 +15,7 @@ from pytest_lora_ckpt.auditing.audit import with_headline
 from pytest_lora_ckpt.auditing.checks import CHECKS, run_check
 from pytest_lora_ckpt.auditing.judges.judgement import failure_text
 from pytest_lora_ckpt.auditing.project import ProjectError
+from pytest_lora_ckpt.auditing.roots import with_roots
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.pytest_plugin import fixtures
 from pytest_lora_ckpt.pytest_plugin.transport import keep
@@ -89,7 +90,9 @@ def _item_function(name: str, module: str, make: Make) -> Callable[..., None]:
             __tracebackhide__ = True
             raise error
         if report.outcome == "failed":
-            pytest.fail(failure_text(report.summary, report.findings, with_keys=False), pytrace=False)
+            same = [f"  For the same reason as the check {report.same_as}."] if report.same_as else []
+            findings = [] if same else [each for each in with_roots(report.findings) if not each.follows]
+            pytest.fail(failure_text(report.summary, findings, context=same, with_keys=False), pytrace=False)
         if report.outcome == "skipped":
             pytest.skip(sentence(report.summary))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.auditing.judges.judgement import Judgement, failed, skipped
 from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.auditing.result import CheckReport
+from pytest_lora_ckpt.auditing.roots import root_of
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.findings import finding
 
@@ -106,4 +107,16 @@ def make(check: Check, context: AuditContext) -> CheckReport:
     report = CheckReport(
         check.name, judgement.outcome, judgement.summary, judgement.findings, judgement.applies, judgement.facts
     )
-    return dataclasses.replace(report, facts=report.facts | context.checkpoint_facts(), error=error)
+    same_as = _same_as(report, context)
+    return dataclasses.replace(report, facts=report.facts | context.checkpoint_facts(), same_as=same_as, error=error)
+
+
+def _same_as(report: CheckReport, context: AuditContext) -> str:
+    """Return the check that reported all errors of this one before, or what they follow from; note the new ones."""
+    errors = [each for each in report.findings if each.severity == "error"] if report.outcome == "failed" else []
+    told = [
+        next((name for known, name in context.told if known.cause == each.cause or root_of(each, [known])), "")
+        for each in errors
+    ]
+    context.told += [(each, report.name) for each in errors]
+    return told[0] if errors and all(told) else ""

@@ -95,7 +95,9 @@ def needed_ratio(report: LoadReport, least: float) -> Judgement:
     """The same, of the keys that the model needs, whose number is in the summary."""
     needed = report.model_keys - report.state("remapped").missing.counts["excused"]
     share = f"{report.loaded_ratio():.1%} of the {needed} keys that the model needs are loaded"
-    return replace(ratio(report, least), summary=f"{share}, and {least:.1%} are asked for")
+    judgement = replace(ratio(report, least), summary=f"{share}, and {least:.1%} are asked for")
+    errors = tuple(each for each in report.findings if each.severity == "error")
+    return judgement if judgement.passed else replace(judgement, findings=errors)
 
 
 _WHEN = {"remapped": "after remapping", "as_is": "as is"}

@@ -49,10 +49,7 @@ def section(result: AuditResult) -> Iterator[str]:
     for check in result.checks:
         if check.outcome == "passed" and check.name in _SHOWN:
             yield from wrap(f"{check.name}: {check.summary}")
-    remedies: set[str] = set()
-    for finding in result.findings:
-        yield from _finding(finding, with_remedy=finding.remedy not in remedies)
-        remedies.add(finding.remedy)
+    yield from _findings(result)
     skipped: dict[str, list[str]] = {}
     for check in result.checks:
         if check.outcome == "skipped":
@@ -141,6 +138,28 @@ def _classes(counts: Mapping[str, int]) -> str:
     total = sum(counts.values())
     shares = ", ".join(f"{name} {number}" for name, number in counts.items() if number)
     return f"{total} ({shares})" if total else "0"
+
+
+def _findings(result: AuditResult) -> Iterator[str]:
+    """Give the root causes with their remedies, each remedy once, and the notes."""
+    remedies: set[str] = set()
+    for finding in result.findings:
+        if finding.follows:
+            continue
+        yield from _finding(finding, with_remedy=finding.remedy not in remedies)
+        remedies.add(finding.remedy)
+        if finding.severity == "error":
+            yield from _consequences(finding.cause, result)
+
+
+def _consequences(cause: str, result: AuditResult) -> Iterator[str]:
+    """Say in a line what follows from a root cause."""
+    effects = dict.fromkeys(each.cause for each in result.findings if each.follows == cause)
+    if effects:
+        yield from wrap(f"From this follows: {', '.join(effects)}.", "     ", first="  ")
+    names = result.failed_by.get(cause, ())
+    if len(names) > 1:
+        yield from wrap(f"These checks failed for the same reason: {', '.join(names)}.", "     ", first="  ")
 
 
 def _finding(finding: Finding, *, with_remedy: bool) -> Iterator[str]:

@@ -1,0 +1,67 @@
+"""Which causes follow from which: of all that is wrong, only the root causes are errors, and they come first."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.findings import RENAMINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_lora_ckpt.results import Finding
+
+_NO_TENSORS = {"empty-adapter", "zero3-empty"}
+_OTHER_BASE = {"other-base", "base-changed", "base-overwritten"}
+_NOT_THERE = {"adapter-not-loaded", "adapter-without-home", "target-mismatch", *RENAMINGS}
+_NOT_FINITE = {"nan-or-inf", "cast-overflow", "integer-codes"}
+
+_FOLLOWS: Mapping[str, set[str]] = {
+    "adapter-inactive": {*_NOT_THERE, "still-initial", "adapter-all-zero"},
+    "adapter-not-loaded": {*RENAMINGS, "adapter-all-zero", "adapter-without-home", "still-initial"},
+    "base-changed": {"other-base"},
+    "base-overwritten": {"other-base", "base-changed", "base-weights-in-adapter"},
+    "generate-not-finite": {*_NOT_FINITE, "nan-in-model"},
+    "lora-slot-empty": {*_NO_TENSORS, "lora-pair-incomplete", "lora-uneven-layers"},
+    "missing-layers": {"lora-uneven-layers"},
+    "nan-in-model": _NOT_FINITE,
+    "probe-differs": {*_NOT_THERE, *_OTHER_BASE, "still-initial", "values-differ", "scaling-differs", "merged-twice"},
+    "rank-mismatch": {"config-rank"},
+    "still-initial": {"adapter-without-home", "target-mismatch"},
+    "too-few-loaded": {*_NO_TENSORS, *_NOT_THERE, "wrong-stage", "lost-weights", "rank-mismatch", "unexpected-weights"},
+    "zero-update-in-use": {"lora-pair-incomplete", "lora-slot-empty", "lora-uneven-layers", "target-mismatch"},
+}
+"""Cause -> causes that it follows from."""
+
+_IN_MERGED = {"adapter-not-loaded": _OTHER_BASE, "values-differ": _OTHER_BASE}
+"""The same where the model has no LoRA: with another W, W + scaling x B A is another weight too."""
+
+
+def root_of(effect: Finding, others: Sequence[Finding], *, merged: bool = False) -> Finding | None:
+    """Return the error that an error follows from, among others; None where it is a root itself.
+
+    What a renaming names and the loader drops explains every tensor that it names.
+
+    Args:
+        effect: An error.
+        others: The findings on the same checkpoint.
+        merged: Whether the model has no LoRA, so that the adapter can only be in the weights.
+    """
+    causes = _FOLLOWS.get(effect.cause, set()) | (_IN_MERGED.get(effect.cause, set()) if merged else set())
+    for each in others:
+        if each.severity != "error" or each.cause == effect.cause:
+            continue
+        named = each.cause in RENAMINGS and bool(effect.keys) and set(effect.keys) <= set(each.keys)
+        if each.cause in causes or named:
+            return root_of(each, [other for other in others if other is not effect], merged=merged) or each
+    return None
+
+
+def with_roots(findings: Sequence[Finding], *, merged: bool = False) -> list[Finding]:
+    """Turn each error that follows from another one into a note, without a remedy of its own, that names its root."""
+    roots = [root_of(each, findings, merged=merged) if each.severity == "error" else None for each in findings]
+    return [
+        each if root is None else dataclasses.replace(each, severity="note", remedy="", follows=root.cause)
+        for each, root in zip(findings, roots, strict=True)
+    ]

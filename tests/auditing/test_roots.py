@@ -1,0 +1,81 @@
+"""One root cause for all that fails for it, and one line for what follows from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import peft
+import pytest
+from safetensors.torch import load_file, save_file
+
+from pytest_lora_ckpt import audit
+from pytest_lora_ckpt.auditing.render.terminal import section
+from pytest_lora_ckpt.auditing.roots import root_of, with_roots
+from pytest_lora_ckpt.findings import CAUSES, finding
+from tests.helpers import loading_world
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import torch
+
+    from pytest_lora_ckpt import AuditResult
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return loading_world.save(loading_world.adapt(loading_world.llama()), tmp_path / "adapter")
+
+
+def rewrite(adapter: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    save_file(change(load_file(adapter / WEIGHTS)), adapter / WEIGHTS, metadata={"format": "pt"})
+    return adapter
+
+
+def load(path: Path) -> torch.nn.Module:
+    return peft.PeftModel.from_pretrained(loading_world.llama(), str(path)).eval()
+
+
+def errors(result: AuditResult) -> list[str]:
+    return [each.cause for each in result.findings if each.severity == "error"]
+
+
+def test_an_adapter_that_was_dropped(adapter: Path) -> None:
+    result = audit(adapter, loader=lambda _: loading_world.llama(), base_model=loading_world.llama)
+    assert set(errors(result)) == {"adapter-not-loaded"}
+    assert result.failed_by["adapter-not-loaded"] == ("keys", "loaded", "adapter-active")
+    lines = " ".join(" ".join(section(result)).split())
+    assert "These checks failed for the same reason: keys, loaded, adapter-active." in lines
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
+def test_names_with_a_prefix_are_the_only_error(adapter: Path) -> None:
+    rewrite(adapter, lambda weights: {f"_orig_mod.{key}": value for key, value in weights.items()})
+    result = audit(adapter, loader=load, base_model=loading_world.llama)
+    assert errors(result) == ["compile-prefix"]
+    assert "keys" in result.named("failed")
+    lines = " ".join(" ".join(section(result)).split())
+    assert CAUSES["compile-prefix"].remedy in lines
+    for remedy in ("Look at what your loader does after", "load them last", "Attach the LoRA"):
+        assert remedy not in lines
+    assert "From this follows: " in lines
+
+
+def test_zeros_that_were_merged_are_not_called_lost(adapter: Path) -> None:
+    rewrite(adapter, lambda ws: {key: value * 0 if "lora_B" in key else value for key, value in ws.items()})
+    result = audit(adapter, loader=lambda path: load(path).merge_and_unload(), base_model=loading_world.llama)
+    assert errors(result) == ["adapter-all-zero"]
+
+
+def test_what_follows_is_a_note_that_names_its_root() -> None:
+    root = finding("nan-or-inf", "2 tensors hold NaN.", ["q.lora_A.weight"])
+    effects = [finding("nan-in-model", "The output is not finite."), finding("generate-not-finite", "NaN.")]
+    found = with_roots([*effects, root])
+    assert [(each.severity, each.follows, each.remedy) for each in found[:2]] == [("note", "nan-or-inf", "")] * 2
+    assert found[2] == root
+    assert root_of(root, effects) is None
+    other = finding("config-rank", "r is 8.")
+    assert with_roots([root, other]) == [root, other]
