@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, MAX_LEVELS
-from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, WEIGHTS_ENDINGS
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CONFIG, WEIGHTS_ENDINGS
 from pytest_lora_ckpt.wording import listed, printable
 
 if TYPE_CHECKING:
@@ -86,6 +86,10 @@ def recognise_head(path: str, head: bytes) -> CheckpointError | None:
 
 def file(window: Window, head: bytes, reasons: list[str]) -> CheckpointError:
     """Return the error for a file of no format; `reasons` has one line per layout and format."""
+    if (name := Path(window.origin).name) in {ADAPTER_CONFIG, MODEL_CONFIG}:
+        whose = "an adapter" if name == ADAPTER_CONFIG else "a model"
+        remedy = f"Give its directory: {Path(window.origin).parent}"
+        return _error("config", window.origin, f"the config of {whose}, not its weights", remedy)
     kind, what = _unknown_file(window.length, head)
     what = "\n".join([what, "nothing reads it:", *reasons])
     return _error(kind, window.origin, what, "Give the path of a checkpoint file.")

@@ -24,6 +24,7 @@ from pytest_lora_ckpt.faults import (
 )
 from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.fault import Fault
+from pytest_lora_ckpt.wording import listed
 
 if TYPE_CHECKING:
     import os
@@ -54,7 +55,7 @@ def find_fault(name: str) -> Fault:
     """Return the fault of this name.
 
     Raises:
-        ValueError: There is no such fault; the message lists similar names, or else all.
+        ValueError: There is no such fault; the message lists similar names, or else the first.
 
     Example:
         >>> find_fault("nan").seen
@@ -65,7 +66,7 @@ def find_fault(name: str) -> Fault:
     except KeyError:
         similar = difflib.get_close_matches(name, FAULTS, n=3, cutoff=0.5)
         similar = similar or [each for each in FAULTS if name and name in each][:3]
-        hint = f"near to it: {', '.join(similar)}" if similar else f"the faults are {', '.join(FAULTS)}"
+        hint = f"near to it: {', '.join(similar)}" if similar else f"there are {len(FAULTS)}: {listed(FAULTS)}"
         raise ValueError(f"there is no fault {name!r} ({hint})") from None
 
 

@@ -20,7 +20,7 @@ def test_names_are_taken_once_and_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "near"), [("nann", "near to it: nan"), ("lora-b", "near to it: "), ("xyzzy", "the faults are ")]
+    ("text", "near"), [("nann", "near to it: nan"), ("lora-b", "near to it: "), ("xyzzy", "there are ")]
 )
 def test_an_unknown_name_lists_those_near_to_it(text: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"there is no fault '{text}'.*{near}"):
