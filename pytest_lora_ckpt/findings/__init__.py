@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.findings import from_comparison, from_rules
+from pytest_lora_ckpt.findings import from_comparison
 from pytest_lora_ckpt.findings.causes import CAUSES, RENAMINGS, Cause, finding
 from pytest_lora_ckpt.findings.from_comparison import Comparison
 from pytest_lora_ckpt.findings.from_names import lora_pair_findings
@@ -32,7 +32,7 @@ RECOGNISERS: tuple[Callable[[Comparison], Iterable[Finding]], ...] = (
     from_comparison.unexpected_weights,
     from_comparison.too_few,
     from_comparison.ambiguous,
-    from_rules.renamed,
+    from_comparison.renamed,
     from_comparison.as_it_should_be,
 )
 

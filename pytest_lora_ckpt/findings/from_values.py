@@ -18,7 +18,7 @@ from pytest_lora_ckpt.lora.zeros import changes_nothing
 from pytest_lora_ckpt.wording import count, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.results import Finding
@@ -125,13 +125,39 @@ def base_code_findings(keys: KeySet, others: Iterable[str] = ()) -> Iterator[Fin
         yield finding("integer-codes", f"{message}{printable(lost[0])}.", lost)
 
 
-def checksum_findings(part: Checkpoint) -> Iterator[Finding]:
+def checksum_findings(part: Checkpoint, trained: Collection[str] | None = None) -> Iterator[Finding]:
     """Find trained tensors that do not have the checksum in the file; in an adapter's own file all are trained."""
-    known = readings(part.keys)
-    trained = [key for key in part.keys if part.adapter_config is not None or known[key].is_adapter]
+    if trained is None:
+        known = readings(part.keys)
+        trained = [key for key in part.keys if part.adapter_config is not None or known[key].is_adapter]
     if damaged := part.damaged(trained):
         message = f"{len(damaged)} of {len(trained)} trained tensors in {printable(part.path.name)} do not have the "
-        yield finding("checksum-wrong", f"{message}checksum that the file gives, such as {damaged[0]}.", damaged)
+        message += f"checksum that the file gives, such as {printable(damaged[0])}."
+        yield finding("checksum-wrong", message, damaged)
+
+
+def broken_companions(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Name the companions that cannot be read, or hold nothing."""
+    for each in checkpoint.further:
+        name = printable(each.path.name)
+        if each.error is not None and each.error.problem in {"empty", "empty-file"}:
+            yield finding("companion-empty", f"{name}, which lies with the adapter, holds no tensor.")
+        elif each.error is not None:
+            message = f"{name}, which lies with the adapter, cannot be read ({each.error.problem}): {each.error.found}"
+            yield finding("companion-unreadable", f"{message}.")
+        elif each.checkpoint is not None:
+            keys = each.checkpoint.keys
+            if empty := [key for key, info in keys.items() if not info.numel]:
+                message = f"{len(empty)} of {count(len(keys), 'tensor')} of {name} have no elements."
+                yield finding("companion-empty", message, empty)
+
+
+def trained_findings(part: Checkpoint) -> Iterator[Finding]:
+    """Find what of a companion's tensors holds NaN or Inf, or is not what its checksum says."""
+    if broken := not_finite(part.keys, part.read_bytes):
+        message = f"{len(broken)} of {count(len(part.keys), 'tensor')} of {printable(part.path.name)} hold NaN or Inf."
+        yield finding("nan-or-inf", message, broken)
+    yield from checksum_findings(part, part.keys)
 
 
 def mixed_dtype_findings(keys: KeySet) -> Iterator[Finding]:

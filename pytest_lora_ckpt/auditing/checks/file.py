@@ -10,10 +10,14 @@ from pytest_lora_ckpt.auditing.checks.check import check
 from pytest_lora_ckpt.auditing.judges import file as judges
 from pytest_lora_ckpt.auditing.judges.judgement import by_findings, failed, passed
 from pytest_lora_ckpt.auditing.result import Facts
-from pytest_lora_ckpt.findings.companions import broken_companions, trained_findings
 from pytest_lora_ckpt.findings.copies import companion_findings, twin_findings
 from pytest_lora_ckpt.findings.from_names import empty_findings
-from pytest_lora_ckpt.findings.from_values import base_code_findings, checksum_findings
+from pytest_lora_ckpt.findings.from_values import (
+    base_code_findings,
+    broken_companions,
+    checksum_findings,
+    trained_findings,
+)
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.evidence import AuditContext
