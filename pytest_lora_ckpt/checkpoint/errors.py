@@ -57,6 +57,18 @@ class NotMineError(Exception):
     """The file is of another format than the one that was asked; the message says how it can tell."""
 
 
+class BrokenFileError(Exception):
+    """A file of the format that was asked does not hold together.
+
+    Attributes:
+        truncated: The bytes are fine as far as they go, and end too early.
+    """
+
+    def __init__(self, reason: str, *, truncated: bool = False) -> None:
+        super().__init__(reason)
+        self.truncated = truncated
+
+
 def big_endian(path: str | Path, found: str) -> CheckpointError:
     """Return the error for values that this machine would have to turn around."""
     return CheckpointError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import companions, unsupported
 from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
-from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, peft_adapter
 from pytest_lora_ckpt.checkpoint.limits import HEAD
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 _WITH_ADAPTER = {"lightning", "torch"}  # Layouts next to which projects save the adapter.
+_COPY_AGAIN = "Copy the file again and compare its size with the original's; if that is right, save it again."
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -133,6 +134,14 @@ def _index_file(listing: Listing, name: str) -> FileIndex:
                 return form.index(window)
             except NotMineError as error:
                 reasons.append(f"{form.NAME}: {error}")
+            except BrokenFileError as error:
+                raise CheckpointError(
+                    "truncated" if error.truncated else "damaged",
+                    path,
+                    expected=f"a whole {form.NAME} file: {form.EXPECTS}",
+                    found=f"{error} ({window.length} bytes)",
+                    remedy=_COPY_AGAIN,
+                ) from error
     except OSError as error:
         raise unreadable(path, error) from error
     raise unsupported.file(window, head, reasons)

@@ -34,7 +34,7 @@ class Format(Protocol):
 
         Raises:
             NotMineError: It is of another format after all.
-            CheckpointError: It is of this format, and broken.
+            BrokenFileError: It is of this format, and damaged or cut off.
             OSError: It cannot be read.
         """
         ...

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, NotMineError
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece
 from pytest_lora_ckpt.checkpoint.limits import MAX_SAFETENSORS_HEADER
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
@@ -32,10 +32,6 @@ _METADATA = "__metadata__"
 _UINT64 = 1 << 64
 
 
-class _BrokenHeaderError(Exception):
-    """The header breaks a rule of the format."""
-
-
 def accepts(head: bytes, name: str) -> bool:
     """See `Format`: a header follows the first eight bytes, or the name promises one."""
     return head[_LENGTH : _LENGTH + 1] == b"{" or name.endswith(".safetensors")
@@ -48,19 +44,12 @@ def index(window: Window) -> FileIndex:
     if length > MAX_SAFETENSORS_HEADER and not first.endswith(b"{"):
         raise NotMineError(f"its first eight bytes would be the length of a header of {length} bytes")
     start = _LENGTH + length
-    if len(first) < _LENGTH or start > window.length or length > MAX_SAFETENSORS_HEADER:
-        raise _length_error(window, length)
+    if length > MAX_SAFETENSORS_HEADER:
+        raise BrokenFileError(f"a header of {length} bytes; the format allows {MAX_SAFETENSORS_HEADER}")
+    if len(first) < _LENGTH or start > window.length:
+        raise BrokenFileError(f"the header alone needs {_LENGTH + length} bytes", truncated=True)
     notes: list[str] = []
-    try:
-        metadata, infos, starts, opaque = _parse(window.read(_LENGTH, length), window.length - start, notes)
-    except _BrokenHeaderError as error:
-        raise CheckpointError(
-            "damaged",
-            window.origin,
-            expected="a safetensors file that keeps the rules of the format",
-            found=str(error),
-            remedy="Copy the file again, or save it again with `safetensors.torch.save_file`.",
-        ) from error
+    metadata, infos, starts, opaque = _parse(window.read(_LENGTH, length), window.length - start, notes)
     return FileIndex(
         format=NAME,
         window=window,
@@ -89,24 +78,6 @@ class SafetensorsSource:
         return []
 
 
-def _length_error(window: Window, length: int) -> CheckpointError:
-    """Return what is wrong with a header that is not there in full."""
-    if length > MAX_SAFETENSORS_HEADER:
-        problem, found = (
-            "damaged",
-            f"a header of {length} bytes, more than the {MAX_SAFETENSORS_HEADER} that the format allows",
-        )
-    else:
-        problem, found = "truncated", f"{window.length} bytes, of which the header alone needs {_LENGTH + length}"
-    return CheckpointError(
-        problem,
-        window.origin,
-        expected="a whole safetensors file",
-        found=found,
-        remedy="Copy the file again and compare its size with the original's.",
-    )
-
-
 def _parse(
     raw: bytes, data_size: int, notes: list[str]
 ) -> tuple[dict[str, str], dict[str, TensorInfo], dict[str, int], dict[str, str]]:
@@ -119,7 +90,7 @@ def _parse(
     for name, entry in _pairs(raw):
         if name == _METADATA:
             if metadata or not isinstance(entry, _Object):
-                raise _BrokenHeaderError("`__metadata__` is there twice, or is not an object")
+                raise BrokenFileError("`__metadata__` is there twice, or is not an object")
             metadata = _checked_metadata(entry)
             continue
         if name in starts:
@@ -146,22 +117,22 @@ def _pairs(raw: bytes) -> _Object:
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_Object, parse_constant=_refuse)
     except UnicodeDecodeError as error:
-        raise _BrokenHeaderError(f"the header is not UTF-8: {error}") from error
+        raise BrokenFileError(f"the header is not UTF-8: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise _BrokenHeaderError(f"the header is not JSON: {error}") from error
+        raise BrokenFileError(f"the header is not JSON: {error}") from error
     if not isinstance(header, _Object) or not raw.startswith(b"{"):
-        raise _BrokenHeaderError("the header is not a JSON object")
+        raise BrokenFileError("the header is not a JSON object")
     return header
 
 
 def _refuse(constant: str) -> object:
-    raise _BrokenHeaderError(f"the header has {constant} for a number")
+    raise BrokenFileError(f"the header has {constant} for a number")
 
 
 def _checked_metadata(entry: _Object) -> dict[str, str]:
     for name, value in entry:
         if not isinstance(value, str):
-            raise _BrokenHeaderError(f"`__metadata__` has something else than a text under {describe(name)}")
+            raise BrokenFileError(f"`__metadata__` has something else than a text under {describe(name)}")
     return dict(entry)
 
 
@@ -171,19 +142,19 @@ def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     known = SAFETENSORS_DTYPES.get(dtype) if isinstance(dtype, str) else None
     if known is None:
-        raise _BrokenHeaderError(f"tensor {describe(name)} has the unknown dtype {describe(dtype)}")
+        raise BrokenFileError(f"tensor {describe(name)} has the unknown dtype {describe(dtype)}")
     if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:  # noqa: PLR2004 - Begin and end.
-        raise _BrokenHeaderError(f"tensor {describe(name)}: {describe(fields)} is not a shape and a pair of offsets")
+        raise BrokenFileError(f"tensor {describe(name)}: {describe(fields)} is not a shape and a pair of offsets")
     begin, end = offsets
     torch_name, bits = known
     total = math.prod(shape) * bits
     if total >= _UINT64 or total % 8 or begin > end or total // 8 != end - begin:
-        raise _BrokenHeaderError(
+        raise BrokenFileError(
             f"tensor {describe(name)} of shape {describe(shape)} {dtype} does not take the {end - begin} bytes it has"
         )
     if bits == 4 and shape:  # noqa: PLR2004 - Two four-bit values make one element of torch's type.
         if shape[-1] % 2:
-            raise _BrokenHeaderError(f"tensor {describe(name)} has half a byte per row")
+            raise BrokenFileError(f"tensor {describe(name)} has half a byte per row")
         shape = [*shape[:-1], shape[-1] // 2]
     return torch_name, tuple(shape), begin, end
 
@@ -198,8 +169,8 @@ def _check_cover(ranges: list[tuple[int, int, str]], data_size: int) -> None:
     for begin, end, name in ranges:
         if begin != position:
             what = "overlaps the one before it" if begin < position else "leaves a hole before it"
-            raise _BrokenHeaderError(f"tensor {describe(name)} at {begin} to {end} {what}")
+            raise BrokenFileError(f"tensor {describe(name)} at {begin} to {end} {what}")
         position = end
     if position != data_size:
         what = "is cut off" if data_size < position else "has more behind them"
-        raise _BrokenHeaderError(f"the tensors take {position} bytes, the file {what}: {data_size}")
+        raise BrokenFileError(f"the tensors take {position} bytes, the file {what}: {data_size}")

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.errors import CheckpointError, big_endian
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, big_endian
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece
 from pytest_lora_ckpt.checkpoint.limits import MAX_PICKLE
-from pytest_lora_ckpt.checkpoint.pickle.inert import BrokenPickleError, describe
+from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.torch_types import TorchCalls, span
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
@@ -30,7 +30,6 @@ _MAGIC_SPELLINGS = (b"\x8a\n" + _MAGIC.to_bytes(10, "little"), b"L%dL\n" % _MAGI
 _MAGIC_WITHIN = 48
 _COUNT = 8
 _FIRST = 1 << 20  # Bytes of the beginning that are tried first: the pickles of most checkpoints end in them.
-_EXPECTED = "a whole file in torch's format before 1.6 (`_use_new_zipfile_serialization=False`)"
 
 
 def accepts(head: bytes, name: str) -> bool:  # noqa: ARG001 - All formats are asked in the same way.
@@ -40,17 +39,8 @@ def accepts(head: bytes, name: str) -> bool:  # noqa: ARG001 - All formats are a
 
 def index(window: Window) -> FileIndex:
     """See `Format`: read the pickles, and where each storage lies."""
-    try:
-        machine, calls, (system, contents, names) = _pickles(window)
-        starts = _storages(window, names, calls, machine.position)
-    except BrokenPickleError as error:
-        raise CheckpointError(
-            "truncated" if error.truncated else "damaged",
-            window.origin,
-            expected=_EXPECTED,
-            found=f"{error} ({window.length} bytes)",
-            remedy="Copy the file again and compare its size with the original's; if that is right, save it again.",
-        ) from error
+    machine, calls, (system, contents, names) = _pickles(window)
+    starts = _storages(window, names, calls, machine.position)
     return FileIndex(
         format=NAME,
         window=window,
@@ -71,7 +61,7 @@ def _pickles(window: Window) -> tuple[PickleMachine, TorchCalls, tuple[object, o
             _expect(machine, _MAGIC, "magic number")
             _expect(machine, _PROTOCOL, "version")
             return machine, calls, (machine.load(), machine.load(), machine.load())
-        except BrokenPickleError as error:
+        except BrokenFileError as error:
             if not error.truncated or size >= min(window.length, MAX_PICKLE):
                 raise
             size = min(8 * size, MAX_PICKLE)
@@ -80,27 +70,27 @@ def _pickles(window: Window) -> tuple[PickleMachine, TorchCalls, tuple[object, o
 def _expect(machine: PickleMachine, number: int, what: str) -> None:
     found = machine.load()
     if found != number:
-        raise BrokenPickleError(f"{describe(found, 40)} instead of torch's {what} {number}")
+        raise BrokenFileError(f"{describe(found, 40)} instead of torch's {what} {number}")
 
 
 def _storages(window: Window, names: object, calls: TorchCalls, position: int) -> dict[str, int]:
     """Return where each storage's bytes begin, after checking that the file holds them all."""
     if not isinstance(names, list) or sorted(map(str, names)) != sorted(calls.storages):
-        raise BrokenPickleError("the list of storages is not that of the storages used")
+        raise BrokenFileError("the list of storages is not that of the storages used")
     starts: dict[str, int] = {}
     for done, name in enumerate(names):
         storage = calls.storages[name]
         size = ITEM_SIZES.get(storage.dtype)
         raw = window.read(position, _COUNT)
         if len(raw) < _COUNT:
-            raise BrokenPickleError(f"the file ends before storage {done + 1} of {len(names)}", truncated=True)
+            raise BrokenFileError(f"the file ends before storage {done + 1} of {len(names)}", truncated=True)
         count = int.from_bytes(raw, "little")
         if size is None or count != storage.numel:
-            raise BrokenPickleError(f"{storage} is said to have {count}")
+            raise BrokenFileError(f"{storage} is said to have {count}")
         starts[name] = position + _COUNT
         position += _COUNT + count * size
         if position > window.length:
-            raise BrokenPickleError(f"the file ends inside storage {done + 1} of {len(names)}", truncated=True)
+            raise BrokenFileError(f"the file ends inside storage {done + 1} of {len(names)}", truncated=True)
     return starts
 
 

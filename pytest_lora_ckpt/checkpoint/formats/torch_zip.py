@@ -10,11 +10,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.errors import CheckpointError, NotMineError, big_endian
-from pytest_lora_ckpt.checkpoint.formats.zip_index import BrokenZipError, ZipIndex, read_index
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError, big_endian
+from pytest_lora_ckpt.checkpoint.formats.zip_index import ZipIndex, read_index
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, read_bytes
 from pytest_lora_ckpt.checkpoint.limits import MAX_CHECKSUMMED, MAX_PICKLE
-from pytest_lora_ckpt.checkpoint.pickle.inert import BrokenPickleError
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.torch_types import Storage, TorchCalls, span
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 NAME = "torch zip"
 EXPECTS = "a zip archive that holds `data.pkl`"
 
-_COPY_AGAIN = "Copy the file again and compare its size with the original's; if that one is the same, save it again."
-
 
 def accepts(head: bytes, name: str) -> bool:  # noqa: ARG001 - All formats are asked in the same way.
     """See `Format`."""
@@ -38,31 +35,16 @@ def accepts(head: bytes, name: str) -> bool:  # noqa: ARG001 - All formats are a
 
 def index(window: Window) -> FileIndex:
     """See `Format`: read the directory and the pickle."""
-    try:
-        archive = read_index(window)
-        prefix = _prefix(archive)
-        contents = archive.read(f"{prefix}data.pkl", MAX_PICKLE)
-        order = archive.read(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in archive.records else b"little"
-    except BrokenZipError as error:
-        raise CheckpointError(
-            "truncated" if error.truncated else "damaged",
-            window.origin,
-            expected="a whole zip archive, as `torch.save` writes it",
-            found=f"{error} ({window.length} bytes)",
-            remedy=_COPY_AGAIN,
-        ) from error
+    archive = read_index(window)
+    prefix = _prefix(archive)
+    contents = archive.read(f"{prefix}data.pkl", MAX_PICKLE)
+    order = archive.read(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in archive.records else b"little"
     calls = TorchCalls(_Check(archive, prefix))
     machine = PickleMachine(contents, builders=calls.builders, persistent=calls.persistent)
     try:
         made = machine.load()
-    except BrokenPickleError as error:
-        raise CheckpointError(
-            "damaged",
-            window.origin,
-            expected="a pickle of a state dict in `data.pkl`",
-            found=str(error),
-            remedy=_COPY_AGAIN,
-        ) from error
+    except BrokenFileError as error:  # The record of the pickle is all there: it is not the file that ends early.
+        raise BrokenFileError(f"`data.pkl`: {error}") from error
     return FileIndex(
         format=NAME,
         window=window,
@@ -83,10 +65,10 @@ class _Check:
     def __call__(self, storage: Storage) -> None:
         record = self.archive.records.get(f"{self.prefix}data/{storage.name}")
         if record is None:
-            raise BrokenPickleError(f"it names {storage}, for which the archive has no record")
+            raise BrokenFileError(f"it names {storage}, for which the archive has no record")
         nbytes = storage.nbytes
         if nbytes is not None and nbytes != record.size:
-            raise BrokenPickleError(f"{storage} needs {nbytes} bytes, its record has {record.size}")
+            raise BrokenFileError(f"{storage} needs {nbytes} bytes, its record has {record.size}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +107,7 @@ class ZipSource:
         """Return the window that holds the tensor's storage, and where in it the storage begins."""
         try:
             return self.archive.record(f"{self.prefix}data/{info.storage}")
-        except (OSError, BrokenZipError) as error:
+        except (OSError, BrokenFileError) as error:
             raise CheckpointError(
                 "changed",
                 self.archive.window.origin,

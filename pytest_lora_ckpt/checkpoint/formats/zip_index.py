@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.window import DeflatedWindow, PartWindow
 
 if TYPE_CHECKING:
@@ -27,18 +28,6 @@ _FULL = 0xFFFFFFFF
 _ZIP64 = 1
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1
-
-
-class BrokenZipError(Exception):
-    """The archive is damaged.
-
-    Attributes:
-        truncated: Its end is missing.
-    """
-
-    def __init__(self, reason: str, *, truncated: bool = False) -> None:
-        super().__init__(reason)
-        self.truncated = truncated
 
 
 class Record(NamedTuple):
@@ -66,12 +55,12 @@ class ZipIndex:
         """Return where in the archive the record's data begins.
 
         Raises:
-            BrokenZipError: Its header is not where the directory says.
+            BrokenFileError: Its header is not where the directory says.
         """
         header = self.records[name].header
         raw = self.window.read(header, _LOCAL.size)
         if len(raw) < _LOCAL.size or raw[:4] != b"PK\x03\x04":
-            raise BrokenZipError(f"no header of record {name[:60]!r} at byte {header}")
+            raise BrokenFileError(f"no header of record {name[:60]!r} at byte {header}")
         fields = _LOCAL.unpack(raw)
         return header + _LOCAL.size + int(fields[9]) + int(fields[10])
 
@@ -79,7 +68,7 @@ class ZipIndex:
         """Return the window that the record's data lies in, unpacked, and where in it they begin.
 
         Raises:
-            BrokenZipError: Its header is not where the directory says.
+            BrokenFileError: Its header is not where the directory says.
         """
         record, start = self.records[name], self.data_offset(name)
         if record.deflated:
@@ -90,18 +79,18 @@ class ZipIndex:
         """Return the data of a record of at most `limit` bytes.
 
         Raises:
-            BrokenZipError: It is bigger, cut off, or its checksum is wrong.
+            BrokenFileError: It is bigger, cut off, or its checksum is wrong.
         """
         record = self.records[name]
         if max(record.size, record.packed) > limit:
-            raise BrokenZipError(f"record {name[:60]!r} of {record.size} bytes, of which at most {limit} are read")
+            raise BrokenFileError(f"record {name[:60]!r} of {record.size} bytes, of which at most {limit} are read")
         window, start = self.record(name)
         try:
             data = window.read(start, record.size)
         except ValueError as error:
-            raise BrokenZipError(f"record {name[:60]!r}: {error}") from error
+            raise BrokenFileError(f"record {name[:60]!r}: {error}") from error
         if len(data) != record.size or (record.crc and zlib.crc32(data) != record.crc):
-            raise BrokenZipError(f"record {name[:60]!r} does not have the checksum that the archive gives for it")
+            raise BrokenFileError(f"record {name[:60]!r} does not have the checksum that the archive gives for it")
         return data
 
 
@@ -109,14 +98,14 @@ def read_index(window: Window) -> ZipIndex:
     """Read the central directory.
 
     Raises:
-        BrokenZipError: There is none, or it is damaged.
+        BrokenFileError: There is none, or it is damaged.
     """
     length = window.length
     first = max(0, length - _COMMENT - _END.size - _END64_LOCATOR.size)
     tail = window.read(first, length - first)
     position = _end_record(tail)
     if position < 0 or len(tail) - position < _END.size:
-        raise BrokenZipError("the directory at the end of the archive is missing", truncated=True)
+        raise BrokenFileError("the directory at the end of the archive is missing", truncated=True)
     end = first + position
     _, _, _, _, count, size, start, _ = _END.unpack_from(tail, position)
     locator = position - _END64_LOCATOR.size
@@ -124,10 +113,10 @@ def read_index(window: Window) -> ZipIndex:
         end = _END64_LOCATOR.unpack_from(tail, locator)[2]
         raw = window.read(end, _END64.size) if end < length else b""
         if len(raw) < _END64.size or raw[:4] != b"PK\x06\x06":
-            raise BrokenZipError("the archive's zip64 directory is not where its end says")
+            raise BrokenFileError("the archive's zip64 directory is not where its end says")
         count, size, start = _END64.unpack(raw)[7:10]
     if start + size > end:
-        raise BrokenZipError("the archive's directory does not lie before its end")
+        raise BrokenFileError("the archive's directory does not lie before its end")
     return ZipIndex(window, _records(window.read(start, size), count, start))
 
 
@@ -150,22 +139,22 @@ def _records(directory: bytes, count: int, start: int) -> dict[str, Record]:
         try:
             fields = _ENTRY.unpack_from(directory, position)
         except struct.error:
-            raise BrokenZipError("the archive's directory ends early", truncated=True) from None
+            raise BrokenFileError("the archive's directory ends early", truncated=True) from None
         magic, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length, comment_length = fields[:13]
         header = fields[16]
         name_end = position + _ENTRY.size + name_length
         extra_end = name_end + extra_length
         if magic != b"PK\x01\x02" or flags & _ENCRYPTED or method not in {_STORED, _DEFLATED}:
-            raise BrokenZipError(
+            raise BrokenFileError(
                 f"entry {len(records)} of the archive's directory is damaged, encrypted or packed by an unknown method"
             )
         name = directory[position + _ENTRY.size : name_end].decode("utf-8", "replace")
         if _FULL in {size, packed, header}:
             size, packed, header = _zip64(directory[name_end:extra_end], size, packed, header)
         if header + _LOCAL.size + packed > start or (method == _STORED and packed != size):
-            raise BrokenZipError(f"record {name[:60]!r} does not lie inside the archive")
+            raise BrokenFileError(f"record {name[:60]!r} does not lie inside the archive")
         if name in records:
-            raise BrokenZipError(f"two records are called {name[:60]!r}: readers differ in which one they take")
+            raise BrokenFileError(f"two records are called {name[:60]!r}: readers differ in which one they take")
         records[name] = Record(header, packed, size, method == _DEFLATED, crc)
         position = extra_end + comment_length
     return records
@@ -182,4 +171,4 @@ def _zip64(extra: bytes, *fields: int) -> tuple[int, ...]:
                 full = struct.unpack_from(f"<{len(wanted)}Q", extra, position + 4)
                 return tuple(full[wanted.index(i)] if i in wanted else value for i, value in enumerate(fields))
         position += 4 + length
-    raise BrokenZipError("a big record without its size")
+    raise BrokenFileError("a big record without its size")

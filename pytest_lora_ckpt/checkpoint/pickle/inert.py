@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.limits import MAX_KEY_PARTS
 from pytest_lora_ckpt.tensors import TensorInfo
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterator
 
 _LENGTH = 120  # Characters of one description: a line in a terminal.
 _ITEMS = 6
@@ -52,18 +54,6 @@ def hashable(key: object) -> object:
     return key
 
 
-class BrokenPickleError(Exception):
-    """The bytes are not a whole, well-formed pickle.
-
-    Attributes:
-        truncated: The bytes are fine as far as they go, and end too early.
-    """
-
-    def __init__(self, reason: str, *, truncated: bool = False) -> None:
-        super().__init__(reason)
-        self.truncated = truncated
-
-
 @dataclass(slots=True, eq=False, repr=False)
 class Opaque:
     """An object that the file describes: its class was neither imported nor called.
@@ -98,7 +88,7 @@ class Opaque:
 def pairs(items: list[object]) -> dict[object, object]:
     """Make a dict of keys and values in turn."""
     if len(items) % 2:
-        raise BrokenPickleError("a key without a value")
+        raise BrokenFileError("a key without a value")
     return {hashable(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
 
 
@@ -113,7 +103,7 @@ def extend(target: object, items: list[object]) -> None:
     elif isinstance(target, set):
         target.update(map(hashable, items))
     else:
-        raise BrokenPickleError("something is appended to what is not a list")
+        raise BrokenFileError("something is appended to what is not a list")
 
 
 def update(target: object, items: list[object]) -> None:
@@ -123,7 +113,7 @@ def update(target: object, items: list[object]) -> None:
             target.entries = {}
         target = target.entries
     if not isinstance(target, dict):
-        raise BrokenPickleError("a key is set in what is not a dict")
+        raise BrokenFileError("a key is set in what is not a dict")
     target.update(pairs(items))
 
 
@@ -194,18 +184,20 @@ def kind_and_size(value: object) -> str:
     return type(value).__name__
 
 
-def _text(value: object, depth: int) -> str:
-    if isinstance(value, Opaque):
-        return _opaque_text(value, depth)
-    if isinstance(value, (dict, list, tuple, set, frozenset)):
-        return _container_text(value, depth)
-    return _plain_text(value)
-
-
-def _plain_text(value: object) -> str:
+def _text(value: object, depth: int) -> str:  # noqa: PLR0911  # One kind each.
     match value:
-        case str():
-            return _quoted(value)
+        case Opaque():
+            return _opaque_text(value, depth)
+        case dict():
+            return "{" + _pairs_text(value, depth, ": ") + "}"
+        case list():
+            return f"[{_items_text(value, depth)}]"
+        case tuple():
+            return f"({_items_text(value, depth)}{',' * (len(value) == 1)})"
+        case set() | frozenset():
+            return f"{{{_items_text(value, depth)}}}" if value else "set()"
+        case str() if len(value) > _LENGTH // 2:
+            return repr(value[: _LENGTH // 2])[:-1] + "…'"
         case bytes() | bytearray() if len(value) > _BYTES:
             return f"<{len(value)} bytes>"
         case int() if value.bit_length() > _BITS:
@@ -213,23 +205,6 @@ def _plain_text(value: object) -> str:
         case TensorInfo():
             return f"tensor{value.shape}"
     return repr(value)
-
-
-def _container_text(
-    value: dict[object, object] | list[object] | tuple[object, ...] | set[object] | frozenset[object], depth: int
-) -> str:
-    if isinstance(value, dict):
-        return "{" + _pairs_text(value, depth, ": ") + "}"
-    body = _items_text(value, depth)
-    if isinstance(value, list):
-        return f"[{body}]"
-    if isinstance(value, tuple):
-        return f"({body},)" if len(value) == 1 else f"({body})"
-    return f"{{{body}}}" if value else "set()"
-
-
-def _quoted(text: str) -> str:
-    return repr(text) if len(text) <= _LENGTH // 2 else repr(text[: _LENGTH // 2])[:-1] + "…'"
 
 
 def _opaque_text(value: Opaque, depth: int) -> str:
@@ -247,26 +222,18 @@ def _opaque_text(value: Opaque, depth: int) -> str:
     return f"{value.qualname}({', '.join(parts)})"
 
 
-def _items_text(items: Iterable[object], depth: int) -> str:
-    if not depth:
-        return "…"
-    texts: list[str] = []
-    for item in items:
-        if len(texts) == _ITEMS:
-            texts.append("…")
-            break
-        texts.append(_text(item, depth - 1))
-    return ", ".join(texts)
+def _items_text(items: Collection[object], depth: int) -> str:
+    return _few((_text(item, depth - 1) for item in items), len(items), depth)
 
 
 def _pairs_text(pairs: Mapping[object, object] | Mapping[str, object], depth: int, joint: str) -> str:
-    if not depth:
-        return "…"
-    texts: list[str] = []
-    for name, value in pairs.items():
-        if len(texts) == _ITEMS:
-            texts.append("…")
-            break
-        shown = str(name) if joint == "=" and isinstance(name, str) else _text(name, depth - 1)
-        texts.append(f"{shown}{joint}{_text(value, depth - 1)}")
-    return ", ".join(texts)
+    texts = (
+        f"{name if joint == '=' and isinstance(name, str) else _text(name, depth - 1)}{joint}{_text(value, depth - 1)}"
+        for name, value in pairs.items()
+    )
+    return _few(texts, len(pairs), depth)
+
+
+def _few(texts: Iterator[str], number: int, depth: int) -> str:
+    """Join the first texts, and no more of them are made."""
+    return ", ".join([*islice(texts, _ITEMS), *(["…"] if number > _ITEMS else [])]) if depth else "…"

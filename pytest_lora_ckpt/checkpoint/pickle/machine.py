@@ -15,9 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.pickle.inert import (
     PLAIN,
-    BrokenPickleError,
     Builder,
     Opaque,
     UnfitError,
@@ -77,17 +77,17 @@ class PickleMachine:
         """Read one pickle and return what it describes.
 
         Raises:
-            BrokenPickleError: Cut off, or not a pickle at all.
+            BrokenFileError: Cut off, or not a pickle at all.
         """
         try:
             return self._run()
         except (IndexError, struct.error) as error:
             # Both mean "nothing there": at the end of the data it was cut off, before it the stack is too short.
             if self.position >= len(self.data) - 4:
-                raise BrokenPickleError(f"the pickle ends early, at byte {len(self.data)}", truncated=True) from error
-            raise BrokenPickleError(f"not a pickle: broken near byte {self.position}") from error
+                raise BrokenFileError(f"the pickle ends early, at byte {len(self.data)}", truncated=True) from error
+            raise BrokenFileError(f"not a pickle: broken near byte {self.position}") from error
         except _NOT_A_PICKLE as error:
-            raise BrokenPickleError(f"not a pickle: broken near byte {self.position} ({error!r:.80})") from error
+            raise BrokenFileError(f"not a pickle: broken near byte {self.position} ({error!r:.80})") from error
         finally:
             self.stack, self.marks, self.memo, self.sparse = [], [], [], {}
 
@@ -121,7 +121,7 @@ class PickleMachine:
                         start = position + 4
                         position = start + uint32(data, position)[0]
                         if position > end:
-                            raise BrokenPickleError(
+                            raise BrokenFileError(
                                 f"the pickle ends early, inside a text at byte {start}", truncated=True
                             )
                         stack.append(data[start:position].decode("utf-8", "surrogatepass"))
@@ -151,7 +151,7 @@ class PickleMachine:
                     case 0x51:  # BINPERSID
                         saved = stack.pop()
                         if self.persistent is None or not isinstance(saved, tuple):
-                            raise BrokenPickleError("a persistent id where none can be")
+                            raise BrokenFileError("a persistent id where none can be")
                         stack.append(self.persistent(saved))
                     case 0x2E:  # STOP
                         return stack.pop()
@@ -175,7 +175,7 @@ class PickleMachine:
         """Return the next `length` bytes, which must be there."""
         start = self.position
         if length > len(self.data) - start:
-            raise BrokenPickleError(f"the pickle ends early, inside a value at byte {start}", truncated=True)
+            raise BrokenFileError(f"the pickle ends early, inside a value at byte {start}", truncated=True)
         self.position += length
         return self.data[start : self.position]
 
@@ -187,7 +187,7 @@ class PickleMachine:
         """Return the next line without its end."""
         end = self.data.find(b"\n", self.position)
         if end < 0:
-            raise BrokenPickleError("the pickle ends early, inside a line", truncated=True)
+            raise BrokenFileError("the pickle ends early, inside a line", truncated=True)
         return self.take(end + 1 - self.position)[:-1]
 
     def pop_mark(self) -> list[object]:
@@ -198,7 +198,7 @@ class PickleMachine:
     def named(self, module: object, name: object) -> Opaque:
         """Return the record of a global, which is only a name here: nothing is imported."""
         if not isinstance(module, str) or not isinstance(name, str):
-            raise BrokenPickleError("a global's name is not a text")
+            raise BrokenFileError("a global's name is not a text")
         qualname = f"{PYTHON2_MODULES.get(module, module)}.{name}"
         self.globals.add(qualname)
         return Opaque(qualname)
@@ -206,7 +206,7 @@ class PickleMachine:
     def call(self, function: object, arguments: object, keywords: object = None) -> object:
         """Return what our own builder makes of the call, or a record of it: nothing of the file's is called."""
         if not isinstance(function, Opaque) or not isinstance(arguments, tuple):
-            raise BrokenPickleError("something that is neither a class nor a function is called")
+            raise BrokenFileError("something that is neither a class nor a function is called")
         builder = self.builders.get(function.qualname) if function.args is None else None
         if builder is not None and not keywords:
             try:
@@ -225,12 +225,12 @@ def _push(value: Callable[[PickleMachine], object]) -> Handler:
 
 def _unknown(machine: PickleMachine) -> None:
     code = machine.data[machine.position - 1]
-    raise BrokenPickleError(f"not a pickle: byte {machine.position - 1} is 0x{code:02x}, which is not an opcode")
+    raise BrokenFileError(f"not a pickle: byte {machine.position - 1} is 0x{code:02x}, which is not an opcode")
 
 
 def _refused(what: str) -> Handler:
     def refuse(machine: PickleMachine) -> None:
-        raise BrokenPickleError(f"{what} at byte {machine.position - 1}, which no checkpoint needs")
+        raise BrokenFileError(f"{what} at byte {machine.position - 1}, which no checkpoint needs")
 
     return refuse
 
@@ -263,7 +263,7 @@ def _line_integer(machine: PickleMachine) -> object:
 def _line_string(machine: PickleMachine) -> object:
     line = machine.line().strip()
     if len(line) < 2 or line[0] != line[-1]:  # noqa: PLR2004 - Two quotes.
-        raise BrokenPickleError("a text without quotes")
+        raise BrokenFileError("a text without quotes")
     return _python2_text(codecs.escape_decode(line[1:-1])[0])
 
 
@@ -271,7 +271,7 @@ def _tuple_of(count: int) -> Handler:
     def make(machine: PickleMachine) -> None:
         stack = machine.stack
         if len(stack) < count:
-            raise BrokenPickleError("a tuple of what is not there")
+            raise BrokenFileError("a tuple of what is not there")
         stack[-count:] = [tuple(stack[-count:])]
 
     return make

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.pickle.inert import BrokenPickleError, Builder, Opaque, UnfitError, describe
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
+from pytest_lora_ckpt.checkpoint.pickle.inert import Builder, Opaque, UnfitError, describe
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 from pytest_lora_ckpt.vocabulary.formats import STORAGE_DTYPES, TENSOR_CLASSES
 from pytest_lora_ckpt.wording import printable
@@ -43,7 +44,7 @@ class TorchCalls:
     """The calls by which torch's pickles make tensors.
 
     Args:
-        check: Called once for each storage; raises `BrokenPickleError` if the file does not hold it.
+        check: Called once for each storage; raises `BrokenFileError` if the file does not hold it.
 
     Attributes:
         storages: name -> the storage as first named.
@@ -86,7 +87,7 @@ class TorchCalls:
         """Return the storage that a persistent id describes.
 
         Raises:
-            BrokenPickleError: It is not a storage, the file does not hold it, or it has two descriptions.
+            BrokenFileError: It is not a storage, the file does not hold it, or it has two descriptions.
         """
         match saved:  # Few steps: a file has as many of these as tensors.
             case ("storage" | b"storage", kind, name, _, numel, *view) if (
@@ -101,12 +102,12 @@ class TorchCalls:
                     # The same bytes under an untyped and a typed name are one storage, seen twice.
                     again = Storage(name, dtype, numel)
                     if again.nbytes != known.nbytes:
-                        raise BrokenPickleError(f"storage {describe(name, 60)} is described twice, differently")
+                        raise BrokenFileError(f"storage {describe(name, 60)} is described twice, differently")
                     known = again
                 return _view(known, *view) if view else known
             case ("module" | b"module", Opaque() as kind, _, _):
                 return kind  # The legacy format keeps the source code of a module's class with it.
-        raise BrokenPickleError(f"a persistent id that is not a storage: {describe(saved)}")
+        raise BrokenFileError(f"a persistent id that is not a storage: {describe(saved)}")
 
     def _from_type(self, arguments: tuple[object, ...]) -> object:
         """Make a tensor of a subclass: `(function, class, its arguments, state)`."""
@@ -134,7 +135,7 @@ def _view(storage: Storage, view: object = None) -> Storage:
             return storage
         case (_, int() as offset, int() as numel) if offset >= 0 and numel >= 0 and offset + numel <= storage.numel:
             return Storage(storage.name, storage.dtype, numel, storage.shift + offset)
-    raise BrokenPickleError(f"a view {describe(view)} outside storage {describe(storage.name, 60)}")
+    raise BrokenFileError(f"a view {describe(view)} outside storage {describe(storage.name, 60)}")
 
 
 def _size(arguments: tuple[object, ...]) -> tuple[object, ...]:
@@ -181,7 +182,7 @@ def _placed(arguments: tuple[object, ...], dtype: str | None) -> TensorInfo:
     numel, covered, kept = _geometry(shape, stride)
     offset += storage.shift * ITEM_SIZES[storage.dtype] // size if storage.shift else 0  # type: ignore[operator]
     if offset < 0 or (numel and (offset + covered) * size > (storage.nbytes or 0)):
-        raise BrokenPickleError(
+        raise BrokenFileError(
             f"a tensor of shape {describe(shape)} reaches outside {storage}, of {storage.nbytes} bytes"
         )
     return TensorInfo(shape, dtype or storage.dtype, numel * size, kept, storage.name, offset)
@@ -194,7 +195,7 @@ def _geometry(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int
     A checkpoint has thousands of tensors and few shapes, so each is worked out once.
     """
     if shape and min(*shape, *stride) < 0:
-        raise BrokenPickleError(f"a tensor with a negative size or stride: {describe(shape)} {describe(stride)}")
+        raise BrokenFileError(f"a tensor with a negative size or stride: {describe(shape)} {describe(stride)}")
     return math.prod(shape), span(shape, stride), _strided(shape, stride)
 
 

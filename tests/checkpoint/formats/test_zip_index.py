@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_lora_ckpt.checkpoint.formats.zip_index import BrokenZipError, read_index
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
+from pytest_lora_ckpt.checkpoint.formats.zip_index import read_index
 from pytest_lora_ckpt.checkpoint.window import MemoryWindow
 
 
@@ -58,18 +59,18 @@ def test_the_fields_of_archives_over_four_gigabytes(monkeypatch: pytest.MonkeyPa
 
 def test_a_record_over_the_bound_is_not_read() -> None:
     window = archive({"a": bytes(1000)}, zipfile.ZIP_DEFLATED)
-    with pytest.raises(BrokenZipError, match="at most 999"):
+    with pytest.raises(BrokenFileError, match="at most 999"):
         read_index(window).read("a", 999)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_other_packings_are_refused(compression: int) -> None:
-    with pytest.raises(BrokenZipError, match="unknown method"):
+    with pytest.raises(BrokenFileError, match="unknown method"):
         read_index(archive({"a": b"x" * 100}, compression))
 
 
 def test_every_cut_is_an_error() -> None:
     whole = archive({"a": b"x" * 10, "b": b""}).data
     for length in range(len(whole)):
-        with pytest.raises(BrokenZipError):
+        with pytest.raises(BrokenFileError):
             read_index(MemoryWindow("memory", whole[:length]))
