@@ -14,9 +14,30 @@ from pytest_lora_ckpt.replicas.names import SEVEN
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from typing_extensions import Self
+
+
+_TARGETS = (*SEVEN, "embed_tokens", "lm_head")
+
+
+class _Plain:
+    """A dataclass that goes into `hyper_parameters` and comes back: lists instead of tuples."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build from the result of `to_dict()`; unknown names are ignored."""
+        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # Of dataclasses alone.
+        known = {name: value for name, value in data.items() if name in names}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]  # As above.
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
 
 @dataclass(frozen=True)
-class PanoramaConfig:
+class PanoramaConfig(_Plain):
     """Sizes of a PanoramaVLM, and the seed of its "pretrained" weights.
 
     Attributes:
@@ -88,52 +109,41 @@ class PanoramaConfig:
             vocab_size=151936,
         )
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PanoramaConfig:
-        """Build from the result of `to_dict()`; unknown names are ignored."""
-        return cls(**_known(cls, data))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class LoraSpec:
-    """The adapter of a replica.
+class LoraSpec(_Plain):
+    """The adapter of a replica."""
 
-    Attributes:
-        rank: Rows of each `lora_A`.
-        alpha: PEFT scales the adapter's output by `alpha / rank`.
-        targets: Names of the modules that get LoRA.
-        use_dora: Adds a `lora_magnitude_vector` to each.
-        adapter_name: Stands in the keys: `….lora_A.<adapter_name>.weight`.
-        modules_to_save: Names of modules that are trained whole, in addition to the adapter.
-        random_b: lora_B as after training, not all zero as PEFT begins it.
-    """
+    rank: int = 4  # Rows of each `lora_A`.
+    alpha: float = 8  # PEFT scales the adapter's output by `alpha / rank`.
+    targets: tuple[str, ...] = SEVEN  # Names of the modules that get LoRA.
+    use_dora: bool = False  # Adds a `lora_magnitude_vector` to each.
+    adapter_name: str = "default"  # Stands in the keys: `….lora_A.<adapter_name>.weight`.
+    modules_to_save: tuple[str, ...] = ()  # Names of modules that are trained whole, in addition to the adapter.
+    random_b: bool = True  # lora_B as after training, not all zero as PEFT begins it.
 
-    rank: int = 4
-    alpha: float = 8
-    targets: tuple[str, ...] = SEVEN
-    use_dora: bool = False
-    adapter_name: str = "default"
-    modules_to_save: tuple[str, ...] = ()
-    random_b: bool = True
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> LoraSpec:
-        """Build from the result of `to_dict()`; unknown names are ignored."""
-        known = _known(cls, data)
-        for name, value in known.items():
-            if isinstance(value, list):
-                known[name] = tuple(value)
-        return cls(**known)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data: lists instead of tuples."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+    def __post_init__(self) -> None:
+        alpha: Any = self.alpha
+        names: Any = self.targets
+        adapter: Any = self.adapter_name
+        saved: Any = self.modules_to_save
+        require(is_int(self.rank, 1), "rank", self.rank, "an integer, 1 or more")
+        is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+        require(is_number and alpha > 0, "alpha", alpha, "a number above 0")
+        well_named = isinstance(names, tuple) and names and set(names) <= set(_TARGETS)
+        require(well_named, "targets", names, f"one or more of {', '.join(_TARGETS)}, in a list")
+        usable = isinstance(adapter, str) and adapter and "." not in adapter
+        require(usable, "adapter_name", adapter, "a name without a dot")
+        listed = isinstance(saved, tuple) and all(isinstance(name, str) for name in saved)
+        require(listed, "modules_to_save", saved, "a list of module names, or None")
 
 
-def _known(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(cls)}
-    return {name: value for name, value in data.items() if name in names}
+def is_int(value: Any, least: int) -> bool:
+    """Whether a value is an integer of at least this size."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def require(met: Any, name: str, value: object, expected: str) -> None:
+    """Raise ValueError for an argument that is not as expected."""
+    if not met:
+        raise ValueError(f"{name}={value!r} must be {expected}")

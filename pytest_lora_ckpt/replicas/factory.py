@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_lora_ckpt.replicas.config import LoraSpec, PanoramaConfig
+from pytest_lora_ckpt.replicas.config import LoraSpec, PanoramaConfig, is_int, require
 from pytest_lora_ckpt.replicas.loading import is_trained
 from pytest_lora_ckpt.replicas.model import PanoramaVLM
 from pytest_lora_ckpt.replicas.names import SCALES, SEVEN, STAGES
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _WIDTH_STEP = 8
-_TARGETS = (*SEVEN, "embed_tokens", "lm_head")
 
 
 def make_panorama_vlm(  # noqa: PLR0913 - one argument for each way in which checkpoints differ
@@ -62,21 +61,28 @@ def make_panorama_vlm(  # noqa: PLR0913 - one argument for each way in which che
         >>> len(make_panorama_vlm(scale="guide", lora=False).state_dict())
         943
     """
-    _require(stage in STAGES, "stage", stage, f"one of {', '.join(STAGES)}")
-    _require(scale in SCALES, "scale", scale, f"one of {', '.join(SCALES)}")
-    _require(_is_int(seed, 0), "seed", seed, "an integer, 0 or more")
-    spec = _lora_spec(rank, alpha, targets, adapter_name, modules_to_save, use_dora=use_dora, random_b=random_lora_b)
+    require(stage in STAGES, "stage", stage, f"one of {', '.join(STAGES)}")
+    require(scale in SCALES, "scale", scale, f"one of {', '.join(SCALES)}")
+    require(is_int(seed, 0), "seed", seed, "an integer, 0 or more")
+    spec = LoraSpec(
+        rank=rank,
+        alpha=alpha,
+        targets=_as_tuple(targets),
+        use_dora=use_dora,
+        adapter_name=adapter_name,
+        modules_to_save=_as_tuple(modules_to_save or ()),
+        random_b=random_lora_b,
+    )
     if scale == "guide":
         for name, value in (("layers", layers), ("width", width)):
-            _require(value is None, name, value, 'left out at scale="guide"')
+            require(value is None, name, value, 'left out at scale="guide"')
         config = PanoramaConfig.guide(seed=seed)
     else:
         layers = 2 if layers is None else layers
         width = 32 if width is None else width
-        _require(_is_int(layers, 1), "layers", layers, "an integer, 1 or more")
-        _require(
-            _is_int(width, _WIDTH_STEP) and width % _WIDTH_STEP == 0, "width", width, f"a multiple of {_WIDTH_STEP}"
-        )
+        require(is_int(layers, 1), "layers", layers, "an integer, 1 or more")
+        fits = is_int(width, _WIDTH_STEP) and width % _WIDTH_STEP == 0
+        require(fits, "width", width, f"a multiple of {_WIDTH_STEP}")
         config = PanoramaConfig.tiny(layers=layers, width=width, seed=seed)
     with_lora = stage == "finetune" if lora is None else lora
     model = PanoramaVLM(config, spec if with_lora else None)
@@ -115,47 +121,6 @@ def random_batch(config: PanoramaConfig, *, seed: int, batch: int = 1, prompt: i
     return {"pixel_values": pixels, "input_ids": ids}
 
 
-def _lora_spec(  # noqa: PLR0913 - checks the arguments of make_panorama_vlm, one each
-    rank: Any,
-    alpha: Any,
-    targets: Any,
-    adapter_name: Any,
-    modules_to_save: Any,
-    *,
-    use_dora: bool,
-    random_b: bool,
-) -> LoraSpec:
-    _require(_is_int(rank, 1), "rank", rank, "an integer, 1 or more")
-    _require(
-        isinstance(alpha, int | float) and not isinstance(alpha, bool) and alpha > 0, "alpha", alpha, "a number above 0"
-    )
-    names: Any = targets if isinstance(targets, str) or not isinstance(targets, Iterable) else tuple(targets)
-    well_named = isinstance(names, tuple) and names and set(names) <= set(_TARGETS)
-    _require(well_named, "targets", names, f"one or more of {', '.join(_TARGETS)}, in a list")
-    usable = isinstance(adapter_name, str) and adapter_name and "." not in adapter_name
-    _require(usable, "adapter_name", adapter_name, "a name without a dot")
-    saved = modules_to_save or ()
-    _require(
-        not isinstance(saved, str) and all(isinstance(name, str) for name in saved),
-        "modules_to_save",
-        modules_to_save,
-        "a list of module names, or None",
-    )
-    return LoraSpec(
-        rank=rank,
-        alpha=alpha,
-        targets=names,
-        use_dora=use_dora,
-        adapter_name=adapter_name,
-        modules_to_save=tuple(saved),
-        random_b=random_b,
-    )
-
-
-def _is_int(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _require(met: Any, name: str, value: object, expected: str) -> None:
-    if not met:
-        raise ValueError(f"{name}={value!r} must be {expected}")
+def _as_tuple(names: Any) -> Any:
+    """Make a tuple of names; what is not a collection of them is refused by `LoraSpec`."""
+    return names if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)

@@ -22,11 +22,11 @@ _SHOWN = 10
 _PROJECTOR = ("projector.", "vision_to_language_projection.")
 _RESAMPLER = ("resampler_module.", "resampler.")
 
-# What the checkpoint of a stage holds, by the beginning of the key; None: everything.
-HELD: Mapping[str, tuple[str, ...] | None] = {
+# What the checkpoint of a stage holds, by the beginning of the key.
+HELD: Mapping[str, tuple[str, ...]] = {
     "vision": ("vision_encoder.",),
     "resampler": ("vision_encoder.", *_RESAMPLER, *_PROJECTOR),
-    "finetune": None,
+    "finetune": ("",),
 }
 
 # What a stage trains, in the same way; finetuning trains the adapter besides.
@@ -44,10 +44,7 @@ def is_trained(stage: str) -> Callable[[str], bool]:
 
 def is_held(stage: str, keep: str) -> Callable[[str], bool]:
     """Return a function that says whether a checkpoint of `stage` holds a key of the model."""
-    held = HELD[stage]
-    if keep == "trained":
-        return is_trained(stage)
-    return lambda key: held is None or key.startswith(held)
+    return is_trained(stage) if keep == "trained" else lambda key: key.startswith(HELD[stage])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ class Mlp(nn.Module):
     """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int) -> None:
-        """Widen to `4 x width` and back."""
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
@@ -26,7 +25,6 @@ class ResamplerBlock(nn.Module):
     """The queries look at the image once, then think: 14 state-dict keys."""
 
     def __init__(self, width: int, heads: int) -> None:
-        """Make cross-attention and an MLP, each after its own norm."""
         super().__init__()
         self.ln_q = nn.LayerNorm(width)
         self.ln_kv = nn.LayerNorm(width)
@@ -48,7 +46,6 @@ class PerceiverResampler(nn.Module):
     def __init__(  # noqa: PLR0913 - sizes, each with its name
         self, *, vision_width: int, width: int, patches: int, queries: int, layers: int, heads: int
     ) -> None:
-        """Make `queries` learned tokens of `width` that read `patches` features of `vision_width`."""
         super().__init__()
         self.query = nn.Parameter(torch.randn(queries, width))
         self.pos_embed = nn.Parameter(torch.randn(patches, width) / width**0.5)
@@ -69,7 +66,6 @@ class ResamplerModule(nn.Module):
     """The guide's `resampler_module`: a holder of the resampler, which gives its keys their double name."""
 
     def __init__(self, resampler: PerceiverResampler) -> None:
-        """Hold `resampler`."""
         super().__init__()
         self.resampler = resampler
 
@@ -82,7 +78,6 @@ class Projector(nn.Module):
     """From the resampler's width to the language model's."""
 
     def __init__(self, width: int, text_width: int) -> None:
-        """Make one linear layer."""
         super().__init__()
         self.linear = nn.Linear(width, text_width)
 

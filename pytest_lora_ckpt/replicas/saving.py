@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pytest_lora_ckpt.replicas.config import require
 from pytest_lora_ckpt.replicas.factory import make_panorama_vlm
 from pytest_lora_ckpt.replicas.isolation import quiet_peft
 from pytest_lora_ckpt.replicas.loading import is_held
@@ -87,8 +88,7 @@ def save_replica(
         >>> save_replica(tempfile.mkdtemp(), layout="torch").name
         'panorama-finetune.pt'
     """  # noqa: E501 - a table cell cannot be wrapped
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout={layout!r} must be one of {', '.join(LAYOUTS)}")
+    require(layout in LAYOUTS, "layout", layout, f"one of {', '.join(LAYOUTS)}")
     where = Path(directory)
     if layout == "lightning":
         return save_stage_checkpoint(where, stage=stage, keep=keep, **make_kwargs)
@@ -99,14 +99,19 @@ def save_replica(
         return save_adapter(model, where / LORA_WEIGHTS)
     held = is_held(stage, keep)
     state = {key: tensor for key, tensor in model.state_dict().items() if held(key)}
-    if layout == "safetensors":
+    suffix = "safetensors" if layout == "safetensors" else "pt"
+    return write_tensors(state, where / f"panorama-{stage}.{suffix}", older=layout == "torch-legacy")
+
+
+def write_tensors(contents: dict[str, Any], path: Path, *, older: bool = False) -> Path:
+    """Write by safetensors, if the path says so, or by `torch.save`, whose older format has no zip; return the path."""
+    if path.suffix == ".safetensors":
         from safetensors.torch import save_file  # only this layout needs it
 
-        path = where / f"panorama-{stage}.safetensors"
-        save_file(_without_aliases(state), path, metadata={"format": "pt"})
-        return path
-    path = where / f"panorama-{stage}.pt"
-    torch.save(state, path, _use_new_zipfile_serialization=layout == "torch")
+        once = {key: tensor.contiguous() for key, tensor in _without_aliases(contents).items()}
+        save_file(once, path, metadata={"format": "pt"})
+    else:
+        torch.save(contents, path, _use_new_zipfile_serialization=not older)
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.replicas.config import require
 from pytest_lora_ckpt.replicas.factory import make_panorama_vlm
 from pytest_lora_ckpt.replicas.names import STAGES, parse_spec
 
@@ -52,10 +53,8 @@ def save_stage_checkpoint(
         >>> save_stage_checkpoint(tempfile.mkdtemp(), stage="resampler").name
         'panorama-resampler.ckpt'
     """
-    if keep not in _KEEPS:
-        raise ValueError(f"keep={keep!r} must be one of {', '.join(_KEEPS)}")
-    if stage not in STAGES:
-        raise ValueError(f"stage={stage!r} must be one of {', '.join(STAGES)}")
+    require(keep in _KEEPS, "keep", keep, f"one of {', '.join(_KEEPS)}")
+    require(stage in STAGES, "stage", stage, f"one of {', '.join(STAGES)}")
     if model is not None and make_kwargs:
         raise ValueError(f"{', '.join(make_kwargs)} cannot be given together with model=")
     if model is None:

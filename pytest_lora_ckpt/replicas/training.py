@@ -35,7 +35,6 @@ class PanoramaTraining(pl.LightningModule):  # type: ignore[misc]  # Lightning i
     """What the guide's project trains with: the model under `self.model`, hence `model.` before every key."""
 
     def __init__(self, model: PanoramaVLM, *, stage: str, keep: str) -> None:
-        """Take `model`, and save everything that is needed to build it again."""
         super().__init__()
         self.model = model
         self._keeps = is_held(stage, keep)

@@ -23,12 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Lines to add after the load, or before it.
+    """Lines to add after the load, or before it; `path` is the checkpoint, `model` the loaded model.
 
-    Attributes:
-        what: What they look at.
-        code: The lines; `path` is the checkpoint, `model` the loaded model.
-        attempt: Does the same with what is known about a checkpoint already; raises AssertionError where it notices.
+    `attempt` does the same with what is known about a checkpoint already; it raises AssertionError where it notices.
     """
 
     what: str
@@ -98,13 +95,7 @@ LINES: dict[str, Lines] = {
 
 
 def first_that_notices(run: AuditContext, model: Any, usable: frozenset[str]) -> str:
-    """Try the lines on a loaded model, and return the slug of the first that fail; "" where none does.
-
-    Args:
-        run: The damaged checkpoint.
-        model: The model that the loader returned for it.
-        usable: Slugs of the lines that the healthy checkpoint passes.
-    """
+    """Try the usable lines on the model of a damaged checkpoint; return the slug of the first that fails, or ""."""
     return next((slug for slug in LINES if slug in usable and _fails(slug, run, model)), "")
 
 

@@ -80,11 +80,6 @@ def _message(score: LoaderScore, unnoticed: Sequence[Row]) -> str:
 
 
 def _one_checkpoint(faults: Sequence[Any], healthy: set[Path]) -> Path:
-    """Return the one healthy checkpoint.
-
-    Raises:
-        ValueError: There is none, or more than one.
-    """
     if not healthy:
         example = next((each for each in faults if isinstance(each, str) and each in FAULTS), "nan")
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pytest_lora_ckpt.faults import FAULTS, Fault, find_fault
 
@@ -14,10 +14,7 @@ ALL = "all"
 
 
 def choose_faults(faults: Faults) -> list[Fault] | None:
-    """Return the chosen faults; None for all that apply.
-
-    Args:
-        faults: A name, a `Fault`, a list of them, or None.
+    """Return the chosen faults, which are given by name or as a `Fault`, one or more; None for all that apply.
 
     Raises:
         ValueError: There is no fault of such a name, or the list is empty.
@@ -28,37 +25,24 @@ def choose_faults(faults: Faults) -> list[Fault] | None:
     """
     if faults is None or faults == ALL:
         return None
-    listed: list[object] = [faults] if isinstance(faults, (str, Fault)) else [*faults]
+    listed: list[Any] = [faults] if isinstance(faults, (str, Fault)) else [*faults]
     if not listed:
         raise ValueError("faults= is empty: give names of pytest_lora_ckpt.faults.FAULTS, or None for all that apply.")
-    return list(dict.fromkeys(map(_fault, listed)))
-
-
-def _fault(given: object) -> Fault:
-    if not isinstance(given, (str, Fault)):
-        raise ValueError(f"faults= takes names and Fault objects, and was given {type(given).__name__}.")  # noqa: TRY004
-    return find_fault(given) if isinstance(given, str) else given
+    for each in listed:
+        if not isinstance(each, (str, Fault)):
+            raise ValueError(f"faults= takes names and Fault objects, and was given {type(each).__name__}.")  # noqa: TRY004
+    return list(dict.fromkeys(find_fault(each) if isinstance(each, str) else each for each in listed))
 
 
 def choose_accepted(accepted: Accepted) -> dict[str, str]:
-    """Return the faults that a project accepts, by name, with the reason.
-
-    Raises:
-        ValueError: There is no fault of such a name.
-    """
+    """Return the faults that a project accepts, by name, with the reason; ValueError where there is no such fault."""
     names = [accepted] if isinstance(accepted, str) else accepted or ()
     reasons = names if isinstance(names, Mapping) else dict.fromkeys(names, "no reason given")
     return {find_fault(name).name: reason for name, reason in reasons.items()}
 
 
 def parse_fault_names(text: str) -> list[str]:
-    """Read `--lora-faults[=NAME,…]`.
-
-    Args:
-        text: The value; empty or `all` for all that apply.
-
-    Returns:
-        Names of `FAULTS`; every one where all are asked for.
+    """Read `--lora-faults[=NAME,…]`: names of `FAULTS`, every one where it is empty or `all`.
 
     Raises:
         ValueError: There is no such fault; the message lists similar names.
@@ -68,16 +52,11 @@ def parse_fault_names(text: str) -> list[str]:
         ['nan', 'inf']
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or names == [ALL]:
-        return list(FAULTS)
-    return list(dict.fromkeys(find_fault(name).name for name in names))
+    return list(FAULTS) if names in ([], [ALL]) else [fault.name for fault in choose_faults(names) or ()]
 
 
 def parse_accepted(lines: Iterable[str]) -> dict[str, str]:
     """Read the ini option `lora_accepted_faults`: one `slug: reason` a line.
-
-    Args:
-        lines: As pytest gives a `linelist`.
 
     Raises:
         ValueError: A line has no reason, or does not name a fault.

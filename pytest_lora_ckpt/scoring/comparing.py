@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.scoring.score import Output
 
+Result: TypeAlias = "list[torch.Tensor] | Exception | None"
+
 
 def fingerprint(model: torch.nn.Module) -> str | None:
     """Return a digest of a model: its state dict, bit for bit, and how its adapters are applied.
 
-    Returns:
-        Hexadecimal digits; None where the values of a tensor cannot be read (quantised, sharded, meta device).
+    None where the values of a tensor cannot be read (quantised, sharded, meta device).
 
     Example:
         >>> one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
@@ -43,7 +44,7 @@ def fingerprint(model: torch.nn.Module) -> str | None:
     return digest.hexdigest()
 
 
-def forward(model: torch.nn.Module, inputs: Mapping[str, Any] | None) -> list[torch.Tensor] | Exception | None:
+def forward(model: torch.nn.Module, inputs: Mapping[str, Any] | None) -> Result:
     """Return the tensors of the model's output, or what the forward pass raised; None without inputs."""
     if inputs is None:
         return None
@@ -54,19 +55,8 @@ def forward(model: torch.nn.Module, inputs: Mapping[str, Any] | None) -> list[to
         return error
 
 
-def compare_outputs(
-    healthy: list[torch.Tensor] | Exception | None,
-    other: list[torch.Tensor] | Exception | None,
-    *,
-    same_model: bool,
-) -> Output:
-    """Return what a fault does to the output.
-
-    Args:
-        healthy: What `forward` gave for the healthy checkpoint's model.
-        other: What it gave for the damaged one's.
-        same_model: Whether both are the same, bit for bit.
-    """
+def compare_outputs(healthy: Result, other: Result, *, same_model: bool) -> Output:
+    """Return what a fault does to the output of `forward`; whether both models are the same, bit for bit, is known."""
     if isinstance(healthy, list) and healthy and other is not None:
         if isinstance(other, Exception):
             return "fails"

@@ -52,13 +52,7 @@ def inject_for_test(
     tmp_path: str | os.PathLike[str],
     harnesses: list[LoaderHarness] | None = None,
 ) -> InjectedFault:
-    """Write a damaged copy of a checkpoint for one test.
-
-    Args:
-        fault: One of `FAULTS`, or its name.
-        checkpoint: The healthy checkpoint.
-        tmp_path: A directory of the test's own; the copy is written to `tmp_path/FAULT/`.
-        harnesses: A list that the tests of a session share; see `InjectedFault`.
+    """Write a damaged copy of a checkpoint for one test, to `tmp_path/FAULT/`; `harnesses` as in `InjectedFault`.
 
     Raises:
         NotApplicable: The fault does not apply to the checkpoint.
@@ -100,55 +94,33 @@ def _applicable(spec: str) -> Iterable[str]:
 
 
 class Workspace:
-    """A temporary directory for copies of one checkpoint, one at a time.
-
-    Args:
-        root: The directory.
-        checkpoint: The healthy checkpoint.
-        at_one_path: Whether all copies get the same path; else each has a directory of its own name.
-    """
+    """A temporary directory for copies of one checkpoint, one at a time; all at one path, or each at its own."""
 
     def __init__(self, root: Path, checkpoint: Checkpoint, *, at_one_path: bool) -> None:
-        self._root, self._checkpoint, self._at_one_path = root, checkpoint, at_one_path
+        self._root, self.checkpoint, self._at_one_path = root, checkpoint, at_one_path
 
     @classmethod
     @contextmanager
     def open(cls, checkpoint: str | os.PathLike[str], *, at_one_path: bool = False) -> Iterator[Workspace]:
-        """Make the directory, and remove it at the end.
-
-        Raises:
-            CheckpointError: The checkpoint cannot be read.
-        """
+        """Make the directory, and remove it at the end."""
         # A loader may still have a copy mapped into memory, and some systems do not delete a file in use.
         with tempfile.TemporaryDirectory(prefix="lora-faults-", ignore_cleanup_errors=True) as root:
             yield cls(Path(root), open_checkpoint(checkpoint), at_one_path=at_one_path)
 
     def healthy(self) -> tuple[Path, Path]:
         """Write a healthy copy; return its path and the directory that holds it."""
-        return self._write(Draft(self._checkpoint), "healthy")
-
-    def apply(self, fault: Fault) -> Draft:
-        """Note what a fault does to the checkpoint.
-
-        Raises:
-            NotApplicable: It does not apply.
-        """
-        return fault.apply(self._checkpoint)
+        return self._write(Draft(self.checkpoint), "healthy")
 
     def damaged(self, fault: Fault, draft: Draft) -> InjectedFault:
-        """Write a damaged copy.
-
-        Raises:
-            NotApplicable: The checkpoint cannot be written again without running code from it.
-        """
+        """Write a damaged copy; `NotApplicable` where that would run code from the checkpoint."""
         path, folder = self._write(draft, fault.name)
-        return InjectedFault(fault, path, self._checkpoint.path, folder)
+        return InjectedFault(fault, path, self.checkpoint.path, folder)
 
     def _write(self, draft: Draft, name: str) -> tuple[Path, Path]:
         for earlier in self._root.iterdir():
             shutil.rmtree(earlier, ignore_errors=True)
         folder = self._root / ("checkpoint" if self._at_one_path else name)
-        original = self._checkpoint.path
+        original = self.checkpoint.path
         # The copy of a file keeps the name of its directory as well; an adapter's directory is the checkpoint itself.
         folder = folder / original.resolve().parent.name if original.is_file() else folder
         return write(draft, folder), folder

@@ -32,12 +32,6 @@ def audit_faults(
     in a project that runs them: a silent loader is then shown in the table, and fails only with `--lora-strict`. The
     same holds for a fault that only a manifest would show, where there is none. Accepted faults never fail.
 
-    Args:
-        run: The checkpoint under test, which the built-in checks look at as well.
-        loader: The value of the fixture `lora_loader`.
-        names: Names of `FAULTS`, or faults of your own; None, or every name, for all that apply.
-        options: As for `score_loader`.
-
     Returns:
         The result under the name `faults`, and the score; None where there is none.
     """

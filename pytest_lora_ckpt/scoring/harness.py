@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lora_ckpt.auditing.audit import run_checks
 from pytest_lora_ckpt.auditing.checks import CHECKS
@@ -12,10 +12,9 @@ from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.scoring.advice import first_that_notices, usable_lines
-from pytest_lora_ckpt.scoring.comparing import compare_outputs, fingerprint, forward
-from pytest_lora_ckpt.scoring.recorded_loader import Attempt, RecordedLoader, Setup, error_text, resolve_loader
+from pytest_lora_ckpt.scoring.comparing import Result, compare_outputs, fingerprint, forward
+from pytest_lora_ckpt.scoring.recorded_loader import BaselineOutput, RecordedLoader, Setup, quietly, resolve_loader
 from pytest_lora_ckpt.scoring.score import CheckVerdict, Load, ScoringError, Trial
-from pytest_lora_ckpt.scoring.side_effects import BaselineOutput, comparable, quietly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -28,12 +27,16 @@ if TYPE_CHECKING:
 _NOT_JUDGED = CheckVerdict("n/a")
 
 
-class LoaderHarness:
-    """Tries a loader on copies of a checkpoint, in this process.
+class Attempt(NamedTuple):
+    """One call of the loader: what is known about the checkpoint, and the model, if it returned one."""
 
-    Args:
-        setup: What is tried.
-    """
+    run: AuditContext
+    recorded: RecordedLoader
+    model: Any
+
+
+class LoaderHarness:
+    """Tries a loader on copies of a checkpoint, in this process."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -42,23 +45,15 @@ class LoaderHarness:
         self._generate_inputs: Any = None
         self._base: Any = None
         self._digest: str | None = None
-        self._output: list[torch.Tensor] | Exception | None = None
+        self._output: Result = None
         self._baseline = BaselineOutput((), ())
         self._warnings: frozenset[str] = frozenset()
         self._usable: frozenset[str] = frozenset()
 
     def start(self, path: Path, folder: Path) -> tuple[str, ...]:
-        """Load the healthy checkpoint twice, and run every check on it.
+        """Load the healthy checkpoint twice, run every check on it, and return remarks about the loader as such.
 
-        Args:
-            path: A healthy copy.
-            folder: The directory that holds it and its companions.
-
-        Returns:
-            Remarks about the loader as such, in sentences.
-
-        Raises:
-            ScoringError: The loader fails, or a check does.
+        The folder holds the copy and its companions. `ScoringError`: the loader fails, or a check does.
         """
         base, inputs = self.setup.base_model, self.setup.inputs
         self._base = base() if callable(base) and not is_module(base) else base
@@ -77,7 +72,7 @@ class LoaderHarness:
         stable = digest == again and compare_outputs(output, output_again, same_model=True) == "same"
         if stable:
             self._digest, self._output = digest, output
-        self._baseline = BaselineOutput(first.heard, second.heard)
+        self._baseline = BaselineOutput(first.recorded.heard, second.recorded.heard)
         self._warnings = frozenset(_causes(results.values(), "warning"))
         with quietly():
             self._usable = usable_lines(second.run, second.model)
@@ -86,14 +81,7 @@ class LoaderHarness:
     def trial(
         self, path: Path, folder: Path, *, thorough: bool = True, loaded: Callable[[], None] = lambda: None
     ) -> Trial:
-        """Load a damaged copy and judge the result.
-
-        Args:
-            path: The damaged copy.
-            folder: The directory that holds it and its companions.
-            thorough: Run the checks also where the loader noticed, or coped.
-            loaded: Called when the loader has returned.
-        """
+        """Load a damaged copy and judge the result; if `thorough`, also where the loader noticed, or coped."""
         attempt = self._attempt(path, folder)
         loaded()
         load = self._classify(attempt)
@@ -140,33 +128,32 @@ class LoaderHarness:
         # `recorded` keeps the exception. Random states, torch's defaults and the working directory are restored.
         with contextlib.suppress(ProjectError):
             model = run.project.loaded
-        places = (path, folder, path.resolve(), folder.resolve())
-        raised = () if recorded.error is None else tuple(comparable([error_text(recorded.error)], places))
-        return Attempt(run, recorded, model, comparable(recorded.heard, places), raised)
+        return Attempt(run, recorded, model)
 
     def _load_healthy(self, path: Path, folder: Path) -> Attempt:
         attempt = self._attempt(path, folder)
         if attempt.model is None:
             raise ScoringError(
                 f"The loader does not load the healthy checkpoint (a copy, so that the original stays as it is): "
-                f"{attempt.why}. A loader that needs its checkpoint in its place, or files around it, cannot be scored "
-                "before it takes them from elsewhere."
+                f"{attempt.recorded.why_no_model}. A loader that needs its checkpoint in its place, or files around "
+                "it, cannot be scored before it takes them from elsewhere."
             ) from attempt.recorded.error
         return attempt
 
-    def _look(self, model: torch.nn.Module) -> tuple[str | None, list[torch.Tensor] | Exception | None]:
+    def _look(self, model: torch.nn.Module) -> tuple[str | None, Result]:
         with quietly():
             return fingerprint(model), forward(model, self._inputs)
 
     def _classify(self, attempt: Attempt) -> Load:
-        error, wrote = attempt.recorded.error, attempt.recorded.wrote
+        recorded = attempt.recorded
+        error, wrote = recorded.error, recorded.wrote
         if isinstance(error, SystemExit):
-            return Load("exited", attempt.raised, wrote, loud=error.code not in {None, 0})
+            return Load("exited", recorded.raised, wrote, loud=error.code not in {None, 0})
         if error is not None:
-            return Load("raised", attempt.raised, wrote, loud=True)
-        if new := self._baseline.new_lines(attempt.heard):
+            return Load("raised", recorded.raised, wrote, loud=True)
+        if new := self._baseline.new_lines(recorded.heard):
             return Load("warned", new, wrote, loud=True)
-        return Load("silent", () if attempt.model is not None else (attempt.why,), wrote)
+        return Load("silent", () if attempt.model is not None else (recorded.why_no_model,), wrote)
 
     def _lines(self, attempt: Attempt, load: Load) -> str:
         if load.loud or load.outcome != "silent":

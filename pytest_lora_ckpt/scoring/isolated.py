@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle  # Both ends are ours.
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.scoring.harness import LoaderHarness
@@ -22,12 +23,11 @@ _JUDGING = 120.0
 _ENDING = 10.0
 
 
+@dataclass
 class _DiedError(Exception):
     """The process ended, with this code; negative where a signal ended it."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
+    code: int
 
 
 class _TookTooLongError(Exception):
@@ -35,15 +35,7 @@ class _TookTooLongError(Exception):
 
 
 class IsolatedHarness:
-    """Tries a loader in a process of its own; after a load that did not return, `start` makes a new one.
-
-    Args:
-        setup: What is tried; pickle must be able to send it.
-        timeout: Seconds that a load may take.
-
-    Raises:
-        ScoringError: The loader cannot be sent to another process.
-    """
+    """Tries a loader in a process of its own; after a load that did not return, `start` makes a new one."""
 
     def __init__(self, setup: Setup, timeout: float) -> None:
         self.setup = setup

@@ -148,7 +148,7 @@ def _injected(
     """Write one damaged copy after the other; `skipped` takes the faults that do not apply, with the reason."""
     for fault in FAULTS.values() if chosen is None else chosen:
         try:
-            draft = work.apply(fault)
+            draft = fault.apply(work.checkpoint)
         except NotApplicable as reason:
             if chosen is not None:
                 skipped.append(f"{fault.name} ({reason})")

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from pytest_lora_ckpt.strategies.anatomy import BERT, EMBEDDINGS, HEADS, LLAMA, PEFT_PREFIX, PROJECTOR, TARGETS
+from pytest_lora_ckpt.strategies.anatomy import EMBEDDINGS, HEADS, PEFT_PREFIX, PROJECTOR, TARGETS
 from pytest_lora_ckpt.strategies.keysets import DrawnKeySet, Shape, Shapes
-from pytest_lora_ckpt.strategies.models import check_terms, draw_model, linear_modules
-from pytest_lora_ckpt.strategies.names import check_adapter_name
+from pytest_lora_ckpt.strategies.models import ModelArguments, ModelTerms, draw_model, linear_modules
 from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names, given_or
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+
+    from typing_extensions import Unpack
 
 # `lora` and `weight` are words of the key itself; PEFT numbers names where one is taken.
 _ADAPTER_NAMES = ("default", "policy", "default_0", "lora", "1", "weight")
@@ -25,28 +26,17 @@ _MOST_RANK = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class LoraKeySet:
-    """A model with a LoRA adapter, as key sets; prints as the call of `wrap` that makes it.
+    """A model with a LoRA adapter, as key sets; prints as the call of `wrap` that makes it."""
 
-    Attributes:
-        base: The plain model before PEFT.
-        model: The state dict of the `PeftModel`.
-        adapter: The adapter's file as `save_pretrained` writes it, without the adapter's name.
-        mapping: Key of `adapter` -> key of `model`.
-        base_mapping: Key of `base` -> key of `model`; for a module in `modules_to_save` its `original_module`.
-        adapter_config: What matters of `adapter_config.json`.
-        adapter_name: The adapter's name in the model.
-    """
-
-    base: DrawnKeySet
-    model: DrawnKeySet
-    adapter: DrawnKeySet
-    mapping: Mapping[str, str]
-    base_mapping: Mapping[str, str]
-    adapter_config: Mapping[str, Any]
-    adapter_name: str
+    base: DrawnKeySet  # The plain model before PEFT.
+    model: DrawnKeySet  # The state dict of the `PeftModel`.
+    adapter: DrawnKeySet  # The adapter's file as `save_pretrained` writes it, without the adapter's name.
+    mapping: Mapping[str, str]  # Key of `adapter` -> key of `model`.
+    base_mapping: Mapping[str, str]  # Key of `base` -> key of `model`; in `modules_to_save` that of `original_module`.
+    adapter_config: Mapping[str, Any]  # What matters of `adapter_config.json`.
+    adapter_name: str  # In the model.
 
     def __repr__(self) -> str:
-        """Return the call."""
         return f"LoraKeySet.wrap({self.base!r}, {self.adapter_config!r}, {self.adapter_name!r})"
 
     @classmethod
@@ -82,12 +72,7 @@ def lora_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
     dora: bool | None = None,
     embeddings: bool | None = None,
     modules_to_save: Collection[str] | None = None,
-    min_layers: int = 1,
-    max_layers: int = 3,
-    max_width: int = 8,
-    towers: Collection[str] | None = None,
-    arrangement: str | None = None,
-    tied: bool | None = None,
+    **model: Unpack[ModelArguments],
 ) -> st.SearchStrategy[LoraKeySet]:
     """Draw a plain model, the same model under PEFT, and the adapter that PEFT saves of it.
 
@@ -109,12 +94,7 @@ def lora_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
         embeddings: Whether the token embedding is adapted.
         modules_to_save: Exactly these modules are trained whole, as far as the model has them, out of `lm_head`,
             `classifier`, `embed_tokens`, `word_embeddings` and `multi_modal_projector`; none for `()`.
-        min_layers: As in `model_key_sets`.
-        max_layers: As in `model_key_sets`.
-        max_width: As in `model_key_sets`.
-        towers: As in `model_key_sets`.
-        arrangement: As in `model_key_sets`.
-        tied: As in `model_key_sets`.
+        model: What `model_key_sets` takes: `min_layers`, `max_layers`, `max_width`, `towers`, `arrangement`, `tied`.
 
     Raises:
         InvalidArgument: An argument is not as above, or two of them contradict each other.
@@ -133,7 +113,8 @@ def lora_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
         check_count("rank", rank)
     if targets is not None:
         targets = check_names("targets", targets, TARGETS, floor=1)
-    check_adapter_name(adapter_name)
+    if adapter_name is not None and (not isinstance(adapter_name, str) or not adapter_name or "." in adapter_name):
+        raise InvalidArgument(f"adapter_name={adapter_name!r} must be a name without a dot")
     check_flag("dora", dora)
     check_flag("embeddings", embeddings)
     if modules_to_save is not None:
@@ -145,46 +126,42 @@ def lora_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
                 f"modules_to_save={modules_to_save!r} of adapter_name={adapter_name!r} is saved wrongly by PEFT"
             )
     saved = set(modules_to_save or ())
-    terms = check_terms(
-        min_layers=min_layers,
-        max_layers=max_layers,
-        max_width=max_width,
-        towers=towers,
-        arrangement=arrangement,
-        tied=tied,
+    terms = ModelTerms(
         embeddings=bool(embeddings) or not saved.isdisjoint(EMBEDDINGS),
         head=not saved.isdisjoint(HEADS),
         linears=tuple(targets or ()),
+        **model,
     )
-    _check_one_model_has(terms.linears, tied=bool(tied), multimodal=bool(towers or arrangement))
-    choice = _Choice(rank, adapter_name, dora, embeddings, modules_to_save)
-    return draw_model(terms).flatmap(lambda base: _adapted(base, terms.linears, choice))
+    if not terms.styles:
+        raise InvalidArgument(f"targets={targets!r} are not the names of one text model that the other arguments allow")
 
-
-def _check_one_model_has(linears: tuple[str, ...], *, tied: bool, multimodal: bool) -> None:
-    if not (LLAMA.names.issuperset(linears) or (BERT.names.issuperset(linears) and not tied and not multimodal)):
-        raise InvalidArgument(f"targets={linears!r} are not the names of one text model that the other arguments allow")
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """What of the adapter is decided; None where Hypothesis may choose."""
-
-    rank: int | None
-    adapter_name: str | None
-    dora: bool | None
-    embeddings: bool | None
-    modules_to_save: tuple[str, ...] | None
+    given: Any = {
+        "rank": rank,
+        "adapter_name": adapter_name,
+        "saved": modules_to_save,
+        "dora": dora,
+        "embeddings": embeddings,
+    }
+    return draw_model(terms).flatmap(lambda base: _adapted(base, terms.linears, **given))
 
 
 @st.composite
-def _adapted(draw: st.DrawFn, base: DrawnKeySet, targets: tuple[str, ...], choice: _Choice) -> LoraKeySet:
+def _adapted(  # noqa: PLR0913  # The arguments of `lora_key_sets`; None where Hypothesis may choose.
+    draw: st.DrawFn,
+    base: DrawnKeySet,
+    targets: tuple[str, ...],
+    *,
+    rank: int | None,
+    adapter_name: str | None,
+    saved: Collection[str] | None,
+    dora: bool | None,
+    embeddings: bool | None,
+) -> LoraKeySet:
     """Put an adapter on a model."""
     present = _names({segment: () for key in base for segment in _ancestors(key)})
     embedding = next((name for name in EMBEDDINGS if name in present), None)
-    embedded = embedding is not None and draw(given_or(choice.embeddings, st.booleans()))
-    adapter_name = draw(given_or(choice.adapter_name, st.sampled_from(_ADAPTER_NAMES)))
-    saved = choice.modules_to_save
+    embedded = embedding is not None and draw(given_or(embeddings, st.booleans()))
+    adapter_name = draw(given_or(adapter_name, st.sampled_from(_ADAPTER_NAMES)))
     if saved and adapter_name == "weight":  # See `lora_key_sets`.
         adapter_name = _ADAPTER_NAMES[0]
     if saved is None:
@@ -194,14 +171,14 @@ def _adapted(draw: st.DrawFn, base: DrawnKeySet, targets: tuple[str, ...], choic
         names = _names(linear_modules(base.shapes))
         heads = [name for name in names if name in HEADS and name not in saved]
         targets = draw(_some([*(name for name in names if name in TARGETS), *heads], at_least=1))
-    rank = draw(given_or(choice.rank, st.integers(min_value=1, max_value=_MOST_RANK)))
+    rank = draw(given_or(rank, st.integers(min_value=1, max_value=_MOST_RANK)))
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": 2 * rank,
         "target_modules": sorted((*targets, embedding) if embedded and embedding else targets),
         "modules_to_save": sorted(name for name in saved if name in present) or None,
-        "use_dora": draw(given_or(choice.dora, st.booleans())),
+        "use_dora": draw(given_or(dora, st.booleans())),
     }
     return LoraKeySet.wrap(base, config, adapter_name)
 

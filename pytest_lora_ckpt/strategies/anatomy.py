@@ -11,23 +11,14 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A row of equal layers, with what stands before and after it.
+    """A row of equal layers, with what stands before and after it."""
 
-    Attributes:
-        layers: Path of the list of layers.
-        linears: Path in a layer -> the two sizes of its weight, out and in.
-        norms: Paths of the norms in a layer.
-        norm: The norm outside of the layers.
-        norm_bias: Whether norms have a bias.
-        embedding: Path and sizes of what stands before the layers.
-    """
-
-    layers: str
-    linears: Mapping[str, str]
-    norms: tuple[str, ...]
-    norm: str
+    layers: str  # Path of the list of layers.
+    linears: Mapping[str, str]  # Path in a layer -> the two sizes of its weight, out and in.
+    norms: tuple[str, ...]  # Paths of the norms in a layer.
+    norm: str  # The norm outside of the layers.
     norm_bias: bool
-    embedding: tuple[str, str]
+    embedding: tuple[str, str]  # Path and sizes of what stands before the layers.
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,30 +100,15 @@ TOWERS: Mapping[str, Stack] = {
     ),
 }
 
+PROJECTOR = "multi_modal_projector"
+
 # The places of the parts in a multimodal model, before and after transformers 4.52, and as Qwen2-VL had them
 # (`_checkpoint_conversion_mapping` of transformers' LlavaForConditionalGeneration, Qwen2VLForConditionalGeneration).
+_BARE = {"vision": "vision_tower", "audio": "audio_tower", "projector": PROJECTOR}
 ARRANGEMENTS: Mapping[str, Mapping[str, str]] = {
-    "new": {
-        "text": "model.language_model",
-        "head": "lm_head",
-        "vision": "model.vision_tower",
-        "audio": "model.audio_tower",
-        "projector": "model.multi_modal_projector",
-    },
-    "old": {
-        "text": "language_model.model",
-        "head": "language_model.lm_head",
-        "vision": "vision_tower",
-        "audio": "audio_tower",
-        "projector": "multi_modal_projector",
-    },
-    "flat": {
-        "text": "model",
-        "head": "lm_head",
-        "vision": "vision_tower",
-        "audio": "audio_tower",
-        "projector": "multi_modal_projector",
-    },
+    "new": {"text": "model.language_model", "head": "lm_head"} | {part: f"model.{at}" for part, at in _BARE.items()},
+    "old": {"text": "language_model.model", "head": "language_model.lm_head", **_BARE},
+    "flat": {"text": "model", "head": "lm_head", **_BARE},
 }
 
 # Names of linear layers, by which PEFT's `target_modules` finds them; and of all that it takes for an embedding here.
@@ -143,7 +119,6 @@ TARGETS = tuple(
 )
 EMBEDDINGS = ("embed_tokens", "word_embeddings")
 HEADS = (LLAMA.head, BERT.head)
-PROJECTOR = "multi_modal_projector"
 
 PEFT_PREFIX = "base_model.model."
 """What a `PeftModel` puts before the keys of the model that it wraps (peft/peft_model.py)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
@@ -11,7 +11,7 @@ from hypothesis.errors import InvalidArgument
 from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names, given_or
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 LAYOUTS = ("peft_adapter", "torch", "lightning", "safetensors")
 
@@ -29,65 +29,40 @@ class CheckpointRecipe:
     """How a tiny model was trained and saved; equal recipes give equal tensors.
 
     It prints as the call that makes it, so that an example of Hypothesis can be pasted into a test.
-
-    Attributes:
-        layout: As in `Checkpoint.layout`: `peft_adapter`, `torch`, `lightning` or `safetensors`.
-        layers: Layers of the language model.
-        width: Its width; the feed-forward part is 4 wider.
-        biases: Whether its linear layers have biases.
-        vision: Whether a vision encoder and a projector stand before it; the projector is then trained whole, but for
-            the layout `peft_adapter`.
-        tied: Whether head and embedding are one tensor.
-        targets: Names of the adapted modules.
-        by_pattern: Whether the config gives them as one regular expression (of the language model alone).
-        rank: `r`.
-        alpha: `lora_alpha`.
-        rslora: `use_rslora`.
-        dora: `use_dora`.
-        bias: `none`, `all` or `lora_only`.
-        ranks: `rank_pattern`, as pairs.
-        alphas: `alpha_pattern`, as pairs.
-        only_layers: `layers_to_transform`; None for all.
-        modules_to_save: Names of the modules that are trained whole.
-        adapter_name: The adapter's name in the model.
-        injected: Whether PEFT's layers were put into the model itself: no `base_model.model.` in the keys.
-        dtype: Of the base; PEFT keeps its factors in float32.
-        wrappers: Attributes around the model when it was saved: `module` (DDP), `_orig_mod` (torch.compile), `model`.
-        unwrapped: Whether the loader takes them off the keys; else the model that receives the weights has them too.
-        trained_only: Whether only what was trained is in the file; an adapter's directory holds nothing else.
-        beside: `"copy"`: the adapter is also in `lora_weights/` next to the file; `"only"`: it is only there.
-        older: Whether it is written in the older format of its layout: torch's before zip, PEFT's `.bin`.
-        base_name: What the config calls the base model.
-        seed: What all values depend on.
     """
 
-    layout: str = "peft_adapter"
-    layers: int = 1
-    width: int = 4
-    biases: bool = False
+    layout: str = "peft_adapter"  # As in `Checkpoint.layout`, out of `LAYOUTS`.
+    layers: int = 1  # Of the language model.
+    width: int = 4  # Of the language model; its feed-forward part is 4 wider.
+    biases: bool = False  # Whether its linear layers have biases.
+    # A vision encoder and a projector stand before it; the projector is then trained whole, if not for `peft_adapter`.
     vision: bool = False
-    tied: bool = False
-    targets: tuple[str, ...] = ("q_proj",)
-    by_pattern: bool = False
-    rank: int = 1
-    alpha: int = 1
-    rslora: bool = False
-    dora: bool = False
-    bias: str = "none"
-    ranks: tuple[tuple[str, int], ...] = ()
-    alphas: tuple[tuple[str, int], ...] = ()
-    only_layers: tuple[int, ...] | None = None
-    modules_to_save: tuple[str, ...] = ()
-    adapter_name: str = "default"
-    injected: bool = False
-    dtype: str = "float32"
+    tied: bool = False  # Whether head and embedding are one tensor.
+    targets: tuple[str, ...] = ("q_proj",)  # Names of the adapted modules.
+    by_pattern: bool = False  # Whether the config gives them as one regular expression (of the language model alone).
+    rank: int = 1  # `r`.
+    alpha: int = 1  # `lora_alpha`.
+    rslora: bool = False  # `use_rslora`.
+    dora: bool = False  # `use_dora`.
+    bias: str = "none"  # `none`, `all` or `lora_only`.
+    ranks: tuple[tuple[str, int], ...] = ()  # `rank_pattern`, as pairs.
+    alphas: tuple[tuple[str, int], ...] = ()  # `alpha_pattern`, as pairs.
+    only_layers: tuple[int, ...] | None = None  # `layers_to_transform`; None for all.
+    modules_to_save: tuple[str, ...] = ()  # Names of the modules that are trained whole.
+    adapter_name: str = "default"  # The adapter's name in the model.
+    injected: bool = False  # Whether PEFT's layers were put into the model itself: no `base_model.model.` in the keys.
+    dtype: str = "float32"  # Of the base; PEFT keeps its factors in float32.
+    # Attributes around the model when it was saved: `module` (DDP), `_orig_mod` (torch.compile), `model`.
     wrappers: tuple[str, ...] = ()
+    # Whether the loader takes them off the keys; else the model that receives the weights has them too.
     unwrapped: bool = False
+    # Whether only what was trained is in the file; an adapter's directory holds nothing else.
     trained_only: bool = False
+    # `"copy"`: the adapter is also in `lora_weights/` next to the file; `"only"`: it is only there.
     beside: str | None = None
-    older: bool = False
-    base_name: str | None = None
-    seed: int = 0
+    older: bool = False  # Whether it is written in the older format of its layout: torch's before zip, PEFT's `.bin`.
+    base_name: str | None = None  # What the config calls the base model.
+    seed: int = 0  # What all values depend on.
 
     @property
     def keeps_no_base(self) -> bool:
@@ -95,7 +70,6 @@ class CheckpointRecipe:
         return self.trained_only or self.layout == "peft_adapter"
 
     def __repr__(self) -> str:
-        """Return the constructor call, omitting defaults."""
         values = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
         given = (f"{name}={value!r}" for name, value, default in values if value != default)
         return f"{type(self).__name__}({', '.join(given)})"
@@ -148,17 +122,11 @@ def checkpoint_recipes(  # noqa: PLR0913  # Keyword-only, each with a default.
     if beside:
         chosen = _those("beside=True", chosen, {"torch", "lightning"})
     flags = {name: given_or(flag, st.booleans()) for name, flag in given.items()}
-    return _recipes(chosen, layers, rank, _Flags(**flags))
+    return _recipes(chosen, layers, rank, flags)
 
 
-class _Flags(NamedTuple):
-    """Strategies for the arguments that None leaves to Hypothesis."""
-
-    dora: st.SearchStrategy[bool]
-    tied: st.SearchStrategy[bool]
-    vision: st.SearchStrategy[bool]
-    trained_only: st.SearchStrategy[bool]
-    beside: st.SearchStrategy[bool]
+# Strategies for the arguments that None leaves to Hypothesis, by name.
+_Flags: TypeAlias = "Mapping[str, st.SearchStrategy[bool]]"
 
 
 def _those(asked: str, layouts: tuple[str, ...], able: set[str]) -> tuple[str, ...]:
@@ -178,8 +146,8 @@ def _recipes(
     layout = draw(st.sampled_from(layouts))
     model: dict[str, Any] = {
         "layers": draw(st.integers(1, max_layers)),
-        "vision": draw(flags.vision),
-        "tied": draw(flags.tied),
+        "vision": draw(flags["vision"]),
+        "tied": draw(flags["tied"]),
         "biases": draw(st.booleans()),
         "dtype": draw(st.sampled_from(_DTYPES)),
     }
@@ -214,7 +182,7 @@ def _adapters(draw: st.DrawFn, model: dict[str, Any], max_rank: int, flags: _Fla
         "ranks": ranks,
         "alphas": draw(_patterns(targets, alpha, _MOST_ALPHA)),
         "rslora": draw(st.booleans()),
-        "dora": draw(flags.dora),
+        "dora": draw(flags["dora"]),
         "bias": draw(st.sampled_from(("none", *biases))),
         "only_layers": draw(_some_layers(model["layers"], targets, by_pattern=by_pattern)),
         "modules_to_save": saved,
@@ -243,13 +211,13 @@ def _files(draw: st.DrawFn, layout: str, flags: _Flags, *, saves_modules: bool) 
     """Draw the fields of a recipe that say how it is saved and loaded."""
     is_adapter = layout == "peft_adapter"
     beside = None
-    if layout in {"torch", "lightning"} and draw(flags.beside):
+    if layout in {"torch", "lightning"} and draw(flags["beside"]):
         beside = draw(st.sampled_from(("copy", "only")))
     wrappers = () if is_adapter or beside else draw(st.sampled_from(_WRAPPERS))
     return {
         "beside": beside,
         # Without the adapter a file of what was trained would hold nothing.
-        "trained_only": not is_adapter and draw(flags.trained_only) and beside != "only",
+        "trained_only": not is_adapter and draw(flags["trained_only"]) and beside != "only",
         "wrappers": wrappers,
         "unwrapped": bool(wrappers) and draw(st.booleans()),
         "injected": not is_adapter and beside is None and not saves_modules and draw(_RARELY),

@@ -1,4 +1,7 @@
-"""Strategies for checkpoints of LoRA on disk: `healthy_checkpoints`, `faults` and `faulty_checkpoints`."""
+"""Strategies for checkpoints of LoRA on disk: `healthy_checkpoints`, `faults` and `faulty_checkpoints`.
+
+Only those who write or load a file wait for torch and PEFT, which `materialize` imports.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,6 @@ class HealthyCheckpoint:
     folder: Path
 
     def __repr__(self) -> str:
-        """Write the call."""
         return f"HealthyCheckpoint.write({self.recipe!r}, directory)"
 
     @classmethod
@@ -52,7 +54,7 @@ class HealthyCheckpoint:
             ...     checkpoint.path.name, type(checkpoint.load()).__name__
             ('last.ckpt', 'PeftModel')
         """
-        from pytest_lora_ckpt.strategies.materialize import save  # torch and PEFT, for those who write files.
+        from pytest_lora_ckpt.strategies.materialize import save
 
         folder = Path(tempfile.mkdtemp(prefix=f"{recipe.layout}-", dir=directory))
         (folder / "run").mkdir()
@@ -65,19 +67,19 @@ class HealthyCheckpoint:
 
     def make_model(self) -> torch.nn.Module:
         """Make the model that receives the weights; its adapter is not trained yet."""
-        from pytest_lora_ckpt.strategies.materialize import make_fresh  # As above.
+        from pytest_lora_ckpt.strategies.materialize import make_fresh
 
         return make_fresh(self.recipe)
 
     def base_model(self) -> torch.nn.Module:
         """Make the base model, as it was before training."""
-        from pytest_lora_ckpt.strategies.materialize import make_base  # As above.
+        from pytest_lora_ckpt.strategies.materialize import make_base
 
         return make_base(self.recipe)
 
     def trained_model(self) -> torch.nn.Module:
         """Make the model whose state was saved."""
-        from pytest_lora_ckpt.strategies.materialize import make_trained  # As above.
+        from pytest_lora_ckpt.strategies.materialize import make_trained
 
         return make_trained(self.recipe)
 
@@ -90,21 +92,21 @@ class HealthyCheckpoint:
         Args:
             path: The damaged copy.
         """
-        from pytest_lora_ckpt.strategies.materialize import load  # As above.
+        from pytest_lora_ckpt.strategies.materialize import load
 
         return load(self.recipe, self.path if path is None else Path(path))
 
     @property
     def inputs(self) -> dict[str, Any]:
         """Keyword arguments for a forward pass of any of its models."""
-        from pytest_lora_ckpt.strategies.materialize import make_inputs  # As above.
+        from pytest_lora_ckpt.strategies.materialize import make_inputs
 
         return make_inputs(self.recipe)
 
     @property
     def manifest(self) -> Path:
         """The manifest of its training; in another directory, so that it is not found automatically."""
-        from pytest_lora_ckpt.manifest import write_manifest  # As above.
+        from pytest_lora_ckpt.manifest import write_manifest
 
         path = self.folder / "lora_manifest.json"
         return path if path.exists() else write_manifest(self.trained_model(), path)
@@ -129,7 +131,6 @@ class FaultyCheckpoint:
     path: Path
 
     def __repr__(self) -> str:
-        """Write the call."""
         return f"FaultyCheckpoint.write({self.healthy!r}, {self.fault.name!r})"
 
     @classmethod

@@ -40,23 +40,14 @@ def checkpoint_layouts() -> st.SearchStrategy[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LightningCheckpoint:
-    """A checkpoint such as Lightning's Trainer saves, to be written when a test asks for it.
+    """A checkpoint such as Lightning's Trainer saves, to be written when a test asks for it."""
 
-    Attributes:
-        keys: The state dict's keys, aliases among them.
-        hyper_parameters: What `save_hyperparameters()` put into it; None if it was not called.
-        epoch: Epochs that were finished.
-        global_step: Steps of the optimizer.
-        optimizer: Whether Adam's state of each tensor is in it.
-        seed: What the values of the tensors depend on; none of them is zero.
-    """
-
-    keys: DrawnKeySet
-    hyper_parameters: Mapping[str, Any] | None = None
-    epoch: int = 0
-    global_step: int = 0
-    optimizer: bool = False
-    seed: int = 0
+    keys: DrawnKeySet  # Of the state dict, aliases among them.
+    hyper_parameters: Mapping[str, Any] | None = None  # What `save_hyperparameters()` put into it, if it was called.
+    epoch: int = 0  # Epochs that were finished.
+    global_step: int = 0  # Steps of the optimizer.
+    optimizer: bool = False  # Whether Adam's state of each tensor is in it.
+    seed: int = 0  # What the values of the tensors depend on; none of them is zero.
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Make the state dict: float32, the same for the same seed; aliases share one tensor.
@@ -68,13 +59,8 @@ class LightningCheckpoint:
         import torch  # Seconds to import, for those who write files.
 
         generator = torch.Generator().manual_seed(self.seed)
-        first = {key: group[0] for group in self.keys.aliases for key in group}
-        made: dict[str, torch.Tensor] = {}
-        for key, shape in self.keys.shapes.items():
-            name = first.get(key, key)
-            if name not in made:
-                made[name] = torch.rand(shape, generator=generator) + 0.5
-        return {key: made[first.get(key, key)] for key in self.keys}
+        state = {key: torch.rand(shape, generator=generator) + 0.5 for key, shape in self.keys.shapes.items()}
+        return state | {key: state[group[0]] for group in self.keys.aliases for key in group}
 
     def contents(self) -> dict[str, Any]:
         """Make everything that is in the file."""
@@ -216,11 +202,9 @@ def _values() -> st.SearchStrategy[Any]:
             st.lists(inner, max_size=3),
             st.lists(inner, max_size=3).map(tuple),
             st.dictionaries(_NAMES, inner, max_size=3),
-            st.dictionaries(st.sampled_from(("lr", "rank", "name")), inner, max_size=3).map(_namespace),
+            st.dictionaries(st.sampled_from(("lr", "rank", "name")), inner, max_size=3).map(
+                lambda own: Namespace(**own)
+            ),
         ),
         max_leaves=6,
     )
-
-
-def _namespace(values: Mapping[str, Any]) -> Namespace:
-    return Namespace(**values)

@@ -36,25 +36,14 @@ class DrawnKeySet(KeySet):
         super().__init__({key: TensorInfo(shape, storage=storage.get(key)) for key, shape in shapes.items()}, groups)
 
     def __repr__(self) -> str:
-        """Write the call."""
         aliases = f", {list(self.aliases)!r}" if self.aliases else ""
         return f"{type(self).__name__}({self.shapes!r}{aliases})"
 
     def renamed(self, rename: Callable[[str], str]) -> DrawnKeySet:
-        """Return the same tensors under other names.
-
-        Example:
-            >>> DrawnKeySet({"fc.weight": (2, 2)}).renamed("module.{}".format)
-            DrawnKeySet({'module.fc.weight': (2, 2)})
-        """
+        """Return the same tensors under other names."""
         aliases = [[rename(key) for key in group] for group in self.aliases]
         return DrawnKeySet({rename(key): shape for key, shape in self.shapes.items()}, aliases)
 
     def with_more(self, shapes: Mapping[str, Shape]) -> DrawnKeySet:
-        """Return these tensors and further ones.
-
-        Example:
-            >>> DrawnKeySet({"fc.weight": (2, 2)}).with_more({"fc.bias": (2,)})
-            DrawnKeySet({'fc.weight': (2, 2), 'fc.bias': (2,)})
-        """
+        """Return these tensors and further ones."""
         return DrawnKeySet({**self.shapes, **shapes}, self.aliases)

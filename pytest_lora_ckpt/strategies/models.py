@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
@@ -27,44 +27,56 @@ if TYPE_CHECKING:
 _SMALLEST = 2
 
 
-@dataclass(frozen=True, slots=True)
+class ModelArguments(TypedDict, total=False):
+    """The arguments of `model_key_sets`; see there."""
+
+    min_layers: int
+    max_layers: int
+    max_width: int
+    towers: Collection[str] | None
+    arrangement: str | None
+    tied: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTerms:
-    """What a model must be like; None where Hypothesis may choose."""
+    """The arguments of `model_key_sets`, checked, and what an adapter asks of its model: it must have these parts."""
 
     min_layers: int = 1
     max_layers: int = 3
     max_width: int = 8
-    towers: tuple[str, ...] | None = None
+    towers: Collection[str] | None = None
     arrangement: str | None = None
     tied: bool | None = None
     embeddings: bool = False
     head: bool = False
     linears: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_range("min_layers", self.min_layers, "max_layers", self.max_layers)
+        check_count("max_width", self.max_width, floor=_SMALLEST)
+        if self.towers is not None:
+            check_names("towers", self.towers, TOWERS)
+        if self.arrangement is not None:
+            if self.arrangement not in ARRANGEMENTS:
+                valid = ", ".join(ARRANGEMENTS)
+                raise InvalidArgument(f"arrangement={self.arrangement!r} must be one of {valid} or None")
+            if self.towers is not None and not self.towers:
+                raise InvalidArgument(
+                    f"arrangement={self.arrangement!r} is of models with a tower, and towers={self.towers!r}"
+                )
+        check_flag("tied", self.tied)
 
-def check_terms(  # noqa: PLR0913  # One for each argument of the strategies.
-    *,
-    min_layers: int,
-    max_layers: int,
-    max_width: int,
-    towers: Collection[str] | None,
-    arrangement: str | None,
-    tied: bool | None,
-    embeddings: bool = False,
-    head: bool = False,
-    linears: tuple[str, ...] = (),
-) -> ModelTerms:
-    """Check the arguments that describe a model."""
-    min_layers, max_layers = check_range("min_layers", min_layers, "max_layers", max_layers)
-    check_count("max_width", max_width, floor=_SMALLEST)
-    chosen = None if towers is None else check_names("towers", towers, TOWERS)
-    if arrangement is not None:
-        if arrangement not in ARRANGEMENTS:
-            raise InvalidArgument(f"arrangement={arrangement!r} must be one of {', '.join(ARRANGEMENTS)} or None")
-        if chosen == ():
-            raise InvalidArgument(f"arrangement={arrangement!r} is of models with a tower, and towers={towers!r}")
-    check_flag("tied", tied)
-    return ModelTerms(min_layers, max_layers, max_width, chosen, arrangement, tied, embeddings, head, linears)
+    @property
+    def multimodal(self) -> bool:
+        """Whether there must be a tower."""
+        return bool(self.towers or self.arrangement)
+
+    @property
+    def styles(self) -> list[Style]:
+        """The text models that it can be."""
+        able = (LLAMA,) if self.multimodal or self.tied else (LLAMA, BERT)
+        return [style for style in able if style.names.issuperset(self.linears)]
 
 
 def model_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
@@ -102,26 +114,27 @@ def model_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
         >>> find(model_key_sets(), lambda keys: keys.aliases, settings=quick).aliases
         (('lm_head.weight', 'model.embed_tokens.weight'),)
     """
-    terms = check_terms(
-        min_layers=min_layers,
-        max_layers=max_layers,
-        max_width=max_width,
-        towers=towers,
-        arrangement=arrangement,
-        tied=tied,
+    return draw_model(
+        ModelTerms(
+            min_layers=min_layers,
+            max_layers=max_layers,
+            max_width=max_width,
+            towers=towers,
+            arrangement=arrangement,
+            tied=tied,
+        )
     )
-    return draw_model(terms)
 
 
 @st.composite
 def draw_model(draw: st.DrawFn, terms: ModelTerms) -> DrawnKeySet:
     """Draw a model that meets the terms."""
-    styles = [style for style in (LLAMA, BERT) if _suits(style, terms)]
-    multimodal = LLAMA in styles and (bool(terms.towers) or bool(terms.arrangement))
-    style = LLAMA if multimodal else draw(st.sampled_from(styles))
+    styles = terms.styles
+    style = LLAMA if terms.multimodal else draw(st.sampled_from(styles))
     towers = terms.towers
     if towers is None:
-        some = st.lists(st.sampled_from(list(TOWERS)), unique=True, min_size=int(multimodal), max_size=len(TOWERS))
+        least = int(terms.multimodal)
+        some = st.lists(st.sampled_from(list(TOWERS)), unique=True, min_size=least, max_size=len(TOWERS))
         drawn = sorted(draw(some), key=list(TOWERS).index)
         towers = tuple(drawn) if style is LLAMA else ()
     places: Mapping[str, str] = {"text": style.root, "head": style.head}
@@ -135,9 +148,8 @@ def draw_model(draw: st.DrawFn, terms: ModelTerms) -> DrawnKeySet:
     shapes: Shapes = draw(_stacks(places["text"], style.stack, sizes, terms, embedded=tied or terms.embeddings))
     for tower in towers:
         theirs = {**draw(_sizes(terms.max_width)), "h": sizes["h"]}
-        shapes.update(
-            draw(_stacks(places[tower], TOWERS[tower], theirs, ModelTerms(terms.min_layers, terms.max_layers)))
-        )
+        its_terms = ModelTerms(min_layers=terms.min_layers, max_layers=terms.max_layers)
+        shapes.update(draw(_stacks(places[tower], TOWERS[tower], theirs, its_terms)))
     if towers:
         shapes[f"{places['projector']}.linear_1.weight"] = (sizes["h"], sizes["h"])
         if draw(st.booleans()):
@@ -146,12 +158,6 @@ def draw_model(draw: st.DrawFn, terms: ModelTerms) -> DrawnKeySet:
         shapes[f"{places['head']}.weight"] = _shape(style.head_sizes, sizes)
     aliases = [(f"{places['text']}.{embedding}.weight", f"{places['head']}.weight")] if tied else []
     return DrawnKeySet(shapes, aliases)
-
-
-def _suits(style: Style, terms: ModelTerms) -> bool:
-    if style is BERT and (terms.towers or terms.arrangement or terms.tied):
-        return False
-    return style.names.issuperset(terms.linears)
 
 
 def _sizes(most: int) -> st.SearchStrategy[Sizes]:

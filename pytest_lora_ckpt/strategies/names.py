@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
-from hypothesis.errors import InvalidArgument
 
 from pytest_lora_ckpt.strategies.anatomy import ARRANGEMENTS, BERT, LLAMA, TOWERS, Stack
 from pytest_lora_ckpt.strategies.validation import check_count, check_names
@@ -123,9 +122,3 @@ def key_strings(*, max_segments: int = 6, max_length: int = 10_000) -> st.Search
         ),
     ]
     return st.one_of(keys).map(lambda key: key[:longest])
-
-
-def check_adapter_name(value: object) -> None:
-    """Take a name that PEFT takes for an adapter: torch allows no dot in a module's name."""
-    if value is not None and (not isinstance(value, str) or not value or "." in value):
-        raise InvalidArgument(f"adapter_name={value!r} must be a name without a dot")

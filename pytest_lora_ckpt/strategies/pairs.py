@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt.strategies.adapters import lora_key_sets
-from pytest_lora_ckpt.strategies.models import model_key_sets
+from pytest_lora_ckpt.strategies.models import ModelArguments, model_key_sets
 from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names, given_or
 from pytest_lora_ckpt.strategies.wrapping import KINDS, Wrapping, wrappings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+
+    from typing_extensions import Unpack
 
     from pytest_lora_ckpt.strategies.keysets import DrawnKeySet, Shape
 
@@ -26,32 +28,22 @@ PAIRS = ("model", "adapter", "peft", "into-peft", "out-of-peft")
 
 @dataclass(frozen=True, slots=True)
 class RemappingExample:
-    """A checkpoint and a model of the same tensors under different names.
-
-    Attributes:
-        checkpoint: The checkpoint's keys.
-        model: The model's keys.
-        truth: Checkpoint key -> model key, for every tensor that both sides have.
-        on_checkpoint: What was done to the checkpoint's names.
-        on_model: What was done to the model's names.
-    """
+    """A checkpoint and a model of the same tensors under different names."""
 
     checkpoint: DrawnKeySet
     model: DrawnKeySet
-    truth: Mapping[str, str]
-    on_checkpoint: Wrapping = field(default_factory=Wrapping)
-    on_model: Wrapping = field(default_factory=Wrapping)
+    truth: Mapping[str, str]  # Checkpoint key -> model key, for every tensor that both sides have.
+    on_checkpoint: Wrapping = field(default_factory=Wrapping)  # What was done to the checkpoint's names.
+    on_model: Wrapping = field(default_factory=Wrapping)  # What was done to the model's names.
 
 
-def remappings(  # noqa: PLR0913  # Keyword-only, each with a default.
+def remappings(
     *,
     pairs: Collection[str] = PAIRS,
     kinds: Collection[str] = tuple(KINDS),
     max_steps: int = 2,
     unrelated: bool | None = None,
-    min_layers: int = 1,
-    max_layers: int = 3,
-    towers: Collection[str] | None = None,
+    **model: Unpack[ModelArguments],
 ) -> st.SearchStrategy[RemappingExample]:
     """Draw a checkpoint, a model, and which key of the one is which of the other.
 
@@ -70,9 +62,7 @@ def remappings(  # noqa: PLR0913  # Keyword-only, each with a default.
         kinds: As in `wrappings`.
         max_steps: The most steps of wrapping on either side.
         unrelated: Whether either side also has tensors of its own, which are in no truth.
-        min_layers: As in `model_key_sets`.
-        max_layers: As in `model_key_sets`.
-        towers: As in `model_key_sets`.
+        model: What `model_key_sets` takes, such as `max_layers` and `towers`.
 
     Raises:
         InvalidArgument: An argument is not as above.
@@ -92,9 +82,8 @@ def remappings(  # noqa: PLR0913  # Keyword-only, each with a default.
     check_count("max_steps", max_steps, floor=0)
     check_flag("unrelated", unrelated)
     # All are made here, so that wrong arguments are reported at once.
-    plain = model_key_sets(min_layers=min_layers, max_layers=max_layers, towers=towers).map(_identity)
-    whole = lora_key_sets(min_layers=min_layers, max_layers=max_layers, towers=towers)
-    bare = lora_key_sets(min_layers=min_layers, max_layers=max_layers, towers=towers, modules_to_save=())
+    plain = model_key_sets(**model).map(_identity)
+    whole, bare = lora_key_sets(**model), lora_key_sets(**model, modules_to_save=())
     sources: dict[str, st.SearchStrategy[RemappingExample]] = {
         "model": plain,
         "adapter": whole.map(lambda keys: RemappingExample(keys.adapter, keys.model, keys.mapping)),

@@ -34,54 +34,29 @@ _USUAL_KEYS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A beginning of keys becomes another one; `*` in both stands for the same numbers, in order.
-
-    Attributes:
-        old: Segments at the beginning of a key. At least one segment must follow them.
-        new: What takes their place.
-    """
-
-    old: tuple[str, ...]
-    new: tuple[str, ...]
-
-    def __call__(self, segments: tuple[str, ...]) -> tuple[str, ...] | None:
-        """Return the moved key, or None if it does not begin so."""
-        length = len(self.old)
-        if len(segments) <= length:
-            return None
-        numbers: list[str] = []
-        for wanted, segment in zip(self.old, segments, strict=False):
-            if wanted == _NUMBER and _is_number(segment):
-                numbers.append(segment)
-            elif wanted != segment:
-                return None
-        count = iter(numbers)
-        moved = tuple(next(count) if segment == _NUMBER else segment for segment in self.new)
-        return moved + segments[length:]
-
-    def inverse(self) -> Move:
-        """Return the way back."""
-        return Move(self.new, self.old)
+Segments = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """Several moves at once; of those that fit a key the longest is made."""
+    """Beginnings of keys become other ones, of those that fit a key the longest; segments must follow it.
 
-    moves: tuple[Move, ...]
+    A `*` in both, the old beginning and the new one, stands for the same number.
+    """
 
-    def __call__(self, segments: tuple[str, ...]) -> tuple[str, ...]:
+    moves: tuple[tuple[Segments, Segments], ...]
+
+    def __call__(self, segments: Segments) -> Segments:
         """Return the moved key; the same key if no move fits."""
-        for move in sorted(self.moves, key=lambda move: -len(move.old)):
-            if (moved := move(segments)) is not None:
-                return moved
+        for old, new in sorted(self.moves, key=lambda move: -len(move[0])):
+            if len(segments) > len(old) and all(map(_fits, old, segments)):
+                numbers = (segment for wanted, segment in zip(old, segments, strict=False) if wanted == _NUMBER)
+                return tuple(next(numbers) if segment == _NUMBER else segment for segment in new) + segments[len(old) :]
         return segments
 
     def inverse(self) -> Moves:
         """Return the way back."""
-        return Moves(tuple(move.inverse() for move in self.moves))
+        return Moves(tuple((new, old) for old, new in self.moves))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +66,7 @@ class AdapterRename:
     old: str
     new: str
 
-    def __call__(self, segments: tuple[str, ...]) -> tuple[str, ...]:
+    def __call__(self, segments: Segments) -> Segments:
         """Return the key with the new name."""
         return tuple(
             self.new if before in _BEFORE_ADAPTER and segment == self.old else segment
@@ -132,7 +107,7 @@ class Wrapping:
             >>> Wrapping.in_front("base_model.model").apply("fc.weight")
             'base_model.model.fc.weight'
         """
-        return cls(f"{prefix} in front", (Moves((Move((), tuple(prefix.split("."))),)),))
+        return cls(f"{prefix} in front", (Moves((((), tuple(prefix.split("."))),)),))
 
     @classmethod
     def after(cls, path: str, word: str) -> Wrapping:
@@ -143,7 +118,7 @@ class Wrapping:
             'model.layers.3._fsdp_wrapped_module.norm.weight'
         """
         segments = tuple(path.split("."))
-        return cls(f"{word} after {path}", (Moves((Move(segments, (*segments, word)),)),))
+        return cls(f"{word} after {path}", (Moves(((segments, (*segments, word)),)),))
 
     @classmethod
     def refactor(cls, old: str, new: str, *, below: str = "") -> Wrapping:
@@ -155,7 +130,7 @@ class Wrapping:
         """
         root = tuple(below.split(".")) if below else ()
         here, there = ARRANGEMENTS[old], ARRANGEMENTS[new]
-        moves = [Move((*root, *here[part].split(".")), (*root, *there[part].split("."))) for part in here]
+        moves = [((*root, *here[part].split(".")), (*root, *there[part].split("."))) for part in here]
         place = f" below {below}" if below else ""
         return cls(f"{old} to {new} arrangement{place}", (Moves(tuple(moves)),))
 
@@ -299,6 +274,10 @@ def _inner_paths(keys: Sequence[str]) -> list[str]:
             children.setdefault(tuple(segments[: at + 1]), set()).add(segments[at + 1])
     able = [path for path, below in children.items() if below != {_NUMBER} and path[-1] != "base_model"]
     return [".".join(path) for path in sorted(able, key=lambda path: (len(path), path))]
+
+
+def _fits(wanted: str, segment: str) -> bool:
+    return wanted == segment or (wanted == _NUMBER and _is_number(segment))
 
 
 def _is_number(segment: str) -> bool:
