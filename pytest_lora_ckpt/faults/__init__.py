@@ -11,17 +11,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import open_checkpoint
-from pytest_lora_ckpt.faults import (
-    base,
-    companions,
-    config,
-    copies,
-    files,
-    lost,
-    names,
-    shapes,
-    values,
-)
+from pytest_lora_ckpt.faults import base, companions, config, copies, files, lost, names, shapes, values
 from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.fault import Fault
 from pytest_lora_ckpt.wording import listed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, require
 from pytest_lora_ckpt.faults.edits import redrawn
 from pytest_lora_ckpt.faults.fault import ADAPTERS, TORCH_FILES, fault
 from pytest_lora_ckpt.faults.inject import write_tensors
@@ -22,8 +22,7 @@ def stale_twin(draft: Draft) -> None:
     """Saved again in the other format: today's adapter is in the .bin, and PEFT reads the older safetensors file."""
     # Keep the tensors in the .bin, and add a safetensors file with other values.
     checkpoint = draft.checkpoint
-    if not checkpoint.path.is_dir():
-        raise NotApplicable("a weights file was named, not its directory: other files in it do not count")
+    require(checkpoint.path.is_dir(), "a weights file was named, not its directory: other files in it do not count")
     if draft.weights.name not in ADAPTER_WEIGHTS or all(
         (draft.weights.parent / name).exists() for name in ADAPTER_WEIGHTS
     ):
@@ -45,8 +44,7 @@ def stale_twin(draft: Draft) -> None:
 @fault(TORCH_FILES, "file")
 def stale_directory(draft: Draft) -> None:
     """The adapter is in the checkpoint, and lora_weights/ next to it is from an older run: the two disagree."""
-    if not draft.has_lora:
-        raise NotApplicable(f"{draft.name} holds no LoRA")
+    require(draft.has_lora, f"{draft.name} holds no LoRA")
     _make_stale(draft, _adapter(draft))
 
 
@@ -92,8 +90,7 @@ def _adapter(draft: Draft) -> Checkpoint:
 
 
 def _require_no_lora(draft: Draft) -> None:
-    if draft.has_lora:
-        raise NotApplicable(f"{draft.name} holds LoRA itself")
+    require(not draft.has_lora, f"{draft.name} holds LoRA itself")
 
 
 def _make_stale(draft: Draft, adapter: Checkpoint) -> None:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, require
 from pytest_lora_ckpt.faults.fault import ADAPTERS, fault
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG
 
@@ -24,7 +24,7 @@ def alpha_changed(draft: Draft) -> None:
 @fault(ADAPTERS, "manifest")
 def alpha_pattern_lost(draft: Draft) -> None:
     """alpha_pattern got lost when the config was written by hand: some modules have another strength."""
-    _require(draft.config.get("alpha_pattern"), "its config has no alpha_pattern")
+    require(draft.config.get("alpha_pattern"), "its config has no alpha_pattern")
     draft.config["alpha_pattern"] = {}
 
 
@@ -44,14 +44,14 @@ def other_base_name(draft: Draft) -> None:
 @fault(ADAPTERS, "file")
 def dora_flag_lost(draft: Draft) -> None:
     """use_dora was lost (the config of an older PEFT): the magnitude vectors are in the file and are not loaded."""
-    _require(draft.config.get("use_dora"), "its config has no use_dora")
+    require(draft.config.get("use_dora"), "its config has no use_dora")
     draft.config["use_dora"] = False
 
 
 @fault(ADAPTERS, "file")
 def dora_flag_added(draft: Draft) -> None:
     """use_dora was set for an adapter trained without it: the magnitudes are made up from the base weights."""
-    _require(not draft.config.get("use_dora"), "its config has use_dora already")
+    require(not draft.config.get("use_dora"), "its config has use_dora already")
     draft.config["use_dora"] = True
 
 
@@ -64,7 +64,7 @@ def rank_in_config(draft: Draft) -> None:
 @fault(ADAPTERS, "file")
 def rank_pattern_lost(draft: Draft) -> None:
     """rank_pattern got lost: the modules that have a rank of their own do not fit, or are ignored."""
-    _require(draft.config.get("rank_pattern"), "its config has no rank_pattern")
+    require(draft.config.get("rank_pattern"), "its config has no rank_pattern")
     draft.config["rank_pattern"] = {}
 
 
@@ -72,9 +72,9 @@ def rank_pattern_lost(draft: Draft) -> None:
 def targets_narrowed(draft: Draft) -> None:
     """target_modules names fewer modules than were trained: the adapters of the others are dropped without a word."""
     targets = _targets(draft)
-    _require(len(targets) > 1, "its target_modules names only one module")
+    require(len(targets) > 1, "its target_modules names only one module")
     used = [name for name in targets if any(pair.module.endswith(name) for pair in draft.pairs)]
-    _require(used, "its target_modules names no adapted module")
+    require(used, "its target_modules names no adapted module")
     draft.config["target_modules"] = [name for name in targets if name != used[-1]]
 
 
@@ -82,7 +82,7 @@ def targets_narrowed(draft: Draft) -> None:
 def targets_widened(draft: Draft) -> None:
     """target_modules names a module that was not trained: PEFT makes an adapter for it that nothing fills."""
     targets = _targets(draft)
-    _require("lm_head" not in targets, "its target_modules names lm_head already")
+    require("lm_head" not in targets, "its target_modules names lm_head already")
     draft.config["target_modules"] = [*targets, "lm_head"]
 
 
@@ -90,7 +90,7 @@ def targets_widened(draft: Draft) -> None:
 def layers_narrowed(draft: Draft) -> None:
     """layers_to_transform is that of another experiment: the adapters of all other layers are dropped."""
     numbers = list(selecting.lora_layers(draft, least=2))
-    _require(draft.config.get("layers_to_transform") is None, "its config has layers_to_transform already")
+    require(draft.config.get("layers_to_transform") is None, "its config has layers_to_transform already")
     # PEFT takes layers_to_transform with a list of names only (`LoraConfig.__post_init__`).
     _targets(draft)
     draft.config["layers_to_transform"] = numbers[:1]
@@ -99,7 +99,7 @@ def layers_narrowed(draft: Draft) -> None:
 @fault(ADAPTERS, "file", "https://github.com/unslothai/unsloth/issues/918")
 def modules_to_save_not_in_config(draft: Draft) -> None:
     """A head was trained and saved, and modules_to_save does not name it: it is written over the base's or dropped."""
-    _require(draft.config.get("modules_to_save"), "its config has no modules_to_save")
+    require(draft.config.get("modules_to_save"), "its config has no modules_to_save")
     draft.config["modules_to_save"] = None
 
 
@@ -109,21 +109,21 @@ def modules_to_save_added(draft: Draft) -> None:
     saved = draft.config.get("modules_to_save") or []
     held = {segment for key in draft.keys for segment in key.split(".")}
     name = next((name for name in ("lm_head", "score", "embed_tokens") if name not in held), None)
-    _require(name, "it holds every module that could be named")
+    require(name, "it holds every module that could be named")
     draft.config["modules_to_save"] = [*saved, name]
 
 
 @fault(ADAPTERS, "file")
 def bias_flag_lost(draft: Draft) -> None:
     """The config says bias 'none' and the file holds trained biases: they are written over the base's or dropped."""
-    _require(draft.config.get("bias", "none") != "none", "its config has bias 'none'")
+    require(draft.config.get("bias", "none") != "none", "its config has bias 'none'")
     draft.config["bias"] = "none"
 
 
 @fault(ADAPTERS, "file")
 def peft_type_changed(draft: Draft) -> None:
     """The config is of an adapter of another kind: its parameters have other names than those in the file."""
-    _require(draft.config.get("peft_type") == "LORA", "its config is not for LoRA")
+    require(draft.config.get("peft_type") == "LORA", "its config is not for LoRA")
     draft.config["peft_type"] = "LOHA"
 
 
@@ -142,11 +142,6 @@ def config_truncated(draft: Draft) -> None:
         os.truncate(path, path.stat().st_size // 2)
 
     draft.patches.append(halve)
-
-
-def _require(met: object, why_not: str) -> None:
-    if not met:
-        raise NotApplicable(why_not)
 
 
 def _number(draft: Draft, name: str) -> float:

@@ -20,6 +20,12 @@ class NotApplicable(Exception):  # noqa: N818  # Not an error: the reason why no
     """The fault does not apply to this checkpoint; the message says why."""
 
 
+def require(met: object, why_not: str) -> None:
+    """Raise `NotApplicable`, unless a condition is met."""
+    if not met:
+        raise NotApplicable(why_not)
+
+
 class Entry(NamedTuple):
     """One entry of the state dict to be written: the original's key whose tensor it is, and its edit, if any."""
 
@@ -62,7 +68,7 @@ class Draft:
         self._original = {**checkpoint.keys.derived(_unchanged), **{key: Entry(key) for key in checkpoint.opaque_keys}}
         self.entries = dict(self._original)
         self.config: dict[str, Any] = copy.deepcopy(checkpoint.adapter_config or {})
-        self.patches: list[Callable[[Path], None]] = []
+        self.patches: list[Callable[[Path], object]] = []
 
     @property
     def has_new_tensors(self) -> bool:
@@ -107,32 +113,31 @@ class Draft:
     def pairs(self) -> tuple[Pair, ...]:
         """The LoRA pairs that have both factors; never empty."""
         pairs = self.keys.derived(_whole_pairs)
-        if not pairs:
-            raise NotApplicable(f"{self.name} holds no LoRA")
+        require(pairs, f"{self.name} holds no LoRA")
         return pairs
+
+    def where(self, wanted: Callable[[ParsedKey], bool]) -> list[str]:
+        """Return the original's keys that are like this."""
+        return [key for key, parsed in self.parsed.items() if wanted(parsed)]
 
     def rename(self, new_name: Callable[[str], str]) -> None:
         """Give every key its new name; no two may get the same."""
         renamed = {new_name(key): entry for key, entry in self.entries.items()}
-        if len(renamed) < len(self.entries):
-            raise NotApplicable(f"two keys of {self.name} would get the same name")
+        require(len(renamed) == len(self.entries), f"two keys of {self.name} would get the same name")
         self.entries = renamed
 
     def drop(self, keys: Iterable[str], what: str) -> None:
         """Leave tensors out, under all their names; `what` they are stands in the message where there are none."""
         dropped = set(self.all_names(keys))
         kept = {key: entry for key, entry in self.entries.items() if key not in dropped}
-        if len(kept) == len(self.entries):
-            raise NotApplicable(f"{self.name} holds no {what}")
-        if not kept:
-            raise NotApplicable(f"{self.name} holds nothing but {what}")
+        require(len(kept) < len(self.entries), f"{self.name} holds no {what}")
+        require(kept, f"{self.name} holds nothing but {what}")
         self.entries = kept
 
     def change(self, keys: Iterable[str], edit: Edit, what: str) -> None:
         """Replace tensors, under all their names; `edit` makes the new tensor and leaves the old one as it is."""
         names = self.all_names(keys)
-        if not names:
-            raise NotApplicable(f"{self.name} holds no {what}")
+        require(names, f"{self.name} holds no {what}")
         for key in names:
             self.entries[key] = Entry(key, edit)
 
@@ -143,8 +148,7 @@ class Draft:
 
     def add(self, key: str, origin: str, edit: Edit) -> None:
         """Add a tensor that is made from another one, under a name that is not taken."""
-        if key in self.entries:
-            raise NotApplicable(f"{self.name} already holds {key}")
+        require(key not in self.entries, f"{self.name} already holds {key}")
         self.entries[key] = Entry(origin, edit)
 
     def replace(self, key: str, origin: str, edit: Edit) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pytest_lora_ckpt.checkpoint import Checkpoint, open_checkpoint
-from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, require
 from pytest_lora_ckpt.faults.inject import write
 
 if TYPE_CHECKING:
@@ -72,8 +72,10 @@ class Fault:
             raise NotApplicable(f"not applicable to {checkpoint.layout} checkpoints (applies to: {applies})")
         draft = Draft(checkpoint)
         self.damage(draft)
-        if not (draft.has_new_tensors or draft.has_new_config or draft.patches):
-            raise NotApplicable(f"{draft.name} has nothing that {self.name} would change")
+        require(
+            draft.has_new_tensors or draft.has_new_config or draft.patches,
+            f"{draft.name} has nothing that {self.name} would change",
+        )
         return draft
 
     def inject(self, checkpoint_path: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> Path:

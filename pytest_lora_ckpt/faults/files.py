@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, require
 from pytest_lora_ckpt.faults.fault import ALL_LAYOUTS, LAYOUTS, TORCH_FILES, fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
 _SIGN = 0x80
 _SAFETENSORS = frozenset({"safetensors", "peft_adapter"})
 _LFS_POINTER = (
-    "version https://git-lfs.github.com/spec/v1\n"
-    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
-    "size {size}\n"
+    b"version https://git-lfs.github.com/spec/v1\n"
+    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize %d\n"
 )
-_PAGE = (
-    "<!DOCTYPE html>\n<html>\n<head><title>Access denied</title></head>\n"
-    "<body><p>Log in to download this file.</p></body>\n</html>\n"
-)
+_PAGE = b"<!DOCTYPE html>\n<html>\n<body><p>Access denied. Log in to download this file.</p></body>\n</html>\n"
 
 
 @fault(ALL_LAYOUTS, "file")
@@ -72,65 +68,51 @@ def zero_tail(draft: Draft) -> None:
 @fault(ALL_LAYOUTS, "file", erases=True)
 def lfs_pointer(draft: Draft) -> None:
     """Cloned without Git LFS: a pointer of three lines lies where the weights should."""
-    size = draft.weights.stat().st_size
-    draft.patches.append(_text(_LFS_POINTER.format(size=size)))
+    pointer = _LFS_POINTER % draft.weights.stat().st_size
+    draft.patches.append(lambda path: path.write_bytes(pointer))
 
 
 @fault(ALL_LAYOUTS, "file", erases=True)
 def web_page(draft: Draft) -> None:
     """Downloaded without logging in: the file is the page that says so."""
-    draft.patches.append(_text(_PAGE))
+    draft.patches.append(lambda path: path.write_bytes(_PAGE))
 
 
 @fault(LAYOUTS - {"lightning"}, "manifest")
 def bit_flip(draft: Draft) -> None:
     """A bit turned over on the disk or on the way: one adapter value has the other sign, and no format checks it."""
-    if draft.checkpoint.format == "torch zip":
-        raise NotApplicable("a zip archive has checksums: see bit-flip-in-zip")
+    require(draft.checkpoint.format != "torch zip", "a zip archive has checksums: see bit-flip-in-zip")
     _flip(draft)
 
 
 @fault(TORCH_FILES | {"peft_adapter"}, "file")
 def bit_flip_in_zip(draft: Draft) -> None:
     """A bit turned over on the disk: the zip archive's checksum tells, and torch.load does not look at it."""
-    if draft.checkpoint.format != "torch zip":
-        raise NotApplicable("it is not a zip archive and has no checksums: see bit-flip")
+    require(draft.checkpoint.format == "torch zip", "it is not a zip archive and has no checksums: see bit-flip")
     _flip(draft)
 
 
 def _flip(draft: Draft) -> None:
+    """Turn the sign of the first value of a lora_B that is not zero."""
     for pair in draft.pairs:
-        info = draft.keys[pair.up]
-        at_byte = draft.checkpoint.pieces(pair.up)[0].file_offset
-        data = draft.checkpoint.read_bytes(pair.up)
-        # The sign lies in the last byte of a little-endian float; for a zero it makes no difference.
-        size = info.nbytes // max(info.numel, 1)
-        values = range(0, len(data) - size + 1, max(size, 1)) if "float" in info.dtype and at_byte is not None else ()
-        for at in values:
-            if any(data[at : at + size]):
-                draft.patches.append(_xor((at_byte or 0) + at + size - 1))
-                return
+        info, start = draft.keys[pair.up], draft.checkpoint.pieces(pair.up)[0].file_offset
+        data, size = draft.checkpoint.read_bytes(pair.up), info.nbytes // max(info.numel, 1)
+        values = range(0, len(data) - size + 1, max(size, 1)) if "float" in info.dtype else ()
+        at = next((at for at in values if any(data[at : at + size])), None)
+        if start is not None and at is not None:
+            draft.patches.append(partial(_turn_sign, start + at + size - 1))
+            return
     raise NotApplicable("every lora_B is zero, or not of floats")
 
 
-def _xor(offset: int) -> Callable[[Path], None]:
-    def patch(path: Path) -> None:
-        with path.open("r+b") as file:
-            file.seek(offset)
-            byte = file.read(1)[0]
-            file.seek(offset)
-            file.write(bytes([byte ^ _SIGN]))
-
-    return patch
-
-
-def _text(content: str) -> Callable[[Path], None]:
-    def patch(path: Path) -> None:
-        path.write_text(content, encoding="utf-8", newline="\n")
-
-    return patch
+def _turn_sign(offset: int, path: Path) -> None:
+    # The sign lies in the last byte of a little-endian float.
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ _SIGN]))
 
 
 def _require_safetensors(draft: Draft) -> None:
-    if draft.checkpoint.format != "safetensors":
-        raise NotApplicable("a torch file has its index at the end: see truncated")
+    require(draft.checkpoint.format == "safetensors", "a torch file has its index at the end: see truncated")

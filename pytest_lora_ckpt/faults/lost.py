@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, require
 from pytest_lora_ckpt.faults.edits import emptied
 from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, fault
 
@@ -50,8 +50,7 @@ def one_target_missing(draft: Draft) -> None:
     """The adapters of one target module are in no layer: a conversion did not know its name."""
     leaf = draft.pairs[-1].leaf
     keys = [key for pair in draft.pairs if pair.leaf == leaf for key in pair.keys]
-    if len({pair.leaf for pair in draft.pairs}) == 1:
-        raise NotApplicable("it has a single target module")
+    require(len({pair.leaf for pair in draft.pairs}) > 1, "it has a single target module")
     draft.drop(keys, "LoRA of two target modules")
 
 
@@ -81,16 +80,15 @@ def no_tensors(draft: Draft) -> None:
 @fault(LAYOUTS, "model")
 def one_magnitude_missing(draft: Draft) -> None:
     """One DoRA magnitude vector was lost: that module keeps the base model's magnitude."""
-    magnitudes = _magnitudes(draft)
-    if len(magnitudes) == 1:
-        raise NotApplicable("it holds only one magnitude vector: see dora-lost")
+    magnitudes = draft.where(lambda own: own.lora == "lora_magnitude_vector")
+    require(len(magnitudes) != 1, "it holds only one magnitude vector: see dora-lost")
     draft.drop(magnitudes[-1:], "DoRA magnitude vector")
 
 
 @fault(LAYOUTS, "model")
 def dora_lost(draft: Draft) -> None:
     """A converter knew LoRA and not DoRA: the factors are there and all magnitude vectors are gone."""
-    draft.drop(_magnitudes(draft), "DoRA magnitude vector")
+    draft.drop(draft.where(lambda own: own.lora == "lora_magnitude_vector"), "DoRA magnitude vector")
 
 
 @fault(ADAPTERS, "file", "https://github.com/huggingface/peft/issues/2450")
@@ -106,33 +104,28 @@ def modules_to_save_missing(draft: Draft) -> None:
 @fault(STATE_DICTS, "model", "https://github.com/huggingface/sentence-transformers/issues/3980")
 def trained_copy_missing(draft: Draft) -> None:
     """The trained copy of a module of modules_to_save is gone, and its untrained original is there and is loaded."""
-    copies = [key for key, parsed in draft.parsed.items() if parsed.in_modules_to_save]
-    draft.drop(copies, "trained copy in modules_to_save")
+    draft.drop(draft.where(lambda own: own.in_modules_to_save), "trained copy in modules_to_save")
 
 
 @fault(STATE_DICTS, "model", "https://github.com/haotian-liu/LLaVA/issues/808")
 def projector_missing(draft: Draft) -> None:
     """The trained projector lies in a second file that nobody loads: images are noise to the language model."""
-    if _keeps_only_what_was_trained(draft):
-        raise NotApplicable("it keeps only what was trained: see trained-projector-missing")
+    require(not _keeps_only_what_was_trained(draft), "it keeps only what was trained: see trained-projector-missing")
     _drop_bridge(draft)
 
 
 @fault(STATE_DICTS, "manifest")
 def trained_projector_missing(draft: Draft) -> None:
     """The hook that keeps the trained tensors looked for `lora_` alone: the projector's training is lost."""
-    if not _keeps_only_what_was_trained(draft):
-        raise NotApplicable("it holds the base weights too: see projector-missing")
+    require(_keeps_only_what_was_trained(draft), "it holds the base weights too: see projector-missing")
     _drop_bridge(draft)
 
 
 @fault(ADAPTERS, "model")
 def biases_missing(draft: Draft) -> None:
     """The biases were trained with the adapter (bias='all') and are not in its file."""
-    if draft.config.get("bias", "none") == "none":
-        raise NotApplicable("its config has bias 'none': no bias was trained")
-    biases = [key for key, parsed in draft.parsed.items() if parsed.parameter == "bias" and not parsed.is_adapter]
-    draft.drop(biases, "bias")
+    require(draft.config.get("bias", "none") != "none", "its config has bias 'none': no bias was trained")
+    draft.drop(draft.where(lambda own: own.parameter == "bias" and not own.is_adapter), "bias")
 
 
 @fault(LAYOUTS, "file", "https://github.com/huggingface/peft/issues/1328")
@@ -145,8 +138,8 @@ def size_0(draft: Draft) -> None:
 def trained_copy_size_0(draft: Draft) -> None:
     """ZeRO-3 gathered the adapter and not modules_to_save: the trained copy has size 0."""
     named = set(draft.config.get("modules_to_save") or [])
-    copies = [key for key, own in draft.parsed.items() if own.in_modules_to_save or named.intersection(own.modules)]
-    draft.change([key for key in copies if not draft.parsed[key].is_lora], emptied, "trained copy in modules_to_save")
+    whole = draft.where(lambda own: own.in_modules_to_save or not named.isdisjoint(own.modules))
+    draft.change([key for key in whole if not draft.parsed[key].is_lora], emptied, "trained copy in modules_to_save")
 
 
 @fault(STATE_DICTS, "model")
@@ -154,14 +147,10 @@ def component_missing(draft: Draft) -> None:
     """A component is not in the file: the vision encoder was frozen and left out, and nobody loads it elsewhere."""
     # Leave out the largest component that has no LoRA and no part between two others.
     adapted = _adapted(draft)
-    candidates = {
-        name: keys
-        for name, keys in selecting.components(draft, least=2).items()
-        if name not in adapted and not selecting.BRIDGES.search(name)
-    }
-    if not candidates:
-        raise NotApplicable("all its components have LoRA, or are named like a projector")
-    largest = max(candidates.values(), key=len)
+    parts = selecting.components(draft, least=2)
+    candidates = [keys for name, keys in parts.items() if name not in adapted and not selecting.BRIDGES.search(name)]
+    require(candidates, "all its components have LoRA, or are named like a projector")
+    largest: list[str] = max(candidates, key=len)
     draft.drop(largest, "two components")
 
 
@@ -170,8 +159,7 @@ def wrong_stage(draft: Draft) -> None:
     """The path is that of an earlier stage's checkpoint, in which the language model and its adapter are not yet."""
     adapted = _adapted(draft)
     components = selecting.components(draft, least=2)
-    if not adapted:
-        raise NotApplicable("it holds no LoRA: it comes from an early stage itself")
+    require(adapted, "it holds no LoRA: it comes from an early stage itself")
     draft.drop([key for name in adapted for key in components[name]], "component without LoRA")
 
 
@@ -187,11 +175,10 @@ def _adapted(draft: Draft) -> set[str]:
 
 
 def _drop_bridge(draft: Draft) -> None:
-    for name, keys in selecting.components(draft, least=2).items():
-        if selecting.BRIDGES.search(name):
-            draft.drop(keys, "projector")
-            return
-    raise NotApplicable("none of its components is named like a projector or a resampler")
+    parts = selecting.components(draft, least=2)
+    bridge = next((keys for name, keys in parts.items() if selecting.BRIDGES.search(name)), [])
+    require(bridge, "none of its components is named like a projector or a resampler")
+    draft.drop(bridge, "projector")
 
 
 def _keeps_only_what_was_trained(draft: Draft) -> bool:
@@ -205,10 +192,3 @@ def _keeps_only_what_was_trained(draft: Draft) -> bool:
 def _require_no_directory(draft: Draft) -> None:
     if draft.checkpoint.adapter_companion is not None:
         raise NotApplicable(f"the adapter is also in {draft.checkpoint.adapter_companion.path.name}/ next to it")
-
-
-def _magnitudes(draft: Draft) -> list[str]:
-    keys = [key for key, parsed in draft.parsed.items() if parsed.lora == "lora_magnitude_vector"]
-    if not keys:
-        raise NotApplicable(f"{draft.name} holds no DoRA magnitude vector")
-    return keys

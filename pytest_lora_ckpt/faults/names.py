@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, require
 from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, fault
 from pytest_lora_ckpt.faults.selecting import layer_at, lora_layers
 from pytest_lora_ckpt.keys import parse_key
@@ -49,8 +49,10 @@ def outer_prefix_lost(draft: Draft) -> None:
     """A script stripped one prefix too many (`model.` of Lightning, `base_model.model.` of PEFT): nothing meets."""
     first = next(iter(draft.entries))
     prefix = PEFT_PREFIX if first.startswith(PEFT_PREFIX) else first[: first.find(".") + 1]
-    if not prefix or not all(key.startswith(prefix) and key != prefix for key in draft.entries):
-        raise NotApplicable("its keys have no common prefix")
+    require(
+        prefix and all(key.startswith(prefix) and key != prefix for key in draft.entries),
+        "its keys have no common prefix",
+    )
     draft.rename(lambda key: key.removeprefix(prefix))
 
 
@@ -58,8 +60,8 @@ def outer_prefix_lost(draft: Draft) -> None:
 def inner_level_lost(draft: Draft) -> None:
     """Trained on the class without the head: keys lack one `model.` before the layers, and the adapter is dropped."""
     head = _head_of_layers(draft)
-    if not f".{head}".endswith(".model.") or head.endswith(PEFT_PREFIX):
-        raise NotApplicable("the layers that have LoRA are not in a module called `model`")
+    in_model = f".{head}".endswith(".model.") and not head.endswith(PEFT_PREFIX)
+    require(in_model, "the layers that have LoRA are not in a module called `model`")
     draft.rename(lambda key: head.removesuffix("model.") + key[len(head) :] if key.startswith(head) else key)
 
 
@@ -113,8 +115,7 @@ def adapter_name_in_keys(draft: Draft) -> None:
             segments.append("weight")
         return ".".join(segments)
 
-    if all(pair.adapter is not None for pair in draft.pairs):
-        raise NotApplicable("its keys carry an adapter name already")
+    require(any(pair.adapter is None for pair in draft.pairs), "its keys carry an adapter name already")
 
     draft.rename(named)
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from pytest_lora_ckpt.faults.draft import NotApplicable
+from pytest_lora_ckpt.faults.draft import require
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.lora.scaling import expected_scaling
 
@@ -90,8 +90,7 @@ def _heaviest_stack(items: Iterable[tuple[str, T, int]]) -> dict[int, list[T]]:
 
 
 def _enough(draft: Draft, least: int, what: str, parts: dict[P, list[T]]) -> dict[P, list[T]]:
-    if len(parts) < least:
-        raise NotApplicable(f"{draft.name} holds {len(parts)} {what}, and {least} are needed")
+    require(len(parts) >= least, f"{draft.name} holds {len(parts)} {what}, and {least} are needed")
     return parts
 
 
@@ -108,8 +107,7 @@ def adapted_weights(draft: Draft) -> dict[Pair, str]:
         if not parsed.is_adapter and parsed.parameter == "weight" and len(draft.keys[key].shape) == 2  # noqa: PLR2004
     }
     found = {pair: bases[pair.module] for pair in draft.pairs if pair.module in bases}
-    if not found:
-        raise NotApplicable(f"{draft.name} holds none of the weights that its LoRA adapts")
+    require(found, f"{draft.name} holds none of the weights that its LoRA adapts")
     return found
 
 

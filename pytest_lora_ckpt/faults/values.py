@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
-from pytest_lora_ckpt.faults.draft import Draft, NotApplicable
+from pytest_lora_ckpt.faults.draft import Draft, require
 from pytest_lora_ckpt.faults.edits import codes, times, with_first_value, zeroed
 from pytest_lora_ckpt.faults.fault import LAYOUTS, fault
 
@@ -22,8 +22,7 @@ def lora_b_zero(draft: Draft) -> None:
 @fault(LAYOUTS, "file")
 def one_lora_b_zero(draft: Draft) -> None:
     """One module was not trained (unused in the forward pass, or frozen by mistake): its lora_B is zero."""
-    if len(draft.pairs) == 1:
-        raise NotApplicable("it adapts one module only: see lora-b-zero")
+    require(len(draft.pairs) > 1, "it adapts one module only: see lora-b-zero")
     draft.change([draft.pairs[-1].up], zeroed, "lora_B")
 
 
@@ -66,8 +65,7 @@ def dtype_changed(draft: Draft) -> None:
 @fault(LAYOUTS, "file")
 def dtype_mixed(draft: Draft) -> None:
     """One tensor went through a computation in double precision: FSDP refuses to flatten tensors of two dtypes."""
-    if len(draft.pairs) == 1:
-        raise NotApplicable("it adapts one module only")
+    require(len(draft.pairs) > 1, "it adapts one module only")
     draft.change([draft.pairs[-1].up], lambda tensor: tensor.double(), "lora_B")
 
 
@@ -81,7 +79,9 @@ def adapter_of_another_run(draft: Draft) -> None:
 def scale_folded(draft: Draft) -> None:
     """An export multiplied the scaling into lora_B, and the loader applies it again."""
     factors = {pair: selecting.scaling(draft, pair) for pair in draft.pairs}
-    if all(factor == 1 for factor in factors.values()):
-        raise NotApplicable("its scaling is 1 everywhere: multiplying by it changes nothing")
+    require(
+        any(factor != 1 for factor in factors.values()),
+        "its scaling is 1 everywhere: multiplying by it changes nothing",
+    )
     for pair, factor in factors.items():
         draft.change([pair.up], times(factor), "lora_B")

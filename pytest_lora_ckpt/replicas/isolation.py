@@ -24,12 +24,7 @@ def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
     """
     dtype = torch.get_default_dtype()
     # No `torch.manual_seed`: it would reseed every CUDA device as well, and fork_rng() saves none of them here.
-    with (
-        torch.inference_mode(mode=False),
-        torch.enable_grad(),
-        torch.random.fork_rng(devices=[]),
-        torch.device(device),
-    ):
+    with torch.inference_mode(mode=False), torch.enable_grad(), torch.random.fork_rng(devices=[]), torch.device(device):
         torch.default_generator.manual_seed(seed)
         torch.set_default_dtype(torch.float32)
         try:

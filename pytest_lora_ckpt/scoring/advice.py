@@ -60,11 +60,7 @@ def _manifest(run: AuditContext, _: Any) -> None:
 
 
 LINES: dict[str, Lines] = {
-    "complete": Lines(
-        "the file before it is loaded",
-        ("assert_lora_complete(open_checkpoint(path))",),
-        _complete,
-    ),
+    "complete": Lines("the file before it is loaded", ("assert_lora_complete(open_checkpoint(path))",), _complete),
     "names": Lines(
         "every name and shape",
         (

@@ -25,19 +25,14 @@ if TYPE_CHECKING:
 class InjectedFault:
     """A damaged copy of a checkpoint, to give to a loader.
 
-    Attributes:
-        fault: What was injected.
-        path: The damaged copy.
-        healthy: The original, which is only read.
-        folder: The directory that holds the copy and its companions.
-        harnesses: Loaders that were tried on a healthy checkpoint already; shared by the tests of a session, so that
-            `assert_loader_notices` loads the healthy checkpoint only once.
+    `harnesses` are loaders that were tried on a healthy checkpoint already; the tests of a session share them, so that
+    `assert_loader_notices` loads the healthy checkpoint only once.
     """
 
-    fault: Fault
-    path: Path
-    healthy: Path
-    folder: Path = field(repr=False)
+    fault: Fault  # What was injected.
+    path: Path  # The damaged copy.
+    healthy: Path  # The original, which is only read.
+    folder: Path = field(repr=False)  # It holds the copy and its companions.
     harnesses: list[LoaderHarness] = field(default_factory=list, repr=False, compare=False)
 
     @property

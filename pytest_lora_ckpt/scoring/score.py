@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -58,36 +58,22 @@ class CheckVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One checkpoint, loaded and judged.
+    """One checkpoint, loaded and judged."""
 
-    Attributes:
-        load: What the loader did.
-        output: The model's output compared with that of the healthy checkpoint's model.
-        same_model: Whether it is the healthy checkpoint's model, bit for bit.
-        gate: What the checks say.
-        lines: Slug of the `advice.LINES` that notice it, tried on the loaded model; empty where none does.
-    """
-
-    load: Load
-    output: Output
-    same_model: bool
-    gate: CheckVerdict
-    lines: str = ""
+    load: Load  # What the loader did.
+    output: Output  # The model's output compared with that of the healthy checkpoint's model.
+    same_model: bool  # Whether it is the healthy checkpoint's model, bit for bit.
+    gate: CheckVerdict  # What the checks say.
+    lines: str = ""  # Slug of the `advice.LINES` that notice it, tried on the loaded model; empty where none does.
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The result for one fault.
+    """The result for one fault."""
 
-    Attributes:
-        fault: What was injected.
-        trial: How the loader and the checks took it.
-        accepted: Why the project accepts it; None where it does not.
-    """
-
-    fault: Fault
-    trial: Trial
-    accepted: str | None = None
+    fault: Fault  # What was injected.
+    trial: Trial  # How the loader and the checks took it.
+    accepted: str | None = None  # Why the project accepts it; None where it does not.
 
     @property
     def noticed(self) -> bool:
@@ -132,23 +118,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class LoaderScore:
-    """What a loader does with each fault, and what the plugin's checks say.
+    """What a loader does with each fault, and what the plugin's checks say."""
 
-    Attributes:
-        loader: Its name.
-        checkpoint: Path of the healthy checkpoint.
-        rows: One for each fault that was injected.
-        has_manifest: Whether there was a manifest to compare the damaged checkpoints with.
-        seconds: How long it took.
-        notes: Remarks about the loader as such.
-    """
-
-    loader: str
-    checkpoint: str
-    rows: tuple[Row, ...]
-    has_manifest: bool = False
-    seconds: float = 0.0
-    notes: tuple[str, ...] = field(default=())
+    loader: str  # Its name.
+    checkpoint: str  # Path of the healthy checkpoint.
+    rows: tuple[Row, ...]  # One for each fault that was injected.
+    has_manifest: bool = False  # Whether there was a manifest to compare the damaged checkpoints with.
+    seconds: float = 0.0  # How long it took.
+    notes: tuple[str, ...] = ()  # Remarks about the loader as such.
 
     @property
     def counted(self) -> tuple[Row, ...]:

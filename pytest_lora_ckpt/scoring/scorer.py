@@ -126,12 +126,7 @@ def score_injected(
     first, manifest = faults[0], options.get("manifest")
     given = None if manifest is None else Path(manifest)
     setup = Setup(
-        loader,
-        first.healthy,
-        options.get("inputs"),
-        options.get("generate_inputs"),
-        options.get("base_model"),
-        given,
+        loader, first.healthy, options.get("inputs"), options.get("generate_inputs"), options.get("base_model"), given
     )
     harness = next((each for each in first.harnesses if each.setup.equals(setup)), None)
     if harness is None:

@@ -11,7 +11,7 @@ from hypothesis.errors import InvalidArgument
 from pytest_lora_ckpt.strategies.anatomy import EMBEDDINGS, HEADS, PEFT_PREFIX, PROJECTOR, TARGETS
 from pytest_lora_ckpt.strategies.keysets import DrawnKeySet, Shape, Shapes
 from pytest_lora_ckpt.strategies.models import ModelArguments, ModelTerms, draw_model, linear_modules
-from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names, given_or
+from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_name, check_names, given_or
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -113,8 +113,7 @@ def lora_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
         check_count("rank", rank)
     if targets is not None:
         targets = check_names("targets", targets, TARGETS, floor=1)
-    if adapter_name is not None and (not isinstance(adapter_name, str) or not adapter_name or "." in adapter_name):
-        raise InvalidArgument(f"adapter_name={adapter_name!r} must be a name without a dot")
+    check_name("adapter_name", adapter_name)
     check_flag("dora", dora)
     check_flag("embeddings", embeddings)
     if modules_to_save is not None:

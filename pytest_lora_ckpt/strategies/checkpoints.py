@@ -253,9 +253,7 @@ def faulty_checkpoints(
 
 @st.composite
 def _damaged(
-    draw: st.DrawFn,
-    checkpoints: st.SearchStrategy[HealthyCheckpoint],
-    wanted: st.SearchStrategy[Fault] | None,
+    draw: st.DrawFn, checkpoints: st.SearchStrategy[HealthyCheckpoint], wanted: st.SearchStrategy[Fault] | None
 ) -> FaultyCheckpoint:
     healthy = draw(checkpoints)
     able = [fault.name for fault in faults_for(healthy.path)]

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from pytest_lora_ckpt.strategies.anatomy import (
-    ARRANGEMENTS,
-    BERT,
-    EMBEDDINGS,
-    LLAMA,
-    TOWERS,
-    Sizes,
-    Stack,
-    Style,
-)
+from pytest_lora_ckpt.strategies.anatomy import ARRANGEMENTS, BERT, EMBEDDINGS, LLAMA, TOWERS, Sizes, Stack, Style
 from pytest_lora_ckpt.strategies.keysets import DrawnKeySet, Shape, Shapes
 from pytest_lora_ckpt.strategies.validation import check_count, check_flag, check_names, check_range
 

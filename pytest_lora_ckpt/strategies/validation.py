@@ -36,6 +36,12 @@ def check_flag(name: str, value: object) -> None:
         raise InvalidArgument(f"{name}={value!r} must be True, False or None")
 
 
+def check_name(name: str, value: object) -> None:
+    """Take a name without a dot, as torch allows for a module, or None."""
+    if value is not None and (not isinstance(value, str) or not value or "." in value):
+        raise InvalidArgument(f"{name}={value!r} must be a name without a dot")
+
+
 def check_names(name: str, value: object, valid: Collection[str] | None = None, *, floor: int = 0) -> tuple[str, ...]:
     """Take a collection of different names, all of them out of `valid` where that is given."""
     if isinstance(value, str) or not isinstance(value, Collection):

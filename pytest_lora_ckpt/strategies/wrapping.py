@@ -202,11 +202,7 @@ KINDS: Mapping[str, Callable[[Sequence[str]], list[Wrapping]]] = {
 
 
 def wrappings(
-    *,
-    keys: Iterable[str] | None = None,
-    kinds: Collection[str] = tuple(KINDS),
-    min_steps: int = 1,
-    max_steps: int = 1,
+    *, keys: Iterable[str] | None = None, kinds: Collection[str] = tuple(KINDS), min_steps: int = 1, max_steps: int = 1
 ) -> st.SearchStrategy[Wrapping]:
     """Draw something that libraries do to the keys of a state dict, and that can be undone; shrinks to `module.`.
 
