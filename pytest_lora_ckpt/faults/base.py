@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, Pair
-from pytest_lora_ckpt.faults.edits import codes, emptied, plus, transposed
+from pytest_lora_ckpt.faults.edits import codes, plus
 from pytest_lora_ckpt.faults.fault import LAYOUTS, STATE_DICTS, fault
 from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS
 
@@ -46,7 +46,7 @@ def base_integer_codes(draft: Draft) -> None:
 @fault(STATE_DICTS, "file", "https://github.com/huggingface/peft/issues/2500")
 def base_size_0(draft: Draft) -> None:
     """ZeRO-3 gathered the trained parameters and not the frozen ones: the base weights have size 0."""
-    draft.change(selecting.adapted_weights(draft).values(), emptied, "adapted weight")
+    draft.change(selecting.adapted_weights(draft).values(), lambda tensor: tensor.new_empty(0), "adapted weight")
 
 
 @fault(STATE_DICTS, "model")
@@ -55,7 +55,7 @@ def base_transposed(draft: Draft) -> None:
     for key in selecting.adapted_weights(draft).values():
         rows, columns = draft.keys[key].shape
         if rows != columns:
-            draft.change([key], transposed, "adapted weight")
+            draft.change([key], lambda tensor: tensor.t().contiguous(), "adapted weight")
             return
     raise NotApplicable("every adapted weight is square: its shape would not change")
 

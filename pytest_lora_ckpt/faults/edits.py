@@ -13,16 +13,6 @@ Edit = Callable[["torch.Tensor"], "torch.Tensor"]
 """Makes a new tensor of an old one."""
 
 
-def emptied(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of size 0."""
-    return tensor.new_empty(0)
-
-
-def zeroed(tensor: torch.Tensor) -> torch.Tensor:
-    """Return zeros of the same kind."""
-    return tensor.new_zeros(tensor.shape)
-
-
 def redrawn(key: str) -> Edit:
     """Return an edit that draws other values of the same size, the same for the same key."""
 
@@ -56,11 +46,6 @@ def codes(tensor: torch.Tensor) -> torch.Tensor:
 
     plain = tensor.float()
     return (plain / plain.abs().max().clamp(min=1e-12) * 127).round().to(torch.int8)
-
-
-def transposed(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a matrix transposed, in memory too."""
-    return tensor.t().contiguous()
 
 
 def first(count: int, *, dim: int) -> Edit:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, require
-from pytest_lora_ckpt.faults.edits import emptied
 from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, STATE_DICTS, fault
 
 
@@ -131,7 +130,7 @@ def biases_missing(draft: Draft) -> None:
 @fault(LAYOUTS, "file", "https://github.com/huggingface/peft/issues/1328")
 def size_0(draft: Draft) -> None:
     """DeepSpeed's ZeRO-3 did not gather the parameters before saving: every adapter tensor has size 0."""
-    draft.change(selecting.lora_keys(draft), emptied, "LoRA")
+    draft.change(selecting.lora_keys(draft), lambda tensor: tensor.new_empty(0), "LoRA")
 
 
 @fault(LAYOUTS, "file", "https://github.com/huggingface/peft/issues/2450")
@@ -139,7 +138,11 @@ def trained_copy_size_0(draft: Draft) -> None:
     """ZeRO-3 gathered the adapter and not modules_to_save: the trained copy has size 0."""
     named = set(draft.config.get("modules_to_save") or [])
     whole = draft.where(lambda own: own.in_modules_to_save or not named.isdisjoint(own.modules))
-    draft.change([key for key in whole if not draft.parsed[key].is_lora], emptied, "trained copy in modules_to_save")
+    draft.change(
+        [key for key in whole if not draft.parsed[key].is_lora],
+        lambda tensor: tensor.new_empty(0),
+        "trained copy in modules_to_save",
+    )
 
 
 @fault(STATE_DICTS, "model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, Pair
-from pytest_lora_ckpt.faults.edits import first, redrawn, transposed
+from pytest_lora_ckpt.faults.edits import first, redrawn
 from pytest_lora_ckpt.faults.fault import LAYOUTS, fault
 
 
@@ -58,7 +58,7 @@ def factors_transposed(draft: Draft) -> None:
     """Converted from a framework that keeps matrices the other way round: A is in x rank, B is rank x out."""
     draft.change(
         [key for pair in draft.pairs for key in (pair.down, pair.up) if _is_matrix(draft, key)],
-        transposed,
+        lambda tensor: tensor.t().contiguous(),
         "LoRA of linear layers",
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.draft import Draft, require
-from pytest_lora_ckpt.faults.edits import codes, times, with_first_value, zeroed
+from pytest_lora_ckpt.faults.edits import codes, times, with_first_value
 from pytest_lora_ckpt.faults.fault import LAYOUTS, fault
 
 if TYPE_CHECKING:
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 @fault(LAYOUTS, "file")
 def lora_b_zero(draft: Draft) -> None:
     """The adapter was saved before training, or gradients never arrived: every lora_B is zero, as PEFT begins it."""
-    draft.change([pair.up for pair in draft.pairs], zeroed, "lora_B")
+    draft.change([pair.up for pair in draft.pairs], lambda tensor: tensor.new_zeros(tensor.shape), "lora_B")
 
 
 @fault(LAYOUTS, "file")
 def one_lora_b_zero(draft: Draft) -> None:
     """One module was not trained (unused in the forward pass, or frozen by mistake): its lora_B is zero."""
     require(len(draft.pairs) > 1, "it adapts one module only: see lora-b-zero")
-    draft.change([draft.pairs[-1].up], zeroed, "lora_B")
+    draft.change([draft.pairs[-1].up], lambda tensor: tensor.new_zeros(tensor.shape), "lora_B")
 
 
 @fault(LAYOUTS, "file")
 def one_lora_a_zero(draft: Draft) -> None:
     """A buffer was allocated and never filled: a lora_A of zeros, which no initialisation and no training gives."""
-    draft.change([draft.pairs[-1].down], zeroed, "lora_A")
+    draft.change([draft.pairs[-1].down], lambda tensor: tensor.new_zeros(tensor.shape), "lora_A")
 
 
 @fault(LAYOUTS, "file")

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.replicas.factory import make_panorama_vlm as make_panorama_vlm
     from pytest_lora_ckpt.replicas.factory import replica_inputs as replica_inputs
     from pytest_lora_ckpt.replicas.model import PanoramaVLM as PanoramaVLM
+    from pytest_lora_ckpt.replicas.saving import replica_checkpoint as replica_checkpoint
     from pytest_lora_ckpt.replicas.saving import save_adapter as save_adapter
     from pytest_lora_ckpt.replicas.saving import save_replica as save_replica
-    from pytest_lora_ckpt.replicas.stages import replica_checkpoint as replica_checkpoint
-    from pytest_lora_ckpt.replicas.stages import save_stage_checkpoint as save_stage_checkpoint
+    from pytest_lora_ckpt.replicas.saving import save_stage_checkpoint as save_stage_checkpoint
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -29,8 +29,7 @@ __getattr__, __dir__, __all__ = attach(
         "config": ("LoraSpec", "PanoramaConfig"),
         "factory": ("make_panorama_vlm", "replica_inputs"),
         "model": ("PanoramaVLM",),
-        "saving": ("save_adapter", "save_replica"),
-        "stages": ("replica_checkpoint", "save_stage_checkpoint"),
+        "saving": ("replica_checkpoint", "save_adapter", "save_replica", "save_stage_checkpoint"),
     },
     "LAYOUTS",
     "LORA_WEIGHTS",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_lora_ckpt.replicas.config import LoraSpec, PanoramaConfig
-from pytest_lora_ckpt.replicas.lora import is_adapter_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,7 +38,8 @@ TRAINED: Mapping[str, tuple[str, ...]] = {
 
 def is_trained(stage: str) -> Callable[[str], bool]:
     """Return a function that says whether `stage` trains a key of the model."""
-    return lambda key: key.startswith(TRAINED[stage]) or (stage == "finetune" and is_adapter_key(key))
+    marks = ("lora_", "modules_to_save.") if stage == "finetune" else ()
+    return lambda key: key.startswith(TRAINED[stage]) or any(mark in key for mark in marks)
 
 
 def is_held(stage: str, keep: str) -> Callable[[str], bool]:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pytest_lora_ckpt.replicas.isolation import seeded
+from pytest_lora_ckpt.replicas.isolation import quiet_peft, seeded
 from pytest_lora_ckpt.replicas.loading import load_strictly, read_lightning
-from pytest_lora_ckpt.replicas.lora import attach_lora
 from pytest_lora_ckpt.replicas.resampler import PerceiverResampler, Projector, ResamplerModule
 
 if TYPE_CHECKING:
@@ -18,6 +17,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pytest_lora_ckpt.replicas.config import LoraSpec, PanoramaConfig
+
+
+# Adapter weights come from a stream of their own: the base must not depend on whether there is an adapter.
+_SEED_OFFSET = 104_729
+
+_B_SCALE = 0.5
 
 
 class PanoramaVLM(nn.Module):
@@ -58,7 +63,7 @@ class PanoramaVLM(nn.Module):
             self.vision_to_language_projection = self.projector.linear
             self.language_model = _language_model(config)
         if lora is not None:
-            self.language_model = attach_lora(self.language_model, lora, seed=config.seed, device=config.device)
+            self.language_model = _attach_lora(self.language_model, lora, seed=config.seed, device=config.device)
         self.eval()
 
     @classmethod
@@ -151,3 +156,29 @@ def _language_model(config: PanoramaConfig) -> Any:
             attn_implementation="eager",
         )
     )
+
+
+def _attach_lora(language_model: nn.Module, spec: LoraSpec, *, seed: int, device: str = "cpu") -> Any:
+    """Wrap `language_model` with PEFT and return the `PeftModelForCausalLM`; the base weights are frozen, not changed.
+
+    With `spec.random_b`, what PEFT begins at zero (lora_B, for embeddings lora_embedding_A) is drawn from a normal
+    distribution, so that switching the adapter off changes the output.
+    """
+    from peft import LoraConfig, get_peft_model  # seconds to import
+
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        target_modules=list(spec.targets),
+        modules_to_save=list(spec.modules_to_save) or None,
+        use_dora=spec.use_dora,
+        task_type="CAUSAL_LM",
+    )
+    with quiet_peft(), seeded(seed + _SEED_OFFSET, device):
+        wrapped = get_peft_model(language_model, config, adapter_name=spec.adapter_name)
+        if spec.random_b and device != "meta":
+            with torch.no_grad():
+                for name, parameter in wrapped.named_parameters():
+                    if "lora_" in name and not parameter.any():
+                        parameter.normal_(std=_B_SCALE / spec.rank**0.5)
+    return wrapped

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import logging
+import operator
 import random
 import re
 import sys
@@ -49,12 +50,9 @@ class Setup:
 
     def equals(self, other: Setup) -> bool:
         """Whether both try the same: an equal loader (bound methods are made anew), the same inputs and base model."""
-        return (
-            (self.loader, self.checkpoint, self.manifest) == (other.loader, other.checkpoint, other.manifest)
-            and self.inputs is other.inputs
-            and self.generate_inputs is other.generate_inputs
-            and self.base_model is other.base_model
-        )
+        mine, theirs = ((each.loader, each.checkpoint, each.manifest) for each in (self, other))
+        objects = ((each.inputs, each.generate_inputs, each.base_model) for each in (self, other))
+        return mine == theirs and all(map(operator.is_, *objects))
 
 
 class RecordedLoader:

@@ -56,7 +56,40 @@ class LoraKeySet:
              ('base_model.model.fc.lora_A.default.weight', (1, 2)),
              ('base_model.model.fc.lora_B.default.weight', (3, 1))]
         """
-        return _wrap(base, adapter_config, adapter_name)
+        targets, saved = set(adapter_config["target_modules"]), set(adapter_config.get("modules_to_save") or ())
+        model: Shapes = {}
+        adapter: Shapes = {}
+        mapping: dict[str, str] = {}
+        base_mapping: dict[str, str] = {}
+        for key, shape in base.shapes.items():
+            path, _, parameter = key.rpartition(".")
+            whole = next((module for module in _ancestors(key) if module.rpartition(".")[2] in saved), None)
+            if whole is not None:
+                rest = key[len(whole) + 1 :]
+                base_mapping[key] = f"{PEFT_PREFIX}{whole}.original_module.{rest}"
+                copy = f"{PEFT_PREFIX}{whole}.modules_to_save.{adapter_name}.{rest}"
+                model[base_mapping[key]] = model[copy] = adapter[PEFT_PREFIX + key] = shape
+                mapping[PEFT_PREFIX + key] = copy
+            elif path.rpartition(".")[2] in targets:
+                base_mapping[key] = f"{PEFT_PREFIX}{path}.base_layer.{parameter}"
+                model[base_mapping[key]] = shape
+                if parameter != "weight":
+                    continue
+                for stored, live, size in _factors(path, shape, adapter_config, adapter_name):
+                    model[PEFT_PREFIX + live] = adapter[PEFT_PREFIX + stored] = size
+                    mapping[PEFT_PREFIX + stored] = PEFT_PREFIX + live
+            else:
+                base_mapping[key] = PEFT_PREFIX + key
+                model[base_mapping[key]] = shape
+        return cls(
+            base=base,
+            model=DrawnKeySet(model, [[base_mapping[key] for key in group] for group in base.aliases]),
+            adapter=DrawnKeySet(adapter),
+            mapping=mapping,
+            base_mapping=base_mapping,
+            adapter_config=dict(adapter_config),
+            adapter_name=adapter_name,
+        )
 
     @property
     def rank(self) -> int:
@@ -194,43 +227,6 @@ def _ancestors(key: str) -> list[str]:
 
 def _names(paths: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
-
-
-def _wrap(base: DrawnKeySet, config: Mapping[str, Any], adapter_name: str) -> LoraKeySet:
-    targets, saved = set(config["target_modules"]), set(config.get("modules_to_save") or ())
-    model: Shapes = {}
-    adapter: Shapes = {}
-    mapping: dict[str, str] = {}
-    base_mapping: dict[str, str] = {}
-    for key, shape in base.shapes.items():
-        path, _, parameter = key.rpartition(".")
-        whole = next((module for module in _ancestors(key) if module.rpartition(".")[2] in saved), None)
-        if whole is not None:
-            rest = key[len(whole) + 1 :]
-            base_mapping[key] = f"{PEFT_PREFIX}{whole}.original_module.{rest}"
-            copy = f"{PEFT_PREFIX}{whole}.modules_to_save.{adapter_name}.{rest}"
-            model[base_mapping[key]] = model[copy] = adapter[PEFT_PREFIX + key] = shape
-            mapping[PEFT_PREFIX + key] = copy
-        elif path.rpartition(".")[2] in targets:
-            base_mapping[key] = f"{PEFT_PREFIX}{path}.base_layer.{parameter}"
-            model[base_mapping[key]] = shape
-            if parameter != "weight":
-                continue
-            for stored, live, size in _factors(path, shape, config, adapter_name):
-                model[PEFT_PREFIX + live] = adapter[PEFT_PREFIX + stored] = size
-                mapping[PEFT_PREFIX + stored] = PEFT_PREFIX + live
-        else:
-            base_mapping[key] = PEFT_PREFIX + key
-            model[base_mapping[key]] = shape
-    return LoraKeySet(
-        base=base,
-        model=DrawnKeySet(model, [[base_mapping[key] for key in group] for group in base.aliases]),
-        adapter=DrawnKeySet(adapter),
-        mapping=mapping,
-        base_mapping=base_mapping,
-        adapter_config=dict(config),
-        adapter_name=adapter_name,
-    )
 
 
 def _factors(path: str, shape: Shape, config: Mapping[str, Any], name: str) -> list[tuple[str, str, Shape]]:
