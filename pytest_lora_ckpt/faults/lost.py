@@ -41,16 +41,15 @@ def one_module_missing(draft: Draft) -> None:
 def one_layer_missing(draft: Draft) -> None:
     """The adapter of a whole layer is not there: one pipeline stage or one shard did not write its part."""
     layers = selecting.lora_layers(draft, least=3)
-    draft.drop([key for pair in layers[selecting.middle(layers)] for key in pair.keys], "LoRA in three layers")
+    draft.drop(selecting.keys_of(layers[selecting.middle(layers)]), "LoRA in three layers")
 
 
 @fault(LAYOUTS, "model", "https://github.com/black-forest-labs/flux/issues/473")
 def one_target_missing(draft: Draft) -> None:
     """The adapters of one target module are in no layer: a conversion did not know its name."""
     leaf = draft.pairs[-1].leaf
-    keys = [key for pair in draft.pairs if pair.leaf == leaf for key in pair.keys]
     require(len({pair.leaf for pair in draft.pairs}) > 1, "it has a single target module")
-    draft.drop(keys, "LoRA of two target modules")
+    draft.drop(selecting.keys_of(pair for pair in draft.pairs if pair.leaf == leaf), "LoRA of two target modules")
 
 
 @fault(STATE_DICTS, "model")
@@ -138,11 +137,8 @@ def trained_copy_size_0(draft: Draft) -> None:
     """ZeRO-3 gathered the adapter and not modules_to_save: the trained copy has size 0."""
     named = set(draft.config.get("modules_to_save") or [])
     whole = draft.where(lambda own: own.in_modules_to_save or not named.isdisjoint(own.modules))
-    draft.change(
-        [key for key in whole if not draft.parsed[key].is_lora],
-        lambda tensor: tensor.new_empty(0),
-        "trained copy in modules_to_save",
-    )
+    copies = [key for key in whole if not draft.parsed[key].is_lora]
+    draft.change(copies, lambda tensor: tensor.new_empty(0), "trained copy in modules_to_save")
 
 
 @fault(STATE_DICTS, "model")

@@ -96,7 +96,12 @@ def _enough(draft: Draft, least: int, what: str, parts: dict[P, list[T]]) -> dic
 
 def lora_keys(draft: Draft) -> list[str]:
     """Return the keys of every LoRA parameter; there is one."""
-    return [key for pair in draft.pairs for key in pair.keys]
+    return keys_of(draft.pairs)
+
+
+def keys_of(pairs: Iterable[Pair]) -> list[str]:
+    """Return the keys of every parameter of these pairs."""
+    return [key for pair in pairs for key in pair.keys]
 
 
 def adapted_weights(draft: Draft) -> dict[Pair, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from pytest_lora_ckpt.faults import selecting
 from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, Pair
 from pytest_lora_ckpt.faults.edits import first, redrawn
@@ -12,9 +14,8 @@ from pytest_lora_ckpt.faults.fault import LAYOUTS, fault
 def layers_exchanged(draft: Draft) -> None:
     """A conversion sorted `10` before `2`: layers have each other's adapters, and every shape fits."""
     layers = selecting.lora_layers(draft, least=2)
-    numbers = list(layers)
-    one, other = numbers[-2:]
-    for key in (key for pair in layers[one] for key in pair.keys):
+    one, other = list(layers)[-2:]
+    for key in selecting.keys_of(layers[one]):
         counterpart = selecting.in_layer(key, other)
         if counterpart in draft.entries and draft.keys[key].shape == draft.keys[counterpart].shape:
             draft.exchange(key, counterpart)
@@ -25,12 +26,11 @@ def layers_repeated(draft: Draft) -> None:
     """A loop wrote the first layer's adapter for every layer: the variable was bound late."""
     layers = selecting.lora_layers(draft, least=2)
     start, *others = layers
-    sources = {key for pair in layers[start] for key in pair.keys}
-    for number in others:
-        for key in (key for pair in layers[number] for key in pair.keys):
-            source = selecting.in_layer(key, start)
-            if source in sources and draft.keys[key].shape == draft.keys[source].shape:
-                draft.replace(key, source, lambda tensor: tensor.clone())
+    sources = set(selecting.keys_of(layers[start]))
+    for key in selecting.keys_of(pair for number in others for pair in layers[number]):
+        source = selecting.in_layer(key, start)
+        if source in sources and draft.keys[key].shape == draft.keys[source].shape:
+            draft.replace(key, source, lambda tensor: tensor.clone())
 
 
 @fault(LAYOUTS, "manifest")
@@ -56,11 +56,8 @@ def factors_exchanged(draft: Draft) -> None:
 @fault(LAYOUTS, "model")
 def factors_transposed(draft: Draft) -> None:
     """Converted from a framework that keeps matrices the other way round: A is in x rank, B is rank x out."""
-    draft.change(
-        [key for pair in draft.pairs for key in (pair.down, pair.up) if _is_matrix(draft, key)],
-        lambda tensor: tensor.t().contiguous(),
-        "LoRA of linear layers",
-    )
+    factors = [key for pair in draft.pairs for key in (pair.down, pair.up) if _is_matrix(draft, key)]
+    draft.change(factors, lambda tensor: tensor.t().contiguous(), "LoRA of linear layers")
 
 
 @fault(LAYOUTS, "model", "https://github.com/huggingface/peft/issues/554")
@@ -128,9 +125,5 @@ def _is_matrix(draft: Draft, key: str) -> bool:
 
 def _twins(draft: Draft, pairs: list[Pair]) -> tuple[Pair, Pair] | None:
     """Return the first two pairs whose tensors have the same shapes."""
-    for at, one in enumerate(pairs):
-        for other in pairs[at + 1 :]:
-            shapes = [[draft.keys[key].shape for key in pair.keys] for pair in (one, other)]
-            if shapes[0] == shapes[1] and one.adapter == other.adapter:
-                return one, other
-    return None
+    kinds = {pair: (pair.adapter, [draft.keys[key].shape for key in pair.keys]) for pair in pairs}
+    return next(((one, other) for one, other in combinations(pairs, 2) if kinds[one] == kinds[other]), None)
