@@ -56,23 +56,15 @@ class Setup:
 
 
 class RecordedLoader:
-    """A project's loader, and what a call of it did.
-
-    Attributes:
-        error: What it raised.
-        returned: What it returned.
-        heard: What it said, comparable between copies: warnings, log records, lines of output.
-        raised: What it raised, comparable between copies.
-        wrote: Files in the checkpoint's folder that it wrote, changed or removed.
-    """
+    """A project's loader, and what a call of it did; what it says and raises is comparable between copies."""
 
     def __init__(self, loader: Callable[[Any], Any], folder: Path) -> None:
         self._loader, self._folder = loader, folder
         self.error: BaseException | None = None
         self.returned: Any = None
-        self.heard: list[str] = []
+        self.heard: list[str] = []  # Warnings, log records, lines of output.
         self.raised: tuple[str, ...] = ()
-        self.wrote: tuple[str, ...] = ()
+        self.wrote: tuple[str, ...] = ()  # Files in the checkpoint's folder that it wrote, changed or removed.
 
     def __call__(self, path: Path) -> Any:
         """Call the loader, and record."""

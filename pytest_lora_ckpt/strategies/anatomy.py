@@ -9,7 +9,7 @@ from dataclasses import dataclass
 Sizes = Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Stack:
     """A row of equal layers, with what stands before and after it."""
 
@@ -21,60 +21,55 @@ class Stack:
     embedding: tuple[str, str]  # Path and sizes of what stands before the layers.
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
-    """A text model: its stack, under which root it stands, and its head."""
+@dataclass(frozen=True, kw_only=True)
+class Style(Stack):
+    """A text model: a stack below a root, and its head."""
 
     root: str
-    stack: Stack
     head: str
     head_sizes: str
 
     @property
     def names(self) -> frozenset[str]:
         """Last names of the linear layers."""
-        return frozenset(path.rpartition(".")[2] for path in self.stack.linears)
+        return frozenset(path.rpartition(".")[2] for path in self.linears)
 
 
 LLAMA = Style(
     root="model",
-    stack=Stack(
-        layers="layers",
-        linears={
-            "self_attn.q_proj": "hh",
-            "self_attn.k_proj": "kh",
-            "self_attn.v_proj": "kh",
-            "self_attn.o_proj": "hh",
-            "mlp.gate_proj": "mh",
-            "mlp.up_proj": "mh",
-            "mlp.down_proj": "hm",
-        },
-        norms=("input_layernorm", "post_attention_layernorm"),
-        norm="norm",
-        norm_bias=False,
-        embedding=("embed_tokens", "vh"),
-    ),
+    layers="layers",
+    linears={
+        "self_attn.q_proj": "hh",
+        "self_attn.k_proj": "kh",
+        "self_attn.v_proj": "kh",
+        "self_attn.o_proj": "hh",
+        "mlp.gate_proj": "mh",
+        "mlp.up_proj": "mh",
+        "mlp.down_proj": "hm",
+    },
+    norms=("input_layernorm", "post_attention_layernorm"),
+    norm="norm",
+    norm_bias=False,
+    embedding=("embed_tokens", "vh"),
     head="lm_head",
     head_sizes="vh",
 )
 
 BERT = Style(
     root="bert",
-    stack=Stack(
-        layers="encoder.layer",
-        linears={
-            "attention.self.query": "hh",
-            "attention.self.key": "hh",
-            "attention.self.value": "hh",
-            "attention.output.dense": "hh",
-            "intermediate.dense": "mh",
-            "output.dense": "hm",
-        },
-        norms=("attention.output.LayerNorm", "output.LayerNorm"),
-        norm="embeddings.LayerNorm",
-        norm_bias=True,
-        embedding=("embeddings.word_embeddings", "vh"),
-    ),
+    layers="encoder.layer",
+    linears={
+        "attention.self.query": "hh",
+        "attention.self.key": "hh",
+        "attention.self.value": "hh",
+        "attention.output.dense": "hh",
+        "intermediate.dense": "mh",
+        "output.dense": "hm",
+    },
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    norm="embeddings.LayerNorm",
+    norm_bias=True,
+    embedding=("embeddings.word_embeddings", "vh"),
     head="classifier",
     head_sizes="ch",
 )
@@ -113,9 +108,7 @@ ARRANGEMENTS: Mapping[str, Mapping[str, str]] = {
 
 # Names of linear layers, by which PEFT's `target_modules` finds them; and of all that it takes for an embedding here.
 TARGETS = tuple(
-    dict.fromkeys(
-        path.rpartition(".")[2] for stack in (LLAMA.stack, BERT.stack, *TOWERS.values()) for path in stack.linears
-    )
+    dict.fromkeys(path.rpartition(".")[2] for stack in (LLAMA, BERT, *TOWERS.values()) for path in stack.linears)
 )
 EMBEDDINGS = ("embed_tokens", "word_embeddings")
 HEADS = (LLAMA.head, BERT.head)

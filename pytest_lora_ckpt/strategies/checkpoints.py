@@ -29,17 +29,11 @@ _SEEN = ("file", "model", "value", "manifest")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class HealthyCheckpoint:
-    """A checkpoint that loads, with its models, inputs and manifest. It prints as the call that writes it.
+    """A checkpoint that loads, with its models, inputs and manifest. It prints as the call that writes it."""
 
-    Attributes:
-        recipe: What is in it.
-        path: What to give to a loader: the file, or the directory of a PEFT adapter.
-        folder: Its own directory, in which nothing else lies.
-    """
-
-    recipe: CheckpointRecipe
-    path: Path
-    folder: Path
+    recipe: CheckpointRecipe  # What is in it.
+    path: Path  # What to give to a loader: the file, or the directory of a PEFT adapter.
+    folder: Path  # Its own directory, in which nothing else lies.
 
     def __repr__(self) -> str:
         return f"HealthyCheckpoint.write({self.recipe!r}, directory)"
@@ -118,17 +112,11 @@ class HealthyCheckpoint:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FaultyCheckpoint:
-    """A damaged copy of a healthy checkpoint. It prints as the call that writes it.
+    """A damaged copy of a healthy checkpoint. It prints as the call that writes it."""
 
-    Attributes:
-        healthy: What it is a copy of.
-        fault: What was done to it.
-        path: What to give to a loader.
-    """
-
-    healthy: HealthyCheckpoint
-    fault: Fault
-    path: Path
+    healthy: HealthyCheckpoint  # What it is a copy of.
+    fault: Fault  # What was done to it.
+    path: Path  # What to give to a loader.
 
     def __repr__(self) -> str:
         return f"FaultyCheckpoint.write({self.healthy!r}, {self.fault.name!r})"

@@ -132,11 +132,11 @@ def draw_model(draw: st.DrawFn, terms: ModelTerms) -> DrawnKeySet:
     if towers:
         places = ARRANGEMENTS[terms.arrangement or draw(st.sampled_from(list(ARRANGEMENTS)))]
     sizes = draw(_sizes(terms.max_width))
-    embedding, _ = style.stack.embedding
+    embedding, _ = style.embedding
     # Whatever is settled is drawn all the same: Hypothesis shrinks to few draws, and should not find a way round them.
     may_tie, with_head = draw(st.booleans()), draw(st.booleans())
     tied = bool(terms.tied) or (terms.tied is None and style.head_sizes == "vh" and may_tie)
-    shapes: Shapes = draw(_stacks(places["text"], style.stack, sizes, terms, embedded=tied or terms.embeddings))
+    shapes: Shapes = draw(_stacks(places["text"], style, sizes, terms, embedded=tied or terms.embeddings))
     for tower in towers:
         theirs = {**draw(_sizes(terms.max_width)), "h": sizes["h"]}
         its_terms = ModelTerms(min_layers=terms.min_layers, max_layers=terms.max_layers)

@@ -67,12 +67,12 @@ def module_paths(
 def _paths(towers: Collection[str]) -> Iterator[str]:
     """All paths, `#` for the number of the layer, the plainest first."""
     yield LLAMA.head
-    yield from _below("model", LLAMA.stack)
-    yield from _below("bert", BERT.stack)
+    yield from _below("model", LLAMA)
+    yield from _below("bert", BERT)
     yield BERT.head
     for places in ARRANGEMENTS.values():
         yield from (f"{places['projector']}.linear_1", places["head"])
-        yield from _below(places["text"], LLAMA.stack)
+        yield from _below(places["text"], LLAMA)
         for tower in towers:
             yield from _below(places[tower], TOWERS[tower])
 
