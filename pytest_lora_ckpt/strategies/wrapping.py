@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -21,9 +22,8 @@ _NUMBER = "*"
 # torch's and Lightning's own wrappers; those that stand in the middle wrap submodules one by one.
 _OUTER = ("module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module", "_checkpoint_wrapped_module")
 _INNER = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod", "module")
-_BEFORE_ADAPTER = frozenset(
-    {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "modules_to_save"}
-)
+_PEFT_LEAVES = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+_BEFORE_ADAPTER = (*_PEFT_LEAVES, "modules_to_save")
 _ADAPTER_NAMES = ("policy", "default_0", "lora", "default")
 
 _USUAL_KEYS = (
@@ -34,48 +34,27 @@ _USUAL_KEYS = (
 )
 
 
-Segments = tuple[str, ...]
-
-
 @dataclass(frozen=True, slots=True)
-class Moves:
-    """Beginnings of keys become other ones, of those that fit a key the longest; segments must follow it.
+class Step:
+    """A change of keys and its way back: patterns and what replaces them; the first pattern that fits a key counts."""
 
-    A `*` in both, the old beginning and the new one, stands for the same number.
-    """
+    there: tuple[tuple[str, str], ...]
+    back: tuple[tuple[str, str], ...]
 
-    moves: tuple[tuple[Segments, Segments], ...]
+    def __call__(self, key: str) -> str:
+        """Return the changed key; the same key if no pattern fits."""
+        for pattern, replacement in self.there:
+            changed, count = re.subn(pattern, replacement, key)
+            if count:
+                return changed
+        return key
 
-    def __call__(self, segments: Segments) -> Segments:
-        """Return the moved key; the same key if no move fits."""
-        for old, new in sorted(self.moves, key=lambda move: -len(move[0])):
-            if len(segments) > len(old) and all(map(_fits, old, segments)):
-                numbers = (segment for wanted, segment in zip(old, segments, strict=False) if wanted == _NUMBER)
-                return tuple(next(numbers) if segment == _NUMBER else segment for segment in new) + segments[len(old) :]
-        return segments
-
-    def inverse(self) -> Moves:
-        """Return the way back."""
-        return Moves(tuple((new, old) for old, new in self.moves))
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterRename:
-    """An adapter gets another name, wherever PEFT writes it."""
-
-    old: str
-    new: str
-
-    def __call__(self, segments: Segments) -> Segments:
-        """Return the key with the new name."""
-        return tuple(
-            self.new if before in _BEFORE_ADAPTER and segment == self.old else segment
-            for before, segment in zip(("", *segments), segments, strict=False)
-        )
-
-    def inverse(self) -> AdapterRename:
-        """Return the way back."""
-        return AdapterRename(self.new, self.old)
+    @classmethod
+    def moves(cls, moves: Iterable[tuple[str, str]]) -> Step:
+        """Replace beginnings of keys, of those that fit the longest; segments must follow it."""
+        there = sorted(moves, key=lambda move: -move[0].count("."))
+        back = sorted(((new, old) for old, new in moves), key=lambda move: -move[0].count("."))
+        return cls(*(tuple((rf"\A{re.escape(old)}\.", f"{new}.") for old, new in way) for way in (there, back)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +63,7 @@ class Wrapping:
 
     Attributes:
         name: What it does, in words.
-        steps: The changes, in order, each a function of a key's segments that has an `inverse()`.
+        steps: The changes, in order.
 
     Example:
         >>> wrapping = Wrapping.in_front("module").then(Wrapping.in_front("_orig_mod"))
@@ -97,7 +76,7 @@ class Wrapping:
     """
 
     name: str = "nothing"
-    steps: tuple[Moves | AdapterRename, ...] = field(default=(), repr=False)
+    steps: tuple[Step, ...] = field(default=(), repr=False)
 
     @classmethod
     def in_front(cls, prefix: str) -> Wrapping:
@@ -107,7 +86,7 @@ class Wrapping:
             >>> Wrapping.in_front("base_model.model").apply("fc.weight")
             'base_model.model.fc.weight'
         """
-        return cls(f"{prefix} in front", (Moves((((), tuple(prefix.split("."))),)),))
+        return cls(f"{prefix} in front", (Step(((r"\A", f"{prefix}."),), ((rf"\A{re.escape(prefix)}\.", ""),)),))
 
     @classmethod
     def after(cls, path: str, word: str) -> Wrapping:
@@ -117,8 +96,9 @@ class Wrapping:
             >>> Wrapping.after("model.layers.*", "_fsdp_wrapped_module").apply("model.layers.3.norm.weight")
             'model.layers.3._fsdp_wrapped_module.norm.weight'
         """
-        segments = tuple(path.split("."))
-        return cls(f"{word} after {path}", (Moves(((segments, (*segments, word)),)),))
+        stem = rf"\A({re.escape(path)})\.".replace(r"\*", "[0-9]+")
+        there, back = (stem, rf"\g<1>.{word}."), (rf"{stem}{re.escape(word)}\.", r"\g<1>.")
+        return cls(f"{word} after {path}", (Step((there,), (back,)),))
 
     @classmethod
     def refactor(cls, old: str, new: str, *, below: str = "") -> Wrapping:
@@ -128,11 +108,9 @@ class Wrapping:
             >>> Wrapping.refactor("old", "new").apply("language_model.model.norm.weight")
             'model.language_model.norm.weight'
         """
-        root = tuple(below.split(".")) if below else ()
-        here, there = ARRANGEMENTS[old], ARRANGEMENTS[new]
-        moves = [((*root, *here[part].split(".")), (*root, *there[part].split("."))) for part in here]
-        place = f" below {below}" if below else ""
-        return cls(f"{old} to {new} arrangement{place}", (Moves(tuple(moves)),))
+        root, place = (f"{below}.", f" below {below}") if below else ("", "")
+        moves = [(root + here, root + ARRANGEMENTS[new][part]) for part, here in ARRANGEMENTS[old].items()]
+        return cls(f"{old} to {new} arrangement{place}", (Step.moves(moves),))
 
     @classmethod
     def rename_adapter(cls, old: str, new: str) -> Wrapping:
@@ -142,18 +120,19 @@ class Wrapping:
             >>> Wrapping.rename_adapter("default", "policy").apply("fc.lora_A.default.weight")
             'fc.lora_A.policy.weight'
         """
-        return cls(f"adapter {old} to {new}", (AdapterRename(old, new),))
+        before = rf"((?:\A|\.)(?:{'|'.join(_BEFORE_ADAPTER)})\.)"
+        there, back = ((rf"{before}{re.escape(a)}(?=\.|\Z)", rf"\g<1>{b}") for a, b in ((old, new), (new, old)))
+        return cls(f"adapter {old} to {new}", (Step((there,), (back,)),))
 
     def apply(self, key: str) -> str:
         """Return the key after the change."""
-        segments = tuple(key.split("."))
         for step in self.steps:
-            segments = step(segments)
-        return ".".join(segments)
+            key = step(key)
+        return key
 
     def inverse(self) -> Wrapping:
         """Return the change that undoes this one on the keys that it was drawn for."""
-        return Wrapping(f"undo {self.name}", tuple(step.inverse() for step in reversed(self.steps)))
+        return Wrapping(f"undo {self.name}", tuple(Step(step.back, step.there) for step in reversed(self.steps)))
 
     def then(self, other: Wrapping) -> Wrapping:
         """Return this change followed by another."""
@@ -270,10 +249,6 @@ def _inner_paths(keys: Sequence[str]) -> list[str]:
             children.setdefault(tuple(segments[: at + 1]), set()).add(segments[at + 1])
     able = [path for path, below in children.items() if below != {_NUMBER} and path[-1] != "base_model"]
     return [".".join(path) for path in sorted(able, key=lambda path: (len(path), path))]
-
-
-def _fits(wanted: str, segment: str) -> bool:
-    return wanted == segment or (wanted == _NUMBER and _is_number(segment))
 
 
 def _is_number(segment: str) -> bool:
