@@ -119,8 +119,7 @@ def _without_aliases(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Keep only the first of the keys that name one tensor; empty tensors share nothing."""
     first: dict[Hashable, str] = {}
     for key, tensor in state.items():
-        same = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else key
-        first.setdefault(same, key)
+        first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else key, key)
     return {key: state[key] for key in first.values()}
 
 
@@ -146,9 +145,6 @@ def save_stage_checkpoint(
         model: Is trained in place and saved; None: a new one.
         callbacks: For the Trainer.
         make_kwargs: For `make_panorama_vlm` where `model` is None.
-
-    Returns:
-        The path of the file.
 
     Raises:
         ImportError: Lightning is not installed.
@@ -183,12 +179,7 @@ def require_data(model: PanoramaVLM) -> None:
 
 
 def replica_checkpoint(spec: str, directory: str | os.PathLike[str], *, callbacks: Sequence[Any] = ()) -> Path:
-    """Write the checkpoint that `replica:STAGE` names into `directory` and return its path.
-
-    Args:
-        spec: `replica:vision`, `replica:resampler` or `replica:finetune`.
-        directory: Gets the file.
-        callbacks: For the Trainer that writes it.
+    """Write the checkpoint that `replica:STAGE` names into a directory and return its path.
 
     Raises:
         ValueError: No such replica; the message lists the valid ones.
