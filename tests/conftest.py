@@ -6,20 +6,27 @@ import gc
 import importlib
 import os
 import pkgutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import pytest_lora_ckpt
 from tests.helpers.golden import Golden
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 pytest_plugins = ["pytester"]
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores. Read when torch starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Folders whose tests run pytest on whole projects, train, or write many checkpoints: `-m "not slow"` leaves them out.
+SLOW = {"faults", "integration", "replicas", "scoring", "strategies"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW.intersection(item.path.relative_to(Path(__file__).parent).parts[:-1]):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,6 +15,8 @@ from pytest_lora_ckpt.faults import FAULTS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
 MARKED = re.compile(r"<!-- loader-scores -->\n(.*?)<!-- /loader-scores -->", re.DOTALL)

@@ -51,7 +51,8 @@ def test_the_readme_shows_what_the_guides_loader_gets(pytester: pytest.Pytester)
 
 def test_the_commands() -> None:
     assert block_after("try-command").count("\n") == 1
-    assert block_after("test-command") == 'pip install -c constraints.txt -e ".[test]" && pytest -n 2 --dist loadgroup\n'
+    install, test = 'pip install -c constraints.txt -e ".[test]"', "pytest -n 2 --dist loadgroup"
+    assert block_after("test-command") == f"{install} && {test}\n"
     assert re.search(r"^torch==\d+\.\d+\.\d+$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
 
 

@@ -54,6 +54,7 @@ def test_no_pattern_hangs_or_raises(field: str, pattern: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_many_names_share_one_time_limit() -> None:
     modules = {f"{'m' * 60}.{number}.{'x.' * 40}q.lora_A.weight": (4, 8) for number in range(2_000)}
     start = time.process_time()
@@ -63,6 +64,7 @@ def test_many_names_share_one_time_limit() -> None:
     assert "target_modules of adapter_config.json takes too long to match" in findings[0].message
 
 
+@pytest.mark.slow
 def test_the_scaling_is_not_known_then() -> None:
     config = AdapterConfig.of({"r": 4, "lora_alpha": 8, "alpha_pattern": {SLOW: 1}})
     start = time.process_time()

@@ -38,6 +38,7 @@ def prove_on_rank(rank: int, world: int, folder: str, damaged: bool) -> None:  #
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
 def test_each_rank_proves_its_own_part(tmp_path: Path, damaged: bool) -> None:  # noqa: FBT001  # A parameter.
     torch.save(torch.nn.Linear(6, 5).state_dict(), tmp_path / "linear.pt")
