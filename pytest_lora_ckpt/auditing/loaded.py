@@ -197,9 +197,9 @@ class LoadedEvidence:
             # A module that was trained apart from another is not that other's new value.
             if name == model_key or config.tied or not config.is_saved(key) or config.is_saved(name)
         }
-        modules = merge.modules if merge is not None else ()
-        as_in_base = {each.model_key for each in modules if each.kind == "base"}
-        merged = {each.model_key for each in modules if each.model_key} - as_in_base
+        parts = merge.parts if merge is not None else ()
+        as_in_base = {each.model_key for each in parts if each.kind == "base"}
+        merged = {each.model_key for each in parts if each.model_key} - as_in_base
         rows = {
             name: each.rows
             for each in trained_rows(self.model, self._file.checkpoint)

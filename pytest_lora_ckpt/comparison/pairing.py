@@ -32,12 +32,12 @@ class Excuses:
     Attributes:
         stage: The training stage, whose untrained components are excused.
         provided_elsewhere: Keys of the model that another file brings (an adapter directory next to the checkpoint).
-        merged: The adapter is merged into the model's weights: the checkpoint's adapter keys are excused.
+        merged: Adapter keys of the checkpoint whose update is in the model's weights, or may be.
     """
 
     stage: Stage | None = None
     provided_elsewhere: frozenset[str] = frozenset()
-    merged: bool = False
+    merged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,7 @@ class Pairing:
         reading = self.source_readings[key]
         if any(name in loaded or name in self._meeting for name in self._source_alias.get(key, ())):
             return "alias"
-        is_merged = self.terms.excuses.merged and reading.is_adapter
-        if reading.lora == "alpha" or is_merged or _RECOMPUTED.search(key):
+        if reading.lora == "alpha" or key in self.terms.excuses.merged or _RECOMPUTED.search(key):
             return "excused"
         return "lora" if reading.is_adapter else "non_lora"
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from pytest_lora_ckpt.lora.layers import AdapterLayer
+    from pytest_lora_ckpt.lora.pairs import LoraPair
 
 # Both sides are one division of two short numbers in double precision; a file may hold a rounded quotient.
 _TOLERANCE = 1e-6
@@ -28,6 +29,20 @@ def expected_scaling(
     """
     scaling = AdapterConfig.of(config).scaling(module, rank)
     return None if scaling is None else scaling.value
+
+
+def alpha_of(pair: LoraPair, read: Callable[[str], Any]) -> float | None:
+    """Return the alpha that lies next to the factors in the file (kohya, LyCORIS), or None.
+
+    Args:
+        pair: The factors, and what lies next to them.
+        read: Reads one tensor of the checkpoint.
+    """
+    key = next((key for key in pair.others if key.rpartition(".")[2] == "alpha"), None)
+    if key is None:
+        return None
+    value = read(key)
+    return float(value) if value.numel() == 1 and math.isfinite(float(value)) else None
 
 
 @dataclass(frozen=True, slots=True)

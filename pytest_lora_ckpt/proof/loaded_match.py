@@ -14,10 +14,11 @@ from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.pairs import lora_factor
 from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
-from pytest_lora_ckpt.proof.merging import Merge, find_merge
+from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
+from pytest_lora_ckpt.wording import count, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.keys import Remapping
     from pytest_lora_ckpt.proof.base_weights import Reference
-    from pytest_lora_ckpt.results import LoadReport
+    from pytest_lora_ckpt.results import Finding, LoadReport
 
 # Tensors that are read to recognise an adapter by its values.
 _PROBES = 3
+
+_MOST_NAMES = 6
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,41 @@ def match_loaded(
         return LoadedMatch(report, companion, None, parts)
     # Without LoRA layers the adapter can only be in the weights.
     merge = find_merge(loaded, source, report.mapping if source is checkpoint else {}, reference)
-    if not merge.complete:
+    # What is merged by another scaling than expected is not lost either: the values decide.
+    held = {"merged", "unknown", *(["other"] if merge.count("merged") else [])}
+    present = {key for each in merge.parts if each.kind in held and each.model_key for key in each.pair.keys}
+    if not present and all(each.kind == "base" or not each.model_key for each in merge.modules):
         return LoadedMatch(report, companion, merge, parts)
-    # Merged by another scaling than expected, it is not lost either: the values decide.
-    excuses = Excuses(stage, merged=True)
-    report = compare_excusing(checkpoint, loaded.keys, report.remapping, excuses, adapter=source)
-    scaling = "different scalings" if merge.scaling is None else f"the scaling {merge.scaling:.4g}"
-    message = f"The adapter is merged into the weights of the loaded model, with {scaling}."
-    report = dataclasses.replace(report, findings=(*report.findings, finding("adapter-merged", message)))
-    return LoadedMatch(with_parts(report, parts), {}, merge, parts)
+    if present:
+        excuses = Excuses(stage, merged=frozenset(present))
+        report = compare_excusing(checkpoint, loaded.keys, report.remapping, excuses, adapter=source)
+        report = with_parts(report, parts)
+    own = source.keys.keys()
+    findings = [each for each in report.findings if each.cause != "adapter-not-loaded" or not own & {*each.keys}]
+    report = dataclasses.replace(report, findings=(*findings, *_merge_findings(merge)))
+    return LoadedMatch(report, {} if present else companion, merge, parts)
+
+
+def _merge_findings(merge: Merge) -> Iterator[Finding]:
+    """Say where the adapter is merged, and where not."""
+    merged = merge.count("merged")
+    lacking = [each for each in merge.parts if each.kind == "base" or not each.model_key]
+    others = [each for each in merge.parts if each.kind == "other" and each.model_key]
+    if lacking:
+        message = f"The adapter is merged into {count(merged, 'module')} of the model, and not into {_names(lacking)}."
+        yield finding("adapter-not-loaded", message, [key for each in lacking for key in each.pair.keys])
+    if others and not merged:
+        message = f"The model has no LoRA, and neither W nor W with this adapter merged into it in {_names(others)}."
+        yield finding("values-differ", message, [key for each in others for key in each.pair.keys])
+    if merged:
+        scaling = "different scalings" if merge.scaling is None else f"the scaling {merge.scaling:.4g}"
+        where = "" if merged == len(merge.modules) else f"{merged} of {len(merge.modules)} modules of "
+        message = f"The adapter is merged into the weights of {where}the loaded model, with {scaling}."
+        yield finding("adapter-merged", message)
+
+
+def _names(modules: Sequence[MergedModule]) -> str:
+    return listed(sorted({each.pair.module for each in modules}), _MOST_NAMES)
 
 
 def _adapter_by_values(loaded: LoadedModel, checkpoint: Checkpoint) -> str | None:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.comparison.compare import infer_remapping
-from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.lora.pairs import lora_pairs
-from pytest_lora_ckpt.proof.fitting import Fit, fit_update
+import torch
+
+from pytest_lora_ckpt.lora.config import scaling_of
+from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
+from pytest_lora_ckpt.lora.scaling import alpha_of
+from pytest_lora_ckpt.proof.bitwise import same_bits
+from pytest_lora_ckpt.proof.fitting import fit_together, fit_update
+from pytest_lora_ckpt.proof.homes import homes_of
 from pytest_lora_ckpt.proof.proved import STATE_DICT, ProvedTensor
+from pytest_lora_ckpt.vocabulary.lora import LORA_MID
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    import torch
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
-    from pytest_lora_ckpt.lora.pairs import LoraPair
     from pytest_lora_ckpt.proof.base_weights import Reference
     from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 
 # How far the scalings of two modules may be apart and still be one, for the rounding of what they are fitted to.
 _SAME = 0.02
+
+_MATRIX = 2
 
 # One alpha gives alpha / r or, with rsLoRA, alpha / sqrt(r), whatever the ranks of the modules are.
 _POWERS = (0.0, 1.0, 0.5)
@@ -31,15 +37,17 @@ _POWERS = (0.0, 1.0, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class MergedModule:
-    """One adapted module of the checkpoint, in a model without LoRA layers.
+    """One adapted module of the checkpoint, in a model without LoRA layers; or the bias of its `lora_B`.
 
     Attributes:
-        pair: The checkpoint's factors.
+        pair: The checkpoint's factors; for a bias its key alone.
         model_key: The model's key of the weight, or None where it has none.
-        kind: `"merged"`, `"base"` (W alone), `"other"`, or `"unknown"`: W cannot be read anywhere.
-        scaling: The scaling of a merged module.
+        kind: `"merged"`, `"base"` (W alone), `"other"`, or `"unknown"`: it cannot be decided.
+        scaling: The scaling of a merged module; 0 where the update is zero.
         doubt: One standard error of the scaling, relative to itself.
-        expected: The scaling by the config (alpha / r), or None where there is none.
+        expected: The scaling by the config or by the file's alpha, or None where there is none.
+        rank: The rank; of stacked experts that of each.
+        why: Why it cannot be decided, where W is at hand.
     """
 
     pair: LoraPair
@@ -48,6 +56,8 @@ class MergedModule:
     scaling: float = 0.0
     doubt: float = 0.0
     expected: float | None = None
+    rank: int | None = None
+    why: str = ""
 
     @property
     def times(self) -> int | None:
@@ -57,6 +67,13 @@ class MergedModule:
         times = round(self.scaling / self.expected)
         return times if times and abs(self.scaling - times * self.expected) <= _slack(self) else None
 
+    @property
+    def formula(self) -> str:
+        """What it holds if it is merged, in the words of the proof."""
+        if not self.scaling:
+            return "W, and the update is zero"
+        return f"W + {self.scaling:.4g} x B A" if self.pair.down else f"the base's + {self.scaling:.4g} x that of B"
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -64,9 +81,16 @@ class Merge:
 
     Attributes:
         modules: One entry for each adapted module of the checkpoint.
+        biases: One for each bias that belongs to a `lora_B`.
     """
 
     modules: tuple[MergedModule, ...]
+    biases: tuple[MergedModule, ...] = ()
+
+    @property
+    def parts(self) -> tuple[MergedModule, ...]:
+        """Modules and biases."""
+        return (*self.modules, *self.biases)
 
     def count(self, kind: str) -> int:
         """Return the number of modules of a kind: `"merged"`, `"base"`, `"other"` or `"unknown"`."""
@@ -75,7 +99,7 @@ class Merge:
     @property
     def complete(self) -> bool:
         """Whether every adapted module holds its update, by whatever scaling."""
-        return bool(self.modules) and len(self._merged) == len(self.modules)
+        return bool(self.modules) and all(each.kind == "merged" for each in self.parts)
 
     @property
     def proved(self) -> bool:
@@ -85,28 +109,30 @@ class Merge:
     @property
     def scaling(self) -> float | None:
         """The scaling that was fitted (alpha / r); None where the merged modules differ in it."""
-        merged = self._merged
-        if not merged or any(abs(each.scaling - merged[0].scaling) > _slack(each, merged[0]) for each in merged):
+        scaled = self._scaled
+        if not scaled or any(abs(each.scaling - scaled[0].scaling) > _slack(each, scaled[0]) for each in scaled):
             return None
-        return min(merged, key=lambda each: each.doubt).scaling
+        return min(scaled, key=lambda each: each.doubt).scaling
 
     @cached_property
     def outliers(self) -> tuple[MergedModule, ...]:
         """Merged modules whose scaling is not the expected one: the config's, or else that of the other modules."""
-        merged = self._merged
-        if all(each.expected is not None for each in merged):
-            return tuple(each for each in merged if abs(each.scaling - (each.expected or 0.0)) > _slack(each))
-        return min((_outliers(merged, power) for power in _POWERS), key=len)
+        scaled = self._scaled
+        if not scaled:
+            return ()
+        if all(each.expected is not None for each in scaled):
+            return tuple(each for each in scaled if abs(each.scaling - (each.expected or 0.0)) > _slack(each))
+        return min((_outliers(scaled, power) for power in _POWERS), key=len)
 
     @cached_property
-    def _merged(self) -> list[MergedModule]:
-        return [each for each in self.modules if each.kind == "merged"]
+    def _scaled(self) -> list[MergedModule]:
+        return [each for each in self.modules if each.kind == "merged" and each.scaling]
 
     def prove(self, module: MergedModule, key: str) -> ProvedTensor:
         """Return what the merge shows for a key of one module: its base weight, or a parameter of its adapter."""
-        how, cause = f"W + {module.scaling:.4g} x B A", "adapter-not-loaded"
+        how, cause = module.formula, "adapter-not-loaded"
         if module.kind == "unknown":
-            how = "it may be merged, which cannot be decided without W"
+            how = module.why or "it may be merged, which cannot be decided without W: provide lora_base_model"
             return ProvedTensor(key, module.model_key or "", STATE_DICT, "not provable", how)
         if module.kind == "merged" and module not in self.outliers:
             return ProvedTensor(key, module.model_key or "", STATE_DICT, "merged", how)
@@ -119,7 +145,7 @@ class Merge:
         elif module.kind == "base":
             how = "W alone, without the adapter"
         else:
-            how = "neither W nor W + scaling x B A"
+            how, cause = "neither W nor W + scaling x B A", "values-differ"
         return ProvedTensor(key, module.model_key or "", STATE_DICT, "differs", how, cause)
 
 
@@ -137,53 +163,126 @@ def find_merge(
         mapping: Checkpoint key of a base weight -> key of the model (`LoadReport.mapping`).
         reference: The base model, where the checkpoint does not hold W, and the config.
     """
-    pairs = [pair for pair in lora_pairs(checkpoint.keys) if pair.down and pair.up]
-    parsed = checkpoint.keys.derived(parse_keys)
-    held = {own.module_path: key for key, own in parsed.items() if own.parameter == "weight" and not own.is_adapter}
-    homes = {module: mapping[key] for module, key in held.items() if key in mapping}
-    homes |= _homes(loaded, [pair for pair in pairs if pair.module not in held])
+    finder = _Finder(loaded, checkpoint, mapping, reference)
+    modules = tuple(finder.modules())
+    return Merge(modules, tuple(bias for each in modules for bias in finder.bias_of(each)))
 
-    def judge(pair: LoraPair) -> MergedModule:
-        weight, model_key = held.get(pair.module), homes.get(pair.module)
-        if model_key is None:
-            return MergedModule(pair, None, "other")
-        now = loaded.read(model_key).tensor
-        base = checkpoint.read(weight) if weight else reference.read(model_key) if reference else None
+
+class _Finder:
+    """One comparison under way."""
+
+    def __init__(
+        self, loaded: LoadedModel, checkpoint: Checkpoint, mapping: Mapping[str, str], reference: Reference | None
+    ) -> None:
+        self.loaded, self.checkpoint, self.reference = loaded, checkpoint, reference
+        self.pairs = [pair for pair in lora_pairs(checkpoint.keys) if pair.down and pair.up]
+        self.places = homes_of(self.pairs, checkpoint.keys, loaded.keys, mapping)
+        self.held = {model_key: key for key, model_key in mapping.items()}
+
+    def modules(self) -> Iterator[MergedModule]:
+        """Judge each pair by itself; those that only together explain a weight, together."""
+        alone = {at: self._best(pair) for at, pair in enumerate(self.pairs)}
+        sharing: dict[str, list[int]] = defaultdict(list)
+        for at, module in alone.items():
+            if module.kind in {"other", "unknown"} and module.model_key:
+                # Two names of one tensor, such as an embedding and its tied head, are one weight.
+                sharing[min(self.loaded.aliases.get(module.model_key, (module.model_key,)))].append(at)
+        for numbers in sharing.values():
+            if len(numbers) > 1:
+                alone |= self._together(numbers, [alone[at] for at in numbers])
+        return iter(alone.values())
+
+    def _best(self, pair: LoraPair) -> MergedModule:
+        answers = [self._judge(pair, place) for place in self.places.get(pair.down[0] if pair.down else "", ())]
+        order = ("merged", "base", "unknown", "other")
+        return min(answers, key=lambda each: order.index(each.kind), default=MergedModule(pair, None, "other"))
+
+    def _judge(self, pair: LoraPair, model_key: str) -> MergedModule:
+        now, base = self._now(model_key), self._base(model_key)
+        rank = pair.rank
+        if rank and self.loaded.keys[model_key].shape[:-2] and pair.down and len(pair.down[1].shape) == _MATRIX:
+            rank //= self.loaded.keys[model_key].shape[0]  # Experts.
+        module = MergedModule(pair, model_key, "unknown", rank=rank, expected=self._expected(pair, rank))
         if now is None or base is None:
-            return MergedModule(pair, model_key, "unknown")
-        fit = _fit_pair(now, base, pair, checkpoint.read)
-        expected = reference.scaling(pair.module, pair.rank) if reference else None
-        return MergedModule(pair, model_key, fit.kind, fit.scaling or 0.0, fit.doubt, expected)
+            return module
+        down, up = self._factors(pair)
+        if same_bits(now, base.to(now.dtype)) and not (up.any() and down.any()):
+            return replace(module, kind="merged")
+        magnitude = next((key for key in pair.others if "magnitude" in key), None)
+        fit = fit_update(now, base, down, up, self.checkpoint.read(magnitude) if magnitude else None)
+        if fit.kind == "unknown":
+            return replace(module, why="its factors explain the change, but not which rows belong to which of them")
+        third = [key for key in pair.others if key.rpartition(".")[2] == "dora_scale" or LORA_MID in key]
+        if fit.kind == "other" and third:
+            return replace(module, why=f"{printable(third[0])} takes part in the update")
+        return replace(module, kind=fit.kind, scaling=fit.scaling or 0.0, doubt=fit.doubt)
 
-    return Merge(tuple(map(judge, pairs)))
+    def _together(self, numbers: list[int], modules: list[MergedModule]) -> Mapping[int, MergedModule]:
+        """Fit the updates of several modules to the one weight that they share, by the scalings that are expected."""
+        key = modules[0].model_key or ""
+        now, base = self._now(key), self._base(key)
+        if now is None or base is None:
+            return {}
+        known = all(each.expected for each in modules)
+        shares = [each.expected or 1.0 if known else 1.0 for each in modules]
+        factors = [
+            (down, up.double() * share)
+            for (down, up), share in zip((self._factors(each.pair) for each in modules), shares, strict=True)
+        ]
+        fit = fit_together(now, base, factors)
+        return {
+            at: replace(each, kind=fit.kind, scaling=(fit.scaling or 0.0) * share, doubt=fit.doubt, why="")
+            for at, each, share in zip(numbers, modules, shares, strict=True)
+            if fit.kind == "merged"
+        }
 
+    def bias_of(self, module: MergedModule) -> Iterator[MergedModule]:
+        """Judge the bias of a module whose `lora_B` has one (PEFT's `lora_bias`)."""
+        own = next((key for key in module.pair.others if key.endswith(".bias") and "lora_B" in key), None)
+        if own is None or module.model_key is None:
+            return
+        pair, model_key = LoraPair(module.pair.module, module.pair.adapter, others=(own,)), None
+        path = module.model_key.rpartition(".")[0]
+        if f"{path}.bias" in self.loaded.keys:
+            model_key = f"{path}.bias"
+        now, base = (self._now(model_key), self._base(model_key)) if model_key else (None, None)
+        moved = replace(module, pair=pair, model_key=model_key, kind="unknown")
+        if model_key is None:
+            yield replace(moved, kind="other")
+        elif module.kind == "unknown" or now is None or base is None:
+            yield moved
+        else:
+            added = self.checkpoint.read(own).double()
+            scaling = module.scaling if module.kind == "merged" else module.expected or 1.0
+            wanted = base.double() + scaling * added
+            unit = 4 * torch.finfo(now.dtype).eps * (base.double().norm() + scaling * added.norm())
+            fits = float((now.double() - wanted).norm()) <= float(unit) + _SAME * scaling * float(added.norm())
+            kind = "merged" if fits else "base" if same_bits(now, base.to(now.dtype)) else "other"
+            yield replace(moved, kind=kind)
 
-def _fit_pair(now: torch.Tensor, base: torch.Tensor, pair: LoraPair, read: Callable[[str], torch.Tensor]) -> Fit:
-    if pair.down is None or pair.up is None:
-        return Fit("other")
-    magnitude = next((key for key in pair.others if "magnitude" in key), None)
-    return fit_update(now, base, read(pair.down[0]), read(pair.up[0]), read(magnitude) if magnitude else None)
+    def _factors(self, pair: LoraPair) -> tuple[torch.Tensor, torch.Tensor]:
+        down, up = (self.checkpoint.read(factor[0]) for factor in (pair.down, pair.up) if factor)
+        return down, up
 
+    def _expected(self, pair: LoraPair, rank: int | None) -> float | None:
+        """The scaling that the file itself gives (kohya's `alpha` next to the factors), or the config."""
+        alpha = alpha_of(pair, self.checkpoint.read)
+        if alpha is not None and rank:
+            return scaling_of(alpha, rank)
+        return self.reference.scaling(pair.module, rank) if self.reference else None
 
-def _homes(loaded: LoadedModel, pairs: list[LoraPair]) -> Mapping[str, str]:
-    """Return the model's weight of each module whose W the checkpoint does not hold, by the module's path."""
-    homes: dict[str, str] = {}
-    for transposed in (False, True):
-        wanted = {f"{pair.module}.weight": _shape(pair, transposed) for pair in pairs if pair.module not in homes}
-        mapping = infer_remapping(wanted, loaded.keys).mapping if wanted else {}
-        homes |= {key.removesuffix(".weight"): model_key for key, model_key in mapping.items()}
-    return homes
+    def _now(self, model_key: str) -> torch.Tensor | None:
+        return self.loaded.read(model_key).tensor
 
-
-def _shape(pair: LoraPair, transposed: bool) -> tuple[int, ...]:  # noqa: FBT001  # Which of two shapes.
-    """The shape of the weight that a pair adapts: out x in (x kernel), or in x out as for embeddings and `Conv1D`."""
-    down, up = (factor[1].shape if factor else () for factor in (pair.down, pair.up))
-    return (*down[1:2], *up[:1]) if transposed else (*up[:1], *down[1:])
+    def _base(self, model_key: str) -> torch.Tensor | None:
+        if model_key in self.held:
+            return self.checkpoint.read(self.held[model_key])
+        return self.reference.read(model_key) if self.reference else None
 
 
 def _outliers(modules: Sequence[MergedModule], power: float) -> tuple[MergedModule, ...]:
     """Return the modules whose scaling x rank ** power is apart from the median."""
-    values = [each.scaling * (each.pair.rank or 1) ** power for each in modules]
+    values = [each.scaling * (each.rank or 1) ** power for each in modules]
     middle, at = sorted((value, number) for number, value in enumerate(values))[len(values) // 2]
     return tuple(
         each

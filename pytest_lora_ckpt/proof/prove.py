@@ -114,7 +114,8 @@ class _Prover:
 
     def rows(self) -> Iterator[ProvedTensor]:
         merge, companion = self.match.merge, self.checkpoint.adapter_companion
-        modules = merge.modules if merge else ()
+        # A module without a weight in this model is lost by its names.
+        modules = [each for each in merge.parts if each.model_key] if merge else []
         merged = {each.model_key: each for each in modules if each.kind == "merged"}
         for key, model_key in self.match.report.mapping.items():
             if merge and model_key in merged:

@@ -18,7 +18,6 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.foreign
 
 WRONG_TODAY: dict[str, str] = {
-    "attached-merged-without-base": "healthy, and red: adapter-not-loaded",
     "projector": "healthy, and red: too-few-loaded, wrong-stage",
     "projector-without-base": "healthy, and red: too-few-loaded, wrong-stage",
 }

@@ -25,8 +25,6 @@ WRONG_TODAY: dict[str, str] = {
     "pissa-merged": "healthy, and red: adapter-not-loaded",
     "olora-merged": "healthy, and red: adapter-not-loaded",
     "layer-replication-merged": "broken, and red for another cause: adapter-not-loaded, base-overwritten",
-    "stacked-experts-merged": "healthy, and red: adapter-not-loaded, base-overwritten",
-    "lora-bias-merged": "healthy, and red: base-overwritten",
     "hotswapped-into-a-padded-slot": "healthy, and red: rank-mismatch",
     "never-swapped-in": "broken, and red for another cause: rank-mismatch",
 }

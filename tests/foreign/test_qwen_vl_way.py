@@ -18,7 +18,6 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.foreign
 
 WRONG_TODAY: dict[str, str] = {
-    "attached-merged-without-base": "healthy, and red: adapter-not-loaded",
     "old-names-merged": "broken, and red for another cause: config-targets, base-overwritten",
 }
 REST = "non_lora_state_dict.bin"

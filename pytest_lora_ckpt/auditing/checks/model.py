@@ -58,9 +58,9 @@ def adapter_active(context: AuditContext) -> Judgement:
     """The adapter is active, scaled as in training, and switching it off changes the output."""
     evidence, file = _loaded(context), context.file
     merge = evidence.match.merge
-    if merge is not None and merge.complete:
+    if merge is not None and any(each.kind != "base" and each.model_key for each in merge.modules):
         off_scale = scaling.merged_off_scale(merge, () if file.lora_config else file.hinted_configs)
-        return judges.merged(merge, None if merge.proved else evidence.proof, off_scale)
+        return judges.merged(merge, evidence.proof, off_scale)
     idle = judges.idle(evidence.layers, evidence.active_adapters, evidence.idle_copies)
     if (wrong := idle or scaling.off_scale(evidence.layers, file.lora_config, file.hinted_configs)) is not None:
         return failed(wrong.message, [wrong])
@@ -71,11 +71,10 @@ def _at_work(context: AuditContext, evidence: LoadedEvidence) -> Judgement:
     """Run the model with the adapter and without it."""
     from pytest_lora_ckpt.proof import adapter_effect, zero_but_used  # torch, only with a loader.
 
-    model, inputs, merge = evidence.model.module, evidence.inputs or {}, evidence.match.merge
+    model, inputs = evidence.model.module, evidence.inputs or {}
     effect = adapter_effect(model, inputs)
-    merge_open = merge is not None and merge.count("unknown") > 0
     all_zero = effect.modules and effect.zero == effect.modules
-    judgement = judges.effect(effect, merge_open=merge_open, file_is_zero=context.file.is_zero if all_zero else None)
+    judgement = judges.effect(effect, file_is_zero=context.file.is_zero if all_zero else None)
     if not judgement.passed:
         return judgement
     layers = evidence.layers

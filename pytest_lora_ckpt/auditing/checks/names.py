@@ -9,6 +9,7 @@ from pytest_lora_ckpt.auditing.checks import needs
 from pytest_lora_ckpt.auditing.checks.check import check
 from pytest_lora_ckpt.auditing.judges import names as judges
 from pytest_lora_ckpt.auditing.judges.judgement import skipped
+from pytest_lora_ckpt.auditing.judges.model import merge_open
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.evidence import AuditContext
@@ -18,13 +19,23 @@ if TYPE_CHECKING:
 @check("keys", needs=(needs.no_other_adapter, needs.comparison))
 def keys(context: AuditContext) -> Judgement:
     """After the remapping nothing that the checkpoint holds is dropped, and nothing that the model needs is missing."""
-    return dataclasses.replace(judges.keys(context.report), facts=context.comparison_facts())
+    judgement = judges.keys(context.report)
+    if judgement.passed and (why := _merge_open(context)):
+        judgement = skipped(why)
+    return dataclasses.replace(judgement, facts=context.comparison_facts())
 
 
 @check("ratio", needs=(needs.no_other_adapter, needs.comparison))
 def ratio(context: AuditContext) -> Judgement:
     """The share of the needed model keys that load is at least the one asked for."""
-    return judges.needed_ratio(context.report, context.demands.min_ratio)
+    judgement = judges.needed_ratio(context.report, context.demands.min_ratio)
+    return skipped(why) if judgement.passed and (why := _merge_open(context)) else judgement
+
+
+def _merge_open(context: AuditContext) -> str:
+    """Say why names alone do not show whether a merged adapter is there; empty where they or the values do."""
+    loaded = context.loaded
+    return merge_open(loaded.match.merge) if loaded and context.report is loaded.match.report else ""
 
 
 @check("stage")

@@ -118,20 +118,37 @@ def _not_compared(origins: Provenance) -> str:
     return text
 
 
-def merged(merge: Merge, proof: Proof | None, off_scale: Finding | None) -> Judgement:
+def merged(merge: Merge, proof: Proof, off_scale: Finding | None) -> Judgement:
     """The adapter is merged into the weights of the loaded model, by the scaling of training.
 
     Args:
-        merge: A merge into every adapted module.
-        proof: The proof, for a merge that is not proved: its findings say what differs.
+        merge: A merge into some of the adapted modules at least, or one that is not provable.
+        proof: The proof: its findings say what differs.
         off_scale: What differs from the scaling in the hyper-parameters.
     """
-    if proof is not None:
-        return failed(proof.findings[0].message if proof.findings else proof.why, proof.findings)
-    if off_scale is not None:
+    if merge.complete and not any(each.scaling for each in merge.modules):
+        message = f"The update of all {count(len(merge.modules), 'module')} is zero: merged or not, it changes nothing."
+        return failed(message, [finding("adapter-all-zero", message)])
+    if merge.proved and off_scale is not None:
         return failed(off_scale.message, [off_scale])
-    scaling = "its own scaling each" if merge.scaling is None else f"{merge.scaling:.4g}"
-    return passed(f"The adapter is merged into the weights: W + {scaling} x B A in {len(merge.modules)} modules.")
+    if merge.proved:
+        scaling = "its own scaling each" if merge.scaling is None else f"{merge.scaling:.4g}"
+        return passed(f"The adapter is merged into the weights: W + {scaling} x B A in {len(merge.modules)} modules.")
+    lost = [each for each in proof.report.findings if each.cause == "adapter-not-loaded"]
+    findings = (*lost, *proof.findings)
+    if findings:
+        return failed(findings[0].message, findings)
+    return skipped(merge_open(merge))
+
+
+def merge_open(merge: Merge | None) -> str:
+    """Say why it is not known whether an adapter is merged into the weights; empty where it is known."""
+    unknown = [each for each in merge.parts if each.kind == "unknown"] if merge else []
+    if not merge or not unknown:
+        return ""
+    parts = f"{merge.count('merged')} of {count(len(merge.modules), 'module')} merged, {len(unknown)} not provable"
+    why = next((each.why for each in unknown if each.why), "provide `lora_base_model`, to compare with W")
+    return f"the model has no LoRA, and the adapter may be merged into its weights: {parts} ({why})"
 
 
 def idle(layers: Sequence[AdapterLayer], active: Collection[str], idle_copies: Sequence[str]) -> Finding | None:
@@ -156,12 +173,11 @@ def idle(layers: Sequence[AdapterLayer], active: Collection[str], idle_copies: S
     return None
 
 
-def effect(effect: AdapterEffect, *, merge_open: bool = False, file_is_zero: bool | None = None) -> Judgement:
+def effect(effect: AdapterEffect, *, file_is_zero: bool | None = None) -> Judgement:
     """Switching the adapter off changes the output.
 
     Args:
         effect: The outputs with and without the adapter.
-        merge_open: Whether the adapter may have been merged into the weights, which only the base model could show.
         file_is_zero: Whether every lora_B is zero in the checkpoint as well; None where there is none.
     """
     if effect.active:
@@ -173,8 +189,6 @@ def effect(effect: AdapterEffect, *, merge_open: bool = False, file_is_zero: boo
         return failed(message, [finding("inputs-failed", message)])
     if not effect.modules:
         cause = "adapter-not-loaded"
-        if merge_open:
-            message += " Provide `lora_base_model` to check whether the adapter was merged into the weights."
     elif effect.state == "merged twice":
         cause = "merged-twice"
     elif effect.broken or not effect.finite:

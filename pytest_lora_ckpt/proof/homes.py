@@ -1,0 +1,111 @@
+"""Which weight of a model does each pair of factors change, where the model has no LoRA layers?
+
+By names and shapes where both fit as for a plain layer; else by the path alone, for weights that are changed in part
+(fused projections) or that stack several matrices (experts).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.comparison.compare import infer_remapping
+from pytest_lora_ckpt.keys import parse_keys
+from pytest_lora_ckpt.vocabulary.lora import FUSED_PROJECTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pytest_lora_ckpt.lora.pairs import LoraPair
+    from pytest_lora_ckpt.tensors import KeySet
+
+_MATRIX, _STACK = 2, 3
+
+_FUSED = {"gate_up_proj": ("gate", "up")} | dict.fromkeys(FUSED_PROJECTIONS, ("q", "k", "v"))
+
+
+def homes_of(
+    pairs: Sequence[LoraPair], checkpoint: KeySet, model: KeySet, mapping: Mapping[str, str]
+) -> Mapping[str, Sequence[str]]:
+    """Return the keys of the model that a pair may change, by the key of its down factor.
+
+    Args:
+        pairs: Pairs with both factors.
+        checkpoint: The keys of the checkpoint, which may hold base weights.
+        model: The keys of the model.
+        mapping: Checkpoint key of a base weight -> key of the model.
+    """
+    parsed = checkpoint.derived(parse_keys)
+    held = {own.module_path: key for key, own in parsed.items() if own.parameter == "weight" and not own.is_adapter}
+    homes = {module: mapping[key] for module, key in held.items() if key in mapping}
+    homes |= _by_shape([pair for pair in pairs if pair.module not in held], model)
+    by_name = _Names(model)
+    return {
+        pair.down[0]: [homes[pair.module]] if pair.module in homes else by_name.places(pair)
+        for pair in pairs
+        if pair.down
+    }
+
+
+def _by_shape(pairs: Iterable[LoraPair], model: KeySet) -> dict[str, str]:
+    """Pair by name and shape: out x in (x kernel), or in x out as for embeddings and `Conv1D`."""
+    homes: dict[str, str] = {}
+    left = list(pairs)
+    for transposed in (False, True):
+        left = [pair for pair in left if pair.module not in homes]
+        wanted = {f"{pair.module}.weight": _shape(pair, transposed=transposed) for pair in left}
+        mapping = infer_remapping(wanted, model).mapping if wanted else {}
+        homes |= {key.removesuffix(".weight"): model_key for key, model_key in mapping.items()}
+    return homes
+
+
+def _shape(pair: LoraPair, *, transposed: bool) -> tuple[int, ...]:
+    down, up = (factor[1].shape if factor else () for factor in (pair.down, pair.up))
+    return (*down[1:2], *up[:1]) if transposed else (*up[:1], *down[1:])
+
+
+class _Names:
+    """The weights of a model by the paths of their modules."""
+
+    def __init__(self, model: KeySet) -> None:
+        self.model = model
+        self.by_path: dict[str, list[str]] = defaultdict(list)
+        self.by_leaf: dict[str, list[str]] = defaultdict(list)
+        for key, own in model.derived(parse_keys).items():
+            if not own.is_adapter and len(model[key].shape) >= _MATRIX:
+                self.by_path[own.module_path].append(key)
+        for path in self.by_path:
+            self.by_leaf[path.rpartition(".")[2]].append(path)
+
+    def places(self, pair: LoraPair) -> list[str]:
+        """Return the weights of the pair's module that it may change, else a fused weight of which it is a part."""
+        around, _, leaf = pair.module.rpartition(".")
+        names = [pair.module, *(path for path in self.by_leaf[leaf] if _ends_alike(path, pair.module))]
+        own = [key for path in dict.fromkeys(names) for key in self.by_path.get(path, ()) if self._fits(pair, key)]
+        if own:
+            return own
+        return [
+            key
+            for fused, parts in _FUSED.items()
+            if leaf.removeprefix("to_").startswith(parts)
+            for path in self.by_leaf
+            if path.lower() == fused
+            for whole in self.by_leaf[path]
+            if _ends_alike(whole.rpartition(".")[0], around)
+            for key in self.by_path[whole]
+            if self._fits(pair, key)
+        ]
+
+    def _fits(self, pair: LoraPair, key: str) -> bool:
+        """Whether factors of these shapes may change some rows of a weight, or each matrix of a stack."""
+        if not pair.down or not pair.up or not pair.up[1].shape:
+            return False
+        shape, down, out = self.model[key].shape, pair.down[1].shape, pair.up[1].shape[0]
+        if len(shape) == _STACK and len(down) == _MATRIX:
+            return bool(shape[0]) and not down[0] % shape[0] and shape[1:] in {(out, down[1]), (down[1], out)}
+        return len(shape) == len(down) == _MATRIX and shape[1] == down[1] and out <= shape[0]
+
+
+def _ends_alike(path: str, other: str) -> bool:
+    """Whether one path ends with the other, segment by segment."""
+    return f".{path}".endswith(f".{other}") or f".{other}".endswith(f".{path}")
