@@ -84,6 +84,9 @@ def match_loaded(
     # What is merged by another scaling than expected is not lost either: the values decide.
     held = {"merged", "unknown", *(["other"] if merge.count("merged") else [])}
     present = {key for each in merge.parts if each.kind in held and each.model_key for key in each.pair.keys}
+    if merge.complete:
+        # What is no part of a pair, such as trained tokens, goes into the weights with the rest.
+        present |= {key for key, own in source.keys.derived(parse_keys).items() if own.is_adapter}
     if not present and all(each.kind == "base" or not each.model_key for each in merge.modules):
         return LoadedMatch(report, companion, merge, parts)
     if present:
