@@ -214,11 +214,6 @@ class ParsedKey(NamedTuple):
         return "modules_to_save" in self.reading.structure
 
     @property
-    def is_original_module(self) -> bool:
-        """Whether it is the untrained original of a copy in `modules_to_save`."""
-        return "original_module" in self.reading.structure
-
-    @property
     def is_lora(self) -> bool:
         """Whether it belongs to a low-rank adapter in any convention (`lora_A`, `lora_down`, `alpha` …).
 
@@ -258,6 +253,9 @@ def _roles(segments: Sequence[str]) -> list[Role]:
     last = len(segments) - 1
     while (at := len(roles)) < last:
         segment, following = segments[at], segments[at + 1]
+        if segment == "weight" and at + 1 == last and following in OTHER_FACTORS:
+            # GGUF's adapters: `blk.0.attn_q.weight.lora_a`.
+            return [*roles, "parameter", "lora"]
         if segment in PEFT_LORA:
             return roles + _after_peft_lora(segments[at:])
         if segment in _OTHER_LORA:

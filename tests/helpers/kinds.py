@@ -1456,7 +1456,36 @@ def megatron_adapter_of_all_it_fuses() -> Kind:
         for name, out in (("self_attention.linear_qkv", 96), ("mlp.linear_fc1", 128)):
             checkpoint[f"{layer}.{name}.adapter.linear_in.weight"] = (RANK, 32)
             checkpoint[f"{layer}.{name}.adapter.linear_out.weight"] = (out, RANK)
-    return Kind(checkpoint, model, loaded)
+    rules = (
+        "rename adapter.linear_in to lora_A",
+        "rename adapter.linear_out to lora_B",
+        "rename decoder to base_model.model.model",
+        "rename self_attention.linear_proj to self_attn.o_proj",
+        "rename linear_fc2 to down_proj",
+        "insert the adapter's name default",
+    )
+    return Kind(checkpoint, model, loaded, rules=rules)
+
+
+@kind
+def gguf_adapter_in_peft() -> Kind:
+    modules = targets("model.", names=("q_proj", "o_proj"))
+    model = under("base_model.model.", {**wrapped(causal(), modules), **lora(modules, "default")})
+    checkpoint, loaded = {}, {}
+    for path, (out, into) in modules.items():
+        flat = spelled(GGUF)(f"{path}.").removesuffix(".")
+        for mine, theirs, shape in (("lora_a", "lora_A", (RANK, into)), ("lora_b", "lora_B", (out, RANK))):
+            checkpoint[f"{flat}.weight.{mine}"] = shape
+            loaded[f"{flat}.weight.{mine}"] = f"base_model.model.{path}.{theirs}.default.weight"
+    rules = (
+        "rename lora_a to lora_A",
+        "rename lora_b to lora_B",
+        "rename blk to base_model.model.model.layers",
+        "rename attn_q to self_attn.q_proj",
+        "rename attn_output to self_attn.o_proj",
+        "insert the adapter's name default",
+    )
+    return Kind(checkpoint, model, loaded, rules=rules)
 
 
 def litgpt(*, lora_layers: bool) -> Shapes:
@@ -1479,7 +1508,8 @@ def base_weights_of_litgpt_in_a_lora_model() -> Kind:
     checkpoint = litgpt(lora_layers=False)
     model = litgpt(lora_layers=True)
     plain = {key.replace(".linear", ""): key for key in model if "lora_" not in key}
-    return Kind(checkpoint, model, {key: plain[key] for key in checkpoint})
+    rules = ("insert linear. after fc_1 and 3 more.",)
+    return Kind(checkpoint, model, {key: plain[key] for key in checkpoint}, rules=rules)
 
 
 @kind

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.keys.grammar import PEFT_LORA
 from pytest_lora_ckpt.keys.rules.substitution import without_symbols
-from pytest_lora_ckpt.vocabulary.lora import LORA_CONTAINERS, OTHER_FACTORS
+from pytest_lora_ckpt.vocabulary.lora import LORA_CONTAINERS, MEGATRON_FACTORS, OTHER_FACTORS
 from pytest_lora_ckpt.vocabulary.models import WRAPPERS
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.keys.rules.substitution import Substitution
 
 # As `known` writes diffusers' names of modules.
-_LORA_WORDS = frozenset({*OTHER_FACTORS, *LORA_CONTAINERS, "…_lora"})
+_LORA_WORDS = frozenset({*OTHER_FACTORS, *LORA_CONTAINERS, *MEGATRON_FACTORS, "…_lora"})
 _SHORT = 2
 _PEFT_PARTS = frozenset({"base_model", "model", "base_layer", "original_module"})
 

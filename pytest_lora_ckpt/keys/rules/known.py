@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.keys.differences import Difference
 from pytest_lora_ckpt.keys.grammar import parse_key
 from pytest_lora_ckpt.keys.rules.substitution import Substitution, literal, without_symbols
+from pytest_lora_ckpt.vocabulary.conventions import BASE_WEIGHTS
 from pytest_lora_ckpt.vocabulary.lora import CONTAINED_FACTORS, FACTORS, PEFT_FACTORS, PEFT_PREFIX
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def known_steps(ways: Sequence[tuple[str, str]]) -> Iterator[Substitution]:
     """
     if any(PEFT_PREFIX in now for now, _ in ways):
         yield UNWRAP
-    yield from _base_layers(ways)
+    for name in ("base_layer", *sorted(BASE_WEIGHTS)):
+        yield from _base_layers(ways, name)
     adapters: dict[tuple[str | None, str], None] = {}
     for now, then in ways:
         mine, theirs = parse_key(now), parse_key(then)
@@ -38,24 +40,24 @@ def known_steps(ways: Sequence[tuple[str, str]]) -> Iterator[Substitution]:
     yield from _factor_names(ways)
 
 
-def _base_layers(ways: Sequence[tuple[str, str]]) -> Iterator[Substitution]:
-    """Propose one rule for all modules whose weight PEFT moved into `base_layer`."""
+def _base_layers(ways: Sequence[tuple[str, str]], name: str) -> Iterator[Substitution]:
+    """Propose one rule for all modules whose weight the LoRA layer moved into `base_layer`, or what it calls that."""
     leaves: dict[str, None] = {}
     tower: list[str] | None = None
     for now, then in ways:
         segments, before = then.split("."), now.split(".")
-        if "base_layer" in segments[1:] and "base_layer" not in before:
-            leaves.setdefault(segments[segments.index("base_layer") - 1])
+        if name in segments[1:] and name not in before:
+            leaves.setdefault(segments[segments.index(name) - 1])
             tower = before[:-1] if tower is None else [a for a, _ in takewhile(_same, zip(tower, before, strict=False))]
     if len(leaves) > 1:
         names = "|".join(re.escape(leaf) for leaf in sorted(leaves))
-        difference = Difference((f"{min(leaves)} and {len(leaves) - 1} more",), (), ("base_layer",), ())
-        yield Substitution(rf"\.({names})\.(weight|bias)$", r".\1.base_layer.\2", difference)
+        difference = Difference((f"{min(leaves)} and {len(leaves) - 1} more",), (), (name,), ())
+        yield Substitution(rf"(?<![^.])({names})\.(weight|bias)$", rf"\1.{name}.\2", difference)
         # The same leaves may stand in another tower, which has no adapter.
         for depth in range(1, len(tower or ()) + 1):
             head = r"\.".join(map(re.escape, (tower or [])[:depth]))
             pattern = rf"^({head}\..+)\.({names})\.(weight|bias)$"
-            yield Substitution(pattern, r"\1.\2.base_layer.\3", difference)
+            yield Substitution(pattern, rf"\1.\2.{name}.\3", difference)
 
 
 def _same(pair: tuple[str, str]) -> bool:
@@ -86,7 +88,7 @@ def _adapter_names(old: str | None, new: str) -> Iterator[Substitution]:
 def _factor_names(ways: Sequence[tuple[str, str]]) -> Iterator[Substitution]:
     """Propose PEFT's names of the factors for those of other libraries."""
     for name, factor in FACTORS.items():
-        if name in PEFT_FACTORS or not any(f"{name}.weight" in now for now, _ in ways):
+        if name in PEFT_FACTORS or not any(name in now for now, _ in ways):
             continue
         if name in CONTAINED_FACTORS:
             difference = Difference((), ("…_lora", name), ("…", f"lora_{factor}"), ())
@@ -96,3 +98,4 @@ def _factor_names(ways: Sequence[tuple[str, str]]) -> Iterator[Substitution]:
         else:
             difference = Difference((), tuple(name.split(".")), (f"lora_{factor}",), ())
             yield Substitution(rf"\.{re.escape(name)}\.weight$", f".lora_{factor}.weight", difference)
+            yield Substitution(rf"\.weight\.{re.escape(name)}$", f".lora_{factor}.weight", difference)

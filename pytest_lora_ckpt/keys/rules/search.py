@@ -29,6 +29,7 @@ _MOST_PROPOSALS = 400
 _MOST_TRIED = 600
 # A pattern tied to the start is easier to read and safer than one that may match anywhere.
 _ANCHOR_BONUS = 12
+_FACTORS = (("lora_A",), ("lora_B",))
 # A name no model has.
 _ASIDE = "__aside__"
 
@@ -91,13 +92,16 @@ def _best_step(goals: Sequence[Goal], end: str, *, unwrap: bool) -> Substitution
     """The step that helps most and harms nothing, or None."""
     open_goals = [goal for goal in goals if goal.now != goal.then]
     sample = goals if len(goals) <= _MOST_TRIED else [*_spread(open_goals), *_spread(goals)]
-    ranked: list[tuple[bool, int, int, Substitution]] = []
+    ranked: list[tuple[bool, bool, int, int, Substitution]] = []
     gaps: dict[int, int] = {}
     for step in _proposals(open_goals, end):
         gain = _gain(step, sample, gaps)
         if gain > 0:
+            # Another library's name for a factor says more alone than joined with its neighbours.
+            names_factor = bool(step.difference.old) and step.difference.new[-1:] in _FACTORS
             later = unwrap and step != UNWRAP
-            ranked.append((later, -gain, len(step.pattern) - _ANCHOR_BONUS * step.pattern.startswith("^"), step))
+            cost = len(step.pattern) - _ANCHOR_BONUS * step.pattern.startswith("^")
+            ranked.append((not names_factor, later, -gain, cost, step))
     for *_, step in sorted(ranked):
         harmless = sample is goals or _gain(step, goals, {}) > 0
         if harmless and _keeps_apart(step, goals):
