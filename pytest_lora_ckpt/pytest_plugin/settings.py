@@ -56,7 +56,7 @@ def header(config: pytest.Config) -> str | None:
 
     found = [(option, options_of(config).find(option)) for option in OPTIONS.values()]
     given = [(option.name, each) for option, each in found if each and each.source != "command line"]
-    values = ", ".join(f"{name}={sentence(listed(each.texts), WIDTH // 2)}" for name, each in given)
+    values = ", ".join(f"{name}={sentence(listed(each.texts), 2 * WIDTH)}" for name, each in given)
     return f"lora-ckpt: {values} (from: {given[0][1].source})" if given else None
 
 
