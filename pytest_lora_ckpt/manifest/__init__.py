@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt._lazy import attach
 from pytest_lora_ckpt.manifest.compare import compare_checkpoint as compare_checkpoint
 from pytest_lora_ckpt.manifest.compare import compare_model as compare_model
-from pytest_lora_ckpt.manifest.outcomes import Difference as Difference
 from pytest_lora_ckpt.manifest.outcomes import ManifestComparison as ManifestComparison
 from pytest_lora_ckpt.manifest.outcomes import summarise as summarise
 from pytest_lora_ckpt.manifest.read import find_manifest as find_manifest
@@ -37,7 +36,6 @@ __getattr__, __dir__, __all__ = attach(
         "write": ("make_manifest", "write_manifest"),
     },
     "BaseModel",
-    "Difference",
     "FILE_NAME",
     "Manifest",
     "ManifestComparison",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.comparison.compare import infer_remapping
+from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.layers import merged_modules
 from pytest_lora_ckpt.manifest.differences import base_differences, config_differences, value_differences
 from pytest_lora_ckpt.manifest.digests import Digested
 from pytest_lora_ckpt.manifest.facts import module_scalings
-from pytest_lora_ckpt.manifest.outcomes import Difference, Outcomes
+from pytest_lora_ckpt.manifest.outcomes import Outcomes
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.wording import count, grouped, printable, type_name
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.manifest.outcomes import ManifestComparison
     from pytest_lora_ckpt.manifest.schema import Manifest
     from pytest_lora_ckpt.proof.loaded_model import LoadedModel
+    from pytest_lora_ckpt.results import Finding
 
 # Scalings are quotients of small numbers; a model in half precision may keep them rounded.
 _ROUNDING = 1e-3
@@ -66,12 +68,12 @@ def compare_checkpoint(manifest: Manifest, checkpoint: Checkpoint, *, base: bool
         unknown += [key for key in part.keys if placed.isdisjoint(aliases.get(key, (key,)))]
     if not met and not reshaped:
         message = f"None of the {len(checkpoint.keys)} tensors of the checkpoint is in the manifest ({manifest!r})."
-        return outcomes.comparison([Difference("other-manifest", message)])
+        return outcomes.comparison([finding("other-manifest", message)])
     differences = _missing(manifest, parts, met | reshaped.keys())
     if reshaped:
         key, shapes = min(reshaped.items())
         message = f"{count(len(reshaped), 'tensor')} with another shape: {printable(key)} is {shapes}."
-        differences.append(Difference("values-differ", message, tuple(sorted(reshaped))))
+        differences.append(finding("values-differ", message, reshaped))
     others, notes = _identity(manifest, parts)
     differences += [*value_differences(outcomes, "the checkpoint"), *others]
     if opaque := sum(len(part.opaque_keys) for part in parts):
@@ -102,7 +104,7 @@ def compare_model(manifest: Manifest, model: torch.nn.Module | LoadedModel) -> M
     mapping = infer_remapping(manifest, loaded.keys, adapter_name=loaded.active_adapter or "default").mapping
     if not mapping:
         message = f"None of the {len(loaded.keys)} tensors of the model is in the manifest ({manifest!r})."
-        return outcomes.comparison([Difference("other-manifest", message)])
+        return outcomes.comparison([finding("other-manifest", message)])
     for key, place in sorted(mapping.items()):
         outcomes.judge(key, Digested.of_model(loaded.state[place]))
     parsed = manifest.keys.derived(parse_keys)
@@ -121,7 +123,7 @@ def compare_model(manifest: Manifest, model: torch.nn.Module | LoadedModel) -> M
     elif still and not has_lora:
         message = f"The model has no LoRA layers, and all {len(still)} weights that were adapted still match the base"
         message += ": the adapter is not in it."
-        differences.append(Difference("adapter-not-loaded", message, tuple(sorted(still))))
+        differences.append(finding("adapter-not-loaded", message, still))
     return outcomes.comparison(differences, notes)
 
 
@@ -134,7 +136,7 @@ def _adapter_name(manifest: Manifest, checkpoint: Checkpoint) -> str:
     return next((name for name in manifest.active if name in names), "default")
 
 
-def _missing(manifest: Manifest, parts: Iterable[Checkpoint], met: set[str]) -> list[Difference]:
+def _missing(manifest: Manifest, parts: Iterable[Checkpoint], met: set[str]) -> list[Finding]:
     """Report the trained tensors that are missing.
 
     Where the adapter keys of the checkpoint have no adapter's name, it is one adapter, and the others are elsewhere.
@@ -153,11 +155,11 @@ def _missing(manifest: Manifest, parts: Iterable[Checkpoint], met: set[str]) -> 
     if not missing:
         return []
     message = f"{len(missing)} of {len(trained)} trained tensors are missing from the checkpoint: {grouped(missing)}."
-    return [Difference("trained-weights-missing", message, tuple(missing))]
+    return [finding("trained-weights-missing", message, tuple(missing))]
 
 
-def _identity(manifest: Manifest, parts: Iterable[Checkpoint]) -> tuple[list[Difference], list[str]]:
-    differences: list[Difference] = []
+def _identity(manifest: Manifest, parts: Iterable[Checkpoint]) -> tuple[list[Finding], list[str]]:
+    differences: list[Finding] = []
     notes: list[str] = []
     for part in parts:
         if part.adapter_config is None:
@@ -189,7 +191,7 @@ def _foldable(manifest: Manifest, loaded: LoadedModel, mapping: Mapping[str, str
     }
 
 
-def _scalings(manifest: Manifest, loaded: LoadedModel, mapping: Mapping[str, str]) -> list[Difference]:
+def _scalings(manifest: Manifest, loaded: LoadedModel, mapping: Mapping[str, str]) -> list[Finding]:
     """Compare the scaling of every adapted module with the recorded one."""
     parsed, here = manifest.keys.derived(parse_keys), loaded.parsed
     now = module_scalings(loaded.layers)
@@ -211,7 +213,7 @@ def _scalings(manifest: Manifest, loaded: LoadedModel, mapping: Mapping[str, str
     then, in_force = values[0]
     message = f"The adapter is scaled by {in_force:.4g} in {count(len(seen), 'module')}, and was scaled by {then:.4g} "
     message += "at training" + (", for example." if len(values) > 1 else ".")
-    return [Difference("scaling-differs", message, tuple(sorted(keys)))]
+    return [finding("scaling-differs", message, keys)]
 
 
 def _module(key: ParsedKey) -> str:

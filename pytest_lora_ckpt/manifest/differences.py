@@ -6,8 +6,9 @@ import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.manifest.facts import plain_config
-from pytest_lora_ckpt.manifest.outcomes import Difference, recorded_digest
+from pytest_lora_ckpt.manifest.outcomes import recorded_digest
 from pytest_lora_ckpt.vocabulary.lora import PEFT_FIELDS
 from pytest_lora_ckpt.wording import count, grouped, listed, printable
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.manifest.outcomes import Outcomes
     from pytest_lora_ckpt.manifest.schema import Manifest
+    from pytest_lora_ckpt.results import Finding
 
 # From this share of the trained tensors on, their differing means a further step, not damage: a few may never have had
 # a gradient. Below this number of tensors nothing is concluded.
@@ -36,7 +38,7 @@ _NAMED = 8  # Modules in one sentence.
 _CACHED = re.compile(r"models--(?P<name>[^/\\]+)[/\\]snapshots[/\\](?P<commit>[0-9a-f]{40})")
 
 
-def value_differences(outcomes: Outcomes, where: str) -> list[Difference]:
+def value_differences(outcomes: Outcomes, where: str) -> list[Finding]:
     """Explain the values that differ; `where` says in words what was compared."""
     manifest, index = outcomes.manifest, _Index(outcomes.manifest)
     moved = {}
@@ -52,9 +54,9 @@ def value_differences(outcomes: Outcomes, where: str) -> list[Difference]:
     fact = f"{len(trained)} of {compared} trained tensors in {where} differ from training"
     if trained and len(trained) >= max(_FEWEST, _ANOTHER_STEP * compared):
         message = f"{fact}: the manifest was written at another step, or in another run."
-        differences.append(Difference("other-step", message, tuple(sorted(trained))))
+        differences.append(finding("other-step", message, trained))
     elif trained:
-        differences.append(Difference("values-differ", f"{fact}: {grouped(trained)}.", tuple(sorted(trained))))
+        differences.append(finding("values-differ", f"{fact}: {grouped(trained)}.", trained))
     if frozen:
         base = [key for key, entry in manifest.tensors.items() if not entry.trained]
         telling = {key for key in base if index.is_unique(key)}
@@ -62,7 +64,7 @@ def value_differences(outcomes: Outcomes, where: str) -> list[Difference]:
         slug = "other-base" if share >= _ANOTHER_BASE else "base-changed"
         meaning = "it is another base model" if slug == "other-base" else grouped(frozen)
         fact = f"{len(frozen)} of {outcomes.compared(base)} base tensors in {where} differ from training"
-        differences.append(Difference(slug, f"{fact}: {meaning}.", tuple(sorted(frozen))))
+        differences.append(finding(slug, f"{fact}: {meaning}.", frozen))
     return differences
 
 
@@ -91,7 +93,7 @@ class _Index:
         return entry.digest is not None and self.owner(entry.dtype, entry.digest) is not None
 
 
-def exchanged(moved: Mapping[str, str]) -> list[Difference]:
+def exchanged(moved: Mapping[str, str]) -> list[Finding]:
     """Say which tensors are in each other's place, layer by layer.
 
     Args:
@@ -113,7 +115,7 @@ def exchanged(moved: Mapping[str, str]) -> list[Difference]:
     shown = [f"{text} ({count(number, 'tensor')})" for text, number in counts.most_common(_SHOWN)]
     more = f"; and {len(counts) - _SHOWN} more like it" if len(counts) > _SHOWN else ""
     message = f"Tensors are in the place of others: {'; '.join(shown)}{more}."
-    return [Difference("exchanged-tensors", message, tuple(sorted(moved)))]
+    return [finding("exchanged-tensors", message, moved)]
 
 
 def _both(first: str, second: str, between: str) -> str:
@@ -125,7 +127,7 @@ def _both(first: str, second: str, between: str) -> str:
     return f"{'.'.join(ours[: at[0]])} {ours[at[0]]}{between}{theirs[at[0]]}"
 
 
-def config_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+def config_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[Finding]:
     """Name the fields in which the config beside a checkpoint differs from that of training.
 
     A field that is absent has PEFT's default: None, false or empty.
@@ -142,10 +144,10 @@ def config_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> l
     ]
     if not changes:
         return []
-    return [Difference("config-differs", f"adapter_config.json differs from training: {'; '.join(changes)}.")]
+    return [finding("config-differs", f"adapter_config.json differs from training: {'; '.join(changes)}.")]
 
 
-def base_differences(manifest: Manifest, config: Mapping[str, Any]) -> tuple[list[Difference], list[str]]:
+def base_differences(manifest: Manifest, config: Mapping[str, Any]) -> tuple[list[Finding], list[str]]:
     """Compare the base model that an adapter's config names with that of training; return differences and notes.
 
     A path of one machine says little about another, so two paths, or a path and a name, give a note only.
@@ -158,11 +160,11 @@ def base_differences(manifest: Manifest, config: Mapping[str, Any]) -> tuple[lis
         fact = f"adapter_config.json names the base model {_short(now)}, and training had {_short(then)}"
         if any(map(_is_path, names)):
             return [], [f"{fact}: the names do not show whether they are one model."]
-        return [Difference("other-base", f"{fact}.")], []
+        return [finding("other-base", f"{fact}.")], []
     before, revision = manifest.base.revision, config.get("revision")
     if before and isinstance(revision, str) and revision not in {"", before}:
         fact = f"adapter_config.json names revision {_short(revision)} of the base model {_short(now)}"
-        return [Difference("other-base", f"{fact}, and training had {_short(before)}.")], []
+        return [finding("other-base", f"{fact}, and training had {_short(before)}.")], []
     return [], []
 
 

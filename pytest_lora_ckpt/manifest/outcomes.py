@@ -14,21 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.manifest.digests import Digested
     from pytest_lora_ckpt.manifest.schema import Manifest, TensorEntry
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Something in which a checkpoint or a model differs from the manifest.
-
-    Attributes:
-        slug: Of the cause.
-        message: The fact, in a sentence, with the counts.
-        keys: The manifest's keys that it is about, sorted.
-    """
-
-    slug: str
-    message: str
-    keys: tuple[str, ...] = ()
+    from pytest_lora_ckpt.results import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +28,7 @@ class ManifestComparison:
         narrowed: Keys of the tensors that have the recorded values rounded to a narrower dtype.
         base_same: How many of those that match, in whatever dtype, were not trained.
         not_compared: Why -> number of tensors whose values could not be compared.
-        differences: What differs, the gravest first.
+        differences: Findings on what differs, the gravest first.
         notes: What is worth saying and not a difference.
     """
 
@@ -50,7 +36,7 @@ class ManifestComparison:
     cast: int = 0
     differing: int = 0
     not_compared: Mapping[str, int] = field(default_factory=dict)
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     base_same: int = 0
     narrowed: tuple[str, ...] = ()
@@ -141,7 +127,7 @@ class Outcomes:
         """Count those of these keys whose values were compared."""
         return sum(key in self.by_key and self.by_key[key].kind != "unknown" for key in keys)
 
-    def comparison(self, differences: Iterable[Difference], notes: Iterable[str] = ()) -> ManifestComparison:
+    def comparison(self, differences: Iterable[Finding], notes: Iterable[str] = ()) -> ManifestComparison:
         """Put the counts together with what was made of them."""
         matching = self.of("same", "cast")
         return ManifestComparison(

@@ -125,9 +125,9 @@ def save_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> Path:
 
 def render(manifest: Manifest) -> str:
     """Write the JSON, one tensor, one field of a config or one input a line, so that a diff shows what changed."""
-    data = manifest.to_dict()
-    fields = (f"  {json.dumps(name)}: {_lines(value, _DEPTHS.get(name, 0), '    ')}" for name, value in data.items())
-    return "{\n" + ",\n".join(fields) + "\n}\n"
+    fields = manifest.to_dict().items()
+    lines = (f"  {json.dumps(name)}: {_lines(value, _DEPTHS.get(name, 0), '    ')}" for name, value in fields)
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _lines(value: Any, depth: int, margin: str) -> str:
@@ -154,11 +154,9 @@ def fingerprint(frozen: Mapping[str, str | None]) -> str | None:
     if not frozen or None in frozen.values():
         return None
     names = {key: own.plain.split(".") for key, own in parse_keys(frozen).items()}
+    most = min(map(len, names.values())) - 2  # The module and its parameter are never left out.
     common = 0
-    while len({tuple(name[: common + 1]) for name in names.values()}) == 1 and all(
-        len(name) > common + 2  # The module and its parameter are never left out.
-        for name in names.values()
-    ):
+    while common < most and len({tuple(name[: common + 1]) for name in names.values()}) == 1:
         common += 1
     lines = sorted(f"{'.'.join(name[common:])}={frozen[key]}\n" for key, name in names.items())
     return digest_bytes("fingerprint", (len(lines),), ["".join(lines).encode("utf-8", "surrogatepass")])

@@ -116,7 +116,7 @@ def test_each_of_several_checkpoints_has_the_values_of_its_own(tmp_path: Path) -
         assert not compare_checkpoint(read_manifest(place), open_checkpoint(path)).differences
     latest = read_manifest(tmp_path / "lora_manifest.json")
     assert not compare_checkpoint(latest, open_checkpoint(paths[2])).differences
-    slugs = [one.slug for one in compare_checkpoint(latest, open_checkpoint(paths[0])).differences]
+    slugs = [one.cause for one in compare_checkpoint(latest, open_checkpoint(paths[0])).differences]
     assert slugs == ["other-step"]
 
 
@@ -216,7 +216,7 @@ def test_transformers_writes_one_into_each_checkpoint(tmp_path: Path) -> None:
         assert found.same == 8
         assert find_manifest(folder / "adapter_model.safetensors") == place
     first = read_manifest(tmp_path / "checkpoint-1")
-    slugs = [one.slug for one in compare_checkpoint(first, open_checkpoint(tmp_path / "checkpoint-2")).differences]
+    slugs = [one.cause for one in compare_checkpoint(first, open_checkpoint(tmp_path / "checkpoint-2")).differences]
     assert slugs == ["other-step"]
     last = read_manifest(tmp_path)
     assert not compare_model(last, model).differences

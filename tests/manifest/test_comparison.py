@@ -32,7 +32,7 @@ def _saved(recorded: Recorded, path: Path, edit: Callable[[State], State | None]
 
 
 def _slugs(found: ManifestComparison) -> list[str]:
-    return [difference.slug for difference in found.differences]
+    return [difference.cause for difference in found.differences]
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_a_base_weight_was_changed(tmp_path: Path, recorded: Recorded) -> None:
         state[key][0, 0] += 1
 
     found = compare_checkpoint(recorded.manifest, _saved(recorded, tmp_path / "a.pt", edit))
-    assert [(one.slug, one.keys) for one in found.differences] == [("base-changed", (key,))]
+    assert [(one.cause, one.keys) for one in found.differences] == [("base-changed", (key,))]
 
 
 def test_tensors_that_are_like_others_do_not_make_another_base(tmp_path: Path, recorded: Recorded) -> None:
@@ -356,7 +356,7 @@ CACHED = f"/root/.cache/hub/models--Qwen--Qwen3-8B/snapshots/{'0' * 40}"
 )
 def test_the_bases_name(then: str | None, now: str | None, kind: str) -> None:
     differences, notes = base_differences(Manifest({}, base=BaseModel(then)), {"base_model_name_or_path": now})
-    assert [one.slug for one in differences] == (["other-base"] if kind == "difference" else [])
+    assert [one.cause for one in differences] == (["other-base"] if kind == "difference" else [])
     assert len(notes) == (kind == "note")
 
 

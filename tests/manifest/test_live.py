@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.* is
 
 
 def _slugs(found: ManifestComparison) -> list[str]:
-    return [difference.slug for difference in found.differences]
+    return [difference.cause for difference in found.differences]
 
 
 def _loaded(recorded: Recorded, **changes: Any) -> Any:

@@ -9,10 +9,10 @@ from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.manifest import summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
-    from pytest_lora_ckpt.manifest import Difference, ManifestComparison
+    from pytest_lora_ckpt.manifest import ManifestComparison
     from pytest_lora_ckpt.manifest.probe import ProbeResult
     from pytest_lora_ckpt.results import Finding
 
@@ -35,7 +35,8 @@ def manifest(
         parts.append(probe.why)
         if not probe.same and not probe.error:
             findings.append(finding("probe-differs", probe.why))
-    findings = [*_findings(differences), *findings]
+    # One that the file and the model share comes once.
+    findings = [*{(each.cause, each.keys): each for each in differences}.values(), *findings]
     if file.narrowed:
         message = f"{len(file.narrowed)} trained tensors were saved in a narrower dtype than they were trained in."
         findings.append(finding("dtype-narrower", message, file.narrowed))
@@ -57,11 +58,11 @@ def base_by_manifest(
         trained: Keys that were trained.
         unannounced: Findings on base weights in the adapter file, which are reported in any case.
     """
-    changed = _findings(
+    changed = [
         each
         for each in compared.differences
-        if each.slug in _BASE_CAUSES or (each.slug == "exchanged-tensors" and not set(trained).issuperset(each.keys))
-    )
+        if each.cause in _BASE_CAUSES or (each.cause == "exchanged-tensors" and not set(trained).issuperset(each.keys))
+    ]
     if changed:
         return failed(changed[0].message, (*unannounced, *changed))
     if not compared.base_same:
@@ -69,9 +70,3 @@ def base_by_manifest(
         return skipped(f"no base weight was compared with the manifest: {why}")
     summary = f"{compared.base_same} base weights match those of training, by the digests of the manifest"
     return passed(" ".join([summary, *(f"({each.message})" for each in unannounced)]), unannounced)
-
-
-def _findings(differences: Iterable[Difference]) -> list[Finding]:
-    """Make findings of differences; one that the file and the model share comes once."""
-    distinct = {(each.slug, each.keys): each for each in differences}
-    return [finding(each.slug, each.message, each.keys) for each in distinct.values()]
