@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_lora_ckpt.keys import Remapping, Rule
+    from pytest_lora_ckpt.keys import Remapping
 
 KEY_CLASSES = ("lora", "lora_wrapped", "prefix", "alias", "excused", "non_lora")
 """Every missing or unexpected key is in exactly one of these classes.
@@ -270,18 +270,7 @@ class LoadReport:
             "scope": self.scope,
             "as_is": self.as_is.to_dict() if self.as_is else None,
             "remapped": self.remapped.to_dict() if self.remapped else None,
-            "rules": [_rule_dict(rule) for rule in (self.remapping.rules if self.remapping else ())],
+            "rules": [rule.to_dict() for rule in (self.remapping.rules if self.remapping else ())],
             "components": [component.to_dict() for component in self.components],
             "findings": [finding.to_dict() for finding in self.findings],
         }
-
-
-def _rule_dict(rule: Rule) -> dict[str, Any]:
-    return {
-        "rule": rule.text,
-        "keys": rule.keys,
-        "by": rule.by,
-        "pattern": rule.pattern,
-        "replacement": rule.replacement,
-        "example": list(rule.example),
-    }

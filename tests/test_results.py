@@ -31,7 +31,7 @@ def test_to_dict_is_the_contracts_json() -> None:
     assert tuple(told["as_is"]["missing"]) == KEY_CLASSES
     assert told["as_is"]["missing"]["prefix"] == 1
     assert told["remapped"]["loaded"] == 1
-    assert set(told["rules"][0]) == {"rule", "keys", "by", "pattern", "replacement", "example"}
+    assert set(told["rules"][0]) == {"rule", "kind", "keys", "by", "pattern", "replacement", "example"}
     assert told["rules"][0]["keys"] == 1
     assert set(told["findings"][0]) == {"cause", "severity", "message", "remedy", "keys"}
 

@@ -307,16 +307,6 @@ class AdapterConfig:
         return {int(match["number"]) for match in found if match}
 
 
-def is_lora(content: Mapping[str, Any] | None) -> bool:
-    """Return whether the content of a PEFT config is that of LoRA, or does not say its kind.
-
-    Example:
-        >>> is_lora({"peft_type": "LORA"}), is_lora({"peft_type": "IA3"}), is_lora(None)
-        (True, False, True)
-    """
-    return AdapterConfig.of(content).is_lora
-
-
 def modules_around(key: str) -> Iterator[str]:
     """Give the path of every module around a tensor.
 

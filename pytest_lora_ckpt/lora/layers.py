@@ -155,10 +155,8 @@ def idle_copies(model: torch.nn.Module, adapters: Collection[str]) -> tuple[str,
         if attribute(module, "original_module") is None or not is_module(copies):
             continue
         held = [name for name in copies if name in adapters]
-        active = (
-            () if attribute(module, "disable_adapters", default=False) else attribute(module, "active_adapters", held)
-        )
-        if held and not set(held) & {*active}:
+        off = attribute(module, "disable_adapters", default=False)
+        if held and (off or not set(held) & {*attribute(module, "active_adapters", held)}):
             idle.append(path)
     return tuple(idle)
 
@@ -173,7 +171,8 @@ def _of_peft(path: str, module: Any) -> Iterator[AdapterLayer]:
     active, merged = list(module.active_adapters), list(module.merged_adapters)
     enabled = not attribute(module, "disable_adapters", default=False)
     parameter, weight = _base_weight(module)
-    for suffix, kind in (("", "linear"), ("_embedding", "embedding")):
+    stacked = attribute(module, "num_experts", 1) > 1 and attribute(module, "parameter_name") is not None
+    for suffix in ("", "_embedding"):
         downs, ups = (attribute(module, f"lora{suffix}_{factor}", {}) for factor in "AB")
         for name in [name for name in downs if name in ups]:
             down, up = _tensor(downs[name]), _tensor(ups[name])
@@ -183,14 +182,13 @@ def _of_peft(path: str, module: Any) -> Iterator[AdapterLayer]:
                 down = down * _tensor(importance)
                 number = _of(module, "ranknum", name)
                 scaling = None if scaling is None or number is None else scaling / (float(number) + 1e-5)
-            stacked = attribute(module, "num_experts", 1) > 1 and attribute(module, "parameter_name") is not None
             bias = attribute(ups[name], "bias")
             magnitude = _of(module, "lora_magnitude_vector", name)
             extras = {"lora_B.bias": bias, "lora_magnitude_vector": None if magnitude is None else _tensor(magnitude)}
             yield AdapterLayer(
                 module=path,
                 adapter=name,
-                kind=_kind("stacked" if stacked else kind, down),
+                kind="stacked" if stacked else "embedding" if suffix else _linear_or_conv(down),
                 down=down,
                 up=up,
                 weight=weight,
@@ -238,7 +236,7 @@ def _of_another(path: str, module: Any, parameters: Sequence[tuple[ParsedKey, to
         yield AdapterLayer(
             module=path,
             adapter=adapter,
-            kind=_kind("embedding" if attribute(module, "num_embeddings") is not None else "linear", down),
+            kind="embedding" if attribute(module, "num_embeddings") is not None else _linear_or_conv(down),
             down=down,
             up=up,
             weight=_weight_next_to(module, down, up),
@@ -287,11 +285,7 @@ def _weight_next_to(module: Any, down: torch.Tensor, up: torch.Tensor) -> torch.
     return None
 
 
-def _kind(kind: str, down: torch.Tensor) -> Kind:
-    if kind == "stacked":
-        return "stacked"
-    if kind == "embedding":
-        return "embedding"
+def _linear_or_conv(down: torch.Tensor) -> Kind:
     return "conv" if down.ndim > _MATRIX else "linear"
 
 

@@ -1,37 +1,17 @@
 """How this package writes: counts, lists, key groups, tables; and `printable`, for everything that a file says."""
 
-from pytest_lora_ckpt.wording.patterns import group_keys
-from pytest_lora_ckpt.wording.text import (
-    WIDTH,
-    beginning,
-    block,
-    count,
-    dtype_name,
-    grouped,
-    key_groups,
-    listed,
-    printable,
-    sentence,
-    size,
-    table,
-    type_name,
-    wrap,
-)
-
-__all__ = [
-    "WIDTH",
-    "beginning",
-    "block",
-    "count",
-    "dtype_name",
-    "group_keys",
-    "grouped",
-    "key_groups",
-    "listed",
-    "printable",
-    "sentence",
-    "size",
-    "table",
-    "type_name",
-    "wrap",
-]
+from pytest_lora_ckpt.wording.patterns import group_keys as group_keys
+from pytest_lora_ckpt.wording.text import WIDTH as WIDTH
+from pytest_lora_ckpt.wording.text import beginning as beginning
+from pytest_lora_ckpt.wording.text import block as block
+from pytest_lora_ckpt.wording.text import count as count
+from pytest_lora_ckpt.wording.text import dtype_name as dtype_name
+from pytest_lora_ckpt.wording.text import grouped as grouped
+from pytest_lora_ckpt.wording.text import key_groups as key_groups
+from pytest_lora_ckpt.wording.text import listed as listed
+from pytest_lora_ckpt.wording.text import printable as printable
+from pytest_lora_ckpt.wording.text import sentence as sentence
+from pytest_lora_ckpt.wording.text import size as size
+from pytest_lora_ckpt.wording.text import table as table
+from pytest_lora_ckpt.wording.text import type_name as type_name
+from pytest_lora_ckpt.wording.text import wrap as wrap

@@ -7,6 +7,7 @@ folded that is not really there: 0, 2, 4 stay `{0,2,4}`, and two products are ne
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,6 @@ _MOST_DIGITS = 9
 _FEWEST_IN_A_RUN = 3
 _SPECIAL = re.compile(r"[\\{},]")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
-
 
 # Whole segments of ASCII digits; `w1` and `²` are names. Keys get a dot at either end before they are split, since a
 # pattern that begins with a plain character is four times as fast as one that looks behind itself.
@@ -43,7 +43,7 @@ def group_keys(keys: Iterable[str], limit: int | None = None) -> list[tuple[str,
         [('a.{0,1}.w', 2), ('… and 2 more patterns', 2)]
     """
     groups = sorted(_fold(set(keys)), key=_natural)
-    pairs = [(_render(choices), _count(choices)) for choices in groups]
+    pairs = [(_render(choices), math.prod(map(len, choices))) for choices in groups]
     if limit is not None and len(pairs) > max(limit, 1):
         kept = max(limit, 1) - 1
         rest = pairs[kept:]
@@ -111,13 +111,6 @@ def _merge_at(groups: list[_Choices], at: int) -> list[_Choices]:
         (*head, own[0] if len(own) == 1 else tuple(sorted({s for choice in own for s in choice})), *tail)
         for (head, tail), own in rests.items()
     ]
-
-
-def _count(choices: _Choices) -> int:
-    total = 1
-    for options in choices:
-        total *= len(options)
-    return total
 
 
 def _natural(choices: _Choices) -> tuple[tuple[tuple[int, int, str], ...], ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.judges.judgement import skipped
-from pytest_lora_ckpt.lora.config import is_lora
+from pytest_lora_ckpt.lora.config import AdapterConfig
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.evidence import AuditContext
@@ -20,7 +20,7 @@ def lora(context: AuditContext) -> Judgement | None:
 def no_other_adapter(context: AuditContext) -> Judgement | None:
     """Adapters of another kind are left alone."""
     config = context.checkpoint.adapter_config
-    if is_lora(config):
+    if AdapterConfig.of(config).is_lora:
         return None
     return skipped(
         f"adapter_config.json has peft_type {(config or {}).get('peft_type')!r}, and only LoRA is known here"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.auditing.judges.judgement import by_findings, skipped
 from pytest_lora_ckpt.findings import finding, lora_pair_findings
 from pytest_lora_ckpt.findings.from_config import config_findings, intruder_findings
-from pytest_lora_ckpt.lora.config import is_lora
+from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def lora_complete(parts: Iterable[Part]) -> Judgement:
     """Every adapted module has both factors, of one rank, and like layers are alike."""
-    adapters = [(name, keys, config) for name, keys, config in parts if is_lora(config)]
+    adapters = [(name, keys, config) for name, keys, config in parts if AdapterConfig.of(config).is_lora]
     if not adapters:
         return skipped("the checkpoint has no LoRA keys", applies=False)
     findings, modules = [], 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, NotMineError
-from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece
+from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource
 from pytest_lora_ckpt.checkpoint.limits import MAX_SAFETENSORS_HEADER
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.tensors import TensorInfo
@@ -62,7 +62,7 @@ def index(window: Window) -> FileIndex:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SafetensorsSource:
+class SafetensorsSource(TensorSource):
     """Finds a tensor behind the header."""
 
     window: Window
@@ -72,10 +72,6 @@ class SafetensorsSource:
     def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
         """See `TensorSource`."""
         return (Piece(self.window, self.data + self.starts[key], info.nbytes),)
-
-    def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:  # noqa: ARG002 - It has no checksums.
-        """See `TensorSource`."""
-        return []
 
 
 def _parse(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, big_endian
-from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece
+from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource
 from pytest_lora_ckpt.checkpoint.limits import MAX_PICKLE
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
@@ -95,7 +95,7 @@ def _storages(window: Window, names: object, calls: TorchCalls, position: int) -
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LegacySource:
+class LegacySource(TensorSource):
     """Finds a tensor behind the pickles."""
 
     window: Window
@@ -109,7 +109,3 @@ class LegacySource:
             raise big_endian(self.window.origin, "a file from a machine with the highest byte first")
         start = self.starts[str(info.storage)] + info.storage_offset * size
         return (Piece(self.window, start, span(info.shape, info.stride) * size),)
-
-    def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:  # noqa: ARG002 - It has no checksums.
-        """See `TensorSource`."""
-        return []
