@@ -1,7 +1,8 @@
 """Ways in which a checkpoint goes wrong, to inject into a healthy one: what a loader, or an audit, must notice.
 
-A fault is one function, marked `@fault`, in the module for its kind; it edits a `Draft`. A new module is named once
-more, in `_KINDS` below. torch is imported when a fault is injected, and not before.
+A fault is one function, marked `@fault`, in the module for its kind; it edits a `Draft`, its name gives the slug, and
+its docstring is the story that people read. A new module is named once more, in `_KINDS` below. torch is imported when
+a fault is injected, and not before.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import open_checkpoint
-from pytest_lora_ckpt.faults import base, companions, config, copies, files, lost, names, shapes, values
+from pytest_lora_ckpt.faults import companions, config, copies, files, lost, names, shapes, values
 from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.fault import Fault
 from pytest_lora_ckpt.wording import listed
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["FAULTS", "Fault", "NotApplicable", "faults_for", "find_fault"]
 
 # The faults are listed in this order, and within a module in the order of its text.
-_KINDS = (names, lost, shapes, values, base, copies, config, companions, files)
+_KINDS = (names, lost, shapes, values, copies, config, companions, files)
 
 
 def _gather(kinds: Iterable[ModuleType]) -> dict[str, Fault]:
