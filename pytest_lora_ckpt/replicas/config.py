@@ -40,18 +40,12 @@ class _Plain:
 class PanoramaConfig(_Plain):
     """Sizes of a PanoramaVLM, and the seed of its "pretrained" weights.
 
-    Attributes:
-        seed: Two models of one config have equal base weights, with or without LoRA.
-        device: `"cpu"`, or `"meta"` for names and shapes without data.
-        image_size: Height and width of `pixel_values`, in pixels.
-        queries: Number of visual tokens that the resampler makes of an image.
-
-    The other attributes are transformers' own words (`hidden_size`, `num_hidden_layers` …) after the component's name.
+    Most are transformers' own words (`hidden_size`, `num_hidden_layers` …) after the component's name.
     """
 
-    seed: int = 0
-    device: str = "cpu"
-    image_size: int = 224
+    seed: int = 0  # Two models of one config have equal base weights, with or without LoRA.
+    device: str = "cpu"  # Or `"meta"`, for names and shapes without data.
+    image_size: int = 224  # Height and width of `pixel_values`, in pixels.
     patch_size: int = 56
     vision_width: int = 48
     vision_mlp: int = 96
@@ -60,7 +54,7 @@ class PanoramaConfig(_Plain):
     resampler_width: int = 32
     resampler_layers: int = 2
     resampler_heads: int = 4
-    queries: int = 4
+    queries: int = 4  # Number of visual tokens that the resampler makes of an image.
     text_width: int = 32
     text_mlp: int = 64
     text_layers: int = 2

@@ -26,34 +26,27 @@ class ScoringError(Exception):
 class Load:
     """What a loader did with one checkpoint.
 
-    Attributes:
-        outcome: `"raised"`; `"warned"` (a warning, a log record of WARNING or above, or a line of output that the
-            healthy checkpoint does not cause); `"silent"`; `"exited"` (the process, or `SystemExit`); `"hung"`.
-        messages: What it raised, or the lines that the healthy checkpoint does not cause.
-        wrote: Files next to the checkpoint that it wrote, changed or removed.
-        loud: Whether its caller can know: it raised, warned, or ended the process with an error code.
+    It raised, it warned (a warning, a log record of WARNING or above, or a line of output that the healthy checkpoint
+    does not cause), it was silent, it exited (the process, or `SystemExit`), or it hung.
     """
 
     outcome: Outcome
-    messages: tuple[str, ...] = ()
-    wrote: tuple[str, ...] = ()
-    loud: bool = False
+    messages: tuple[str, ...] = ()  # What it raised, or the lines that the healthy checkpoint does not cause.
+    wrote: tuple[str, ...] = ()  # Files next to the checkpoint that it wrote, changed or removed.
+    loud: bool = False  # Whether its caller can know: it raised, warned, or ended the process with an error code.
 
 
 @dataclass(frozen=True, slots=True)
 class CheckVerdict:
     """What the plugin's checks say about one checkpoint and the model that the loader made of it.
 
-    Attributes:
-        verdict: `"caught"`: a check failed. `"warned"`: a check has a warning that the healthy checkpoint does not
-            cause. `"n/a"`: only a manifest would show the fault, and there is none. Otherwise `"missed"`.
-        checks: Names of the checks that failed; those that fail only because the loader raised, if there are no others.
-        causes: Slugs of their causes, or of the warnings.
+    `"caught"`: a check failed. `"warned"`: a check has a warning that the healthy checkpoint does not cause. `"n/a"`:
+    only a manifest would show the fault, and there is none. Otherwise `"missed"`.
     """
 
     verdict: Verdict
-    checks: tuple[str, ...] = ()
-    causes: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()  # Those that failed; those that fail as the loader raised, if there are no others.
+    causes: tuple[str, ...] = ()  # Slugs of their causes, or of the warnings.
 
 
 @dataclass(frozen=True, slots=True)
