@@ -92,6 +92,11 @@ class FileEvidence:
         return bool(self.values) and all(audit.all_zero for audit in self.values)
 
     @property
+    def is_lora(self) -> bool:
+        """Whether its config is one of LoRA, or does not say its kind."""
+        return self.lora_config is None or self.lora_config.is_lora
+
+    @property
     def lora_config(self) -> AdapterConfig | None:
         """The adapter's `adapter_config.json`, in the checkpoint or next to it."""
         companion = self.checkpoint.adapter_companion

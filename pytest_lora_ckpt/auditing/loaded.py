@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,15 @@ from pytest_lora_ckpt.proof import (
     Given,
     LoadedModel,
     Reference,
+    adapted_weights,
     default_inputs,
+    holds_base_alone,
     match_loaded,
     prove_match,
     trace,
     trained_rows,
     update_sizes,
+    with_saved_names,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.lora.layers import AdapterLayer
     from pytest_lora_ckpt.manifest import Manifest, ManifestComparison
-    from pytest_lora_ckpt.proof import LoadedMatch, Proof, Provenance, UpdateSize
+    from pytest_lora_ckpt.proof import LoadedMatch, Proof, Provenance, UpdateSize, WithSavedNames
     from pytest_lora_ckpt.results import LoadReport
     from pytest_lora_ckpt.tensors import KeySet
 
@@ -60,7 +64,25 @@ class LoadedEvidence:
     @cached_property
     def match(self) -> LoadedMatch:
         """Which tensor of the checkpoint belongs where in the loaded model."""
-        return match_loaded(self.model, self._file.checkpoint, stage=self._stage, reference=self.reference)
+        match = match_loaded(self._named, self._file.checkpoint, stage=self._stage, reference=self.reference)
+        if self._file.is_lora:
+            return match
+        # Only LoRA's merges are known; without its own layers in the model, a method has no names to compare with.
+        return dataclasses.replace(match, merge=None, report=match.report if self.method else self._file.alone)
+
+    @cached_property
+    def method(self) -> WithSavedNames | None:
+        """The model by the names that PEFT saves an adapter of another method by; None for LoRA, and without one."""
+        return None if self._file.is_lora else with_saved_names(self.model, self._file.checkpoint)
+
+    @property
+    def _named(self) -> LoadedModel:
+        return self.method or self.model
+
+    @cached_property
+    def holds_base_alone(self) -> bool | None:
+        """Whether all that another method's adapter adapts is the base model's; None where that is not known."""
+        return holds_base_alone(self.model, self._file.checkpoint, self.reference)
 
     @cached_property
     def report(self) -> LoadReport:
@@ -70,13 +92,15 @@ class LoadedEvidence:
     @cached_property
     def proof(self) -> Proof:
         """What the loaded model holds of the checkpoint, value by value."""
-        return prove_match(self.model, self._file.checkpoint, self.match, reference=self.reference)
+        return prove_match(self._named, self._file.checkpoint, self.match, reference=self.reference)
 
     def stands_in_for(self, model: Any) -> bool:
         """Whether comparing with the loaded model says all that comparing with this model, or its keys, would say.
 
         So it is where the adapter is proved to be in the weights, and where both have the same keys.
         """
+        if not self._file.is_lora:
+            return True  # The names that PEFT saves by are to be had of the loaded model alone.
         if self.match.merge is not None:
             return self.match.merge.proved
         return _same_keys(as_key_set(model), self.model.keys)
@@ -206,6 +230,10 @@ class LoadedEvidence:
             for name in aliases.get(each.model_key, (each.model_key,))
         }
         further |= {name for place in further for name in aliases.get(place, ())}
+        if self.method is not None:
+            keys |= self.method.places
+        elif not self._file.is_lora:
+            merged |= adapted_weights(self.model, self._file.checkpoint)
         return Given((keys - as_in_base) | further, merged, rows, config)
 
     def provenance(self, base: BaseWeights, unannounced: Collection[str]) -> Provenance:

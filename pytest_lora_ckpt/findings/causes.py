@@ -121,7 +121,8 @@ _ALL = (
         "Correct the regular expression, or list the names of the modules: PEFT matches it too, without a time limit.",
     ),
     _warning(
-        "config-type", "This plugin knows LoRA (peft_type LORA); load this adapter with PEFT and compare the outputs."
+        "config-type",
+        "Only the structure of LoRA is checked in the file; with a loader, values and effect of any method are.",
     ),
     Cause(
         "config-type-wrong",

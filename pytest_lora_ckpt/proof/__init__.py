@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.proof.merging import Merge as Merge
     from pytest_lora_ckpt.proof.merging import MergedModule as MergedModule
     from pytest_lora_ckpt.proof.merging import find_merge as find_merge
+    from pytest_lora_ckpt.proof.methods import WithSavedNames as WithSavedNames
+    from pytest_lora_ckpt.proof.methods import adapted_weights as adapted_weights
+    from pytest_lora_ckpt.proof.methods import holds_base_alone as holds_base_alone
+    from pytest_lora_ckpt.proof.methods import method_effect as method_effect
+    from pytest_lora_ckpt.proof.methods import with_saved_names as with_saved_names
     from pytest_lora_ckpt.proof.prove import prove_load as prove_load
     from pytest_lora_ckpt.proof.prove import prove_match as prove_match
     from pytest_lora_ckpt.proof.proved import Proof as Proof
@@ -45,6 +50,13 @@ __getattr__, __dir__, __all__ = attach(
         "merging": ("Merge", "MergedModule", "find_merge"),
         "prove": ("prove_load", "prove_match"),
         "proved": ("Proof", "ProvedTensor"),
+        "methods": (
+            "WithSavedNames",
+            "adapted_weights",
+            "holds_base_alone",
+            "method_effect",
+            "with_saved_names",
+        ),
         "provenance": ("Given", "Provenance", "trace"),
         "embedding_rows": ("trained_rows",),
         "updates": ("UpdateSize", "update_sizes"),

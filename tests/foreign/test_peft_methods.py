@@ -18,31 +18,7 @@ peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.foreign
 
 TARGETS = ["q_proj", "v_proj"]
-WRONG_TODAY: dict[str, str] = {
-    "loha": "healthy, green, and nothing of it proved",
-    "loha-merged": "healthy, and red: base-overwritten, config-type",
-    "loha-never-loaded": "broken, and green",
-    "loha-renamed": "broken, and green",
-    "lokr": "healthy, green, and nothing of it proved",
-    "lokr-merged": "healthy, and red: base-overwritten, config-type",
-    "lokr-never-loaded": "broken, and green",
-    "lokr-renamed": "broken, and green",
-    "adalora": "errors: ['config-type', 'unexpected-weights']",
-    "adalora-merged": "healthy, and red: adapter-not-loaded, config-type",
-    "vera": "healthy, green, and nothing of it proved",
-    "vera-merged": "healthy, and red: base-overwritten, config-type",
-    "vera-never-loaded": "broken, and green",
-    "ia3": "healthy, green, and nothing of it proved",
-    "ia3-merged": "healthy, and red: base-overwritten, config-type",
-    "ia3-never-loaded": "broken, and green",
-    "ia3-renamed": "broken, and green",
-    "oft": "healthy, green, and nothing of it proved",
-    "oft-merged": "healthy, and red: base-overwritten, config-type",
-    "oft-never-loaded": "broken, and green",
-    "oft-renamed": "broken, and green",
-    "prompt": "healthy, green, and nothing of it proved",
-    "prompt-never-loaded": "broken, and green",
-}
+WRONG_TODAY: dict[str, str] = {}
 METHODS: dict[str, Any] = {
     "loha": lambda: peft.LoHaConfig(r=4, alpha=8, target_modules=TARGETS),
     "lokr": lambda: peft.LoKrConfig(r=4, alpha=8, target_modules=TARGETS),

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.loaded import LoadedEvidence
 
 
-@check("loaded", needs=(needs.no_other_adapter, needs.loader), show_when_passed=True)
+@check("loaded", needs=(needs.loader, needs.method_in_model), show_when_passed=True)
 def loaded(context: AuditContext) -> Judgement:
     """Every tensor of the checkpoint is in the model that the loader returns, by value."""
-    proof = _loaded(context).proof
+    evidence = _loaded(context)
+    proof = evidence.proof
     facts = Facts(proof=from_plain(ProofFacts, proof.to_dict()))
-    return dataclasses.replace(judges.loaded(proof), facts=facts)
+    judgement = judges.loaded(proof) if evidence.method is None else judges.method_loaded(proof)
+    return dataclasses.replace(judgement, facts=facts)
 
 
 @check("base-untouched", needs=(needs.lora,), show_when_passed=True)
@@ -53,10 +55,14 @@ def base_untouched(context: AuditContext) -> Judgement:
     )
 
 
-@check("adapter-active", needs=(needs.loader, needs.lora_keys), show_when_passed=True)
+@check("adapter-active", needs=(needs.loader, needs.lora_keys, needs.method_in_model), show_when_passed=True)
 def adapter_active(context: AuditContext) -> Judgement:
     """The adapter is active, scaled as in training, and switching it off changes the output."""
     evidence, file = _loaded(context), context.file
+    if evidence.method is not None:
+        from pytest_lora_ckpt.proof import method_effect  # torch, only with a loader.
+
+        return needs.inputs(context) or judges.effect(method_effect(evidence.method, evidence.inputs or {}))
     merge = evidence.match.merge
     if merge is not None and any(each.kind != "base" and each.model_key for each in merge.modules):
         off_scale = scaling.merged_off_scale(merge, () if file.lora_config else file.hinted_configs)

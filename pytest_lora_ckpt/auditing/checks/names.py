@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
 
 
-@check("keys", needs=(needs.no_other_adapter, needs.comparison))
+@check("keys", needs=(needs.method_in_model, needs.comparison))
 def keys(context: AuditContext) -> Judgement:
     """After the remapping nothing that the checkpoint holds is dropped, and nothing that the model needs is missing."""
     judgement = judges.keys(context.report)
@@ -25,7 +25,7 @@ def keys(context: AuditContext) -> Judgement:
     return dataclasses.replace(judgement, facts=context.comparison_facts())
 
 
-@check("ratio", needs=(needs.no_other_adapter, needs.comparison))
+@check("ratio", needs=(needs.method_in_model, needs.comparison))
 def ratio(context: AuditContext) -> Judgement:
     """The share of the needed model keys that load is at least the one asked for."""
     judgement = judges.needed_ratio(context.report, context.demands.min_ratio)

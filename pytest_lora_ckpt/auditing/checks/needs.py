@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.auditing.judges.judgement import skipped
-from pytest_lora_ckpt.lora.config import AdapterConfig
+from pytest_lora_ckpt.auditing.judges.judgement import failed, skipped
+from pytest_lora_ckpt.findings import finding
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.evidence import AuditContext
@@ -17,14 +18,20 @@ def lora(context: AuditContext) -> Judgement | None:
     return None if context.file.adapter_parts else skipped("the checkpoint has no LoRA keys", applies=False)
 
 
-def no_other_adapter(context: AuditContext) -> Judgement | None:
-    """Adapters of another kind are left alone."""
-    config = context.checkpoint.adapter_config
-    if AdapterConfig.of(config).is_lora:
+def method_in_model(context: AuditContext) -> Judgement | None:
+    """An adapter of another kind than LoRA is to be in the loaded model, where PEFT says what it would save of it."""
+    config = context.file.lora_config
+    if config is None or config.is_lora:
         return None
-    return skipped(
-        f"adapter_config.json has peft_type {(config or {}).get('peft_type')!r}, and only LoRA is known here"
-    )
+    kind = f"adapter_config.json has peft_type {printable(config.method, 40)!r}"
+    if context.loaded is None:
+        return skipped(f"{kind}: its names are compared with those that PEFT would save, which needs a loader")
+    if context.loaded.method is not None:
+        return None
+    if context.loaded.holds_base_alone:
+        message = f"{kind}, and every weight that it adapts is the base model's: it is neither attached nor merged."
+        return failed(message, [finding("adapter-not-loaded", message)])
+    return skipped(f"{kind}, and the loaded model has no adapter of it: a merge is proved for LoRA only")
 
 
 def comparison(context: AuditContext) -> Judgement | None:
@@ -46,7 +53,7 @@ def loader(context: AuditContext) -> Judgement | None:
 
 def lora_keys(context: AuditContext) -> Judgement | None:
     """The checkpoint holds adapter parameters, or there is an adapter directory next to it."""
-    if context.file.has_lora or context.checkpoint.adapter_companion is not None:
+    if context.file.has_lora or context.checkpoint.adapter_companion is not None or not context.file.is_lora:
         return None
     return skipped("the checkpoint has no LoRA keys", applies=False)
 

@@ -33,6 +33,20 @@ def loaded(proof: Proof) -> Judgement:
     return skipped(f"{proof.why}: {'; '.join(reasons[:_REASONS])}")
 
 
+def method_loaded(proof: Proof) -> Judgement:
+    """Judge the same of another method's adapter: where nothing of it arrived, that is the cause."""
+    differ = proof.of("differs")
+    if not differ or len(differ) < len(proof.tensors):
+        return loaded(proof)
+    message = (
+        f"None of the {count(len(differ), 'tensor')} of the adapter is in the model: {printable(differ[0].model_key)} "
+    )
+    return failed(
+        message := f"{message}holds {differ[0].how}.",
+        [finding("adapter-not-loaded", message, [each.key for each in differ])],
+    )
+
+
 def proved(proof: Proof, *, adapter_only: bool = False) -> Judgement:
     """The same, with each tensor that is not proved: for an assertion, which cannot be skipped.
 

@@ -1,0 +1,128 @@
+"""PEFT's methods other than LoRA, by what is common to all: PEFT itself says what a model would save of its adapter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.config import AdapterConfig
+from pytest_lora_ckpt.lora.layers import merged_modules
+from pytest_lora_ckpt.proof.bitwise import same_bits
+from pytest_lora_ckpt.proof.effect import AdapterEffect
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel
+from pytest_lora_ckpt.proof.running import at_rest, floats_in
+from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.proof.base_weights import Reference
+    from pytest_lora_ckpt.proof.loaded_model import ModelTensor
+
+
+class WithSavedNames(LoadedModel):
+    """A live model that has its adapter's tensors under the names that PEFT would save them by as well.
+
+    Args:
+        module: The model.
+        tuned: The model in it that has PEFT's `peft_config`.
+        saved: What `save_pretrained` would write of the adapter.
+        prefix: How the names of the method's parameters begin.
+    """
+
+    def __init__(self, module: torch.nn.Module, tuned: Any, saved: Mapping[str, torch.Tensor], prefix: str) -> None:
+        """See the class."""
+        super().__init__(module)
+        self.tuned, self.saved, self._prefix = tuned, saved, prefix
+
+    @cached_property
+    def state(self) -> Mapping[str, Any]:
+        """The state dict, with these names added."""
+        return {**super().state, **self.saved}
+
+    def _offloaded(self, key: str) -> ModelTensor | None:
+        return None if key in self.saved else super()._offloaded(key)
+
+    @cached_property
+    def places(self) -> frozenset[str]:
+        """Keys of the model that hold parameters of the method."""
+        same = {name for key in self.saved for name in self.aliases.get(key, ())}
+        named = {key for key in self.state if any(each.startswith(self._prefix) for each in key.split("."))}
+        return frozenset((same | named) - self.saved.keys())
+
+
+def with_saved_names(loaded: LoadedModel, checkpoint: Checkpoint) -> WithSavedNames | None:
+    """Find the adapter of a checkpoint's method in a loaded model; None where it has none of that method."""
+    from peft import get_peft_model_state_dict
+
+    method = AdapterConfig.of(checkpoint.adapter_config).method
+    embeddings = any({*key.split(".")} & (EMBEDDINGS | LM_HEADS) for key in checkpoint.keys)
+    for module in loaded.module.modules():
+        configs = getattr(module, "peft_config", None)
+        if not isinstance(configs, dict) or not hasattr(module, "disable_adapter"):
+            continue
+        names = [
+            name for name, each in configs.items() if AdapterConfig.of({"peft_type": each.peft_type}).method == method
+        ]
+        active = getattr(module, "active_adapter", None)
+        if names:
+            name = active if active in names else names[0]
+            saved = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=embeddings)
+            return WithSavedNames(loaded.module, module, saved, _prefix(method)) if saved else None
+    return None
+
+
+def adapted_weights(loaded: LoadedModel, checkpoint: Checkpoint) -> set[str]:
+    """Return the keys of a loaded model whose modules the adapter of a checkpoint, of any method, adapts."""
+    prefix = _prefix(AdapterConfig.of(checkpoint.adapter_config).method)
+    modules = set()
+    for key in checkpoint.keys:
+        segments = key.split(".")
+        at = next((at for at, each in enumerate(segments) if each.startswith(prefix)), None)
+        # Other keys are of modules that were trained whole.
+        modules.add(parse_key(".".join([*segments[:at], "weight"]) if at else key).module_path)
+    return {key for key, own in loaded.parsed.items() if own.module_path in modules}
+
+
+def holds_base_alone(loaded: LoadedModel, checkpoint: Checkpoint, reference: Reference) -> bool | None:
+    """Tell whether every weight that an adapter adapts is the base model's; None where that is not known."""
+    pairs = [(loaded.read(key).tensor, reference.read(key)) for key in adapted_weights(loaded, checkpoint)]
+    known = [(now, base) for now, base in pairs if now is not None and base is not None]
+    return all(same_bits(now, base.to(now.dtype)) for now, base in known) if known else None
+
+
+def method_effect(adapter: WithSavedNames, inputs: Mapping[str, Any]) -> AdapterEffect:
+    """Compare the output with that of PEFT's own `disable_adapter`."""
+    model = adapter.module
+    effect = AdapterEffect(len(adapter.saved))
+    if merged_modules(model):
+        return replace(effect, state="merged")
+    with at_rest(model):
+        try:
+            on = floats_in(model(**inputs))
+            with adapter.tuned.disable_adapter():
+                off = floats_in(model(**inputs))
+        except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
+            return replace(effect, raised=True, error=f"The forward pass raised {type(error).__name__}: {error}")
+    # A prompt makes the output longer.
+    apart = [_apart(a, b) for a, b in zip(on, off, strict=False)] if len(on) == len(off) else [math.inf]
+    finite = all(bool(tensor.isfinite().all()) for tensor in on)
+    return replace(effect, difference=max(apart, default=0.0), finite=finite)
+
+
+def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.double() - other.double()).abs().max()) if one.shape == other.shape else math.inf
+
+
+def _prefix(method: str | None) -> str:
+    """Return how the names of a method's parameters begin, by PEFT's own table."""
+    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+
+    prefixes: dict[str, str] = {kind.value: prefix for kind, prefix in PEFT_TYPE_TO_PREFIX_MAPPING.items()}
+    return prefixes.get(method or "", f"{(method or 'unknown').lower()}_")
