@@ -260,11 +260,8 @@ def _roles(segments: Sequence[str]) -> list[Role]:
             return roles + _after_peft_lora(segments[at:])
         if segment in _OTHER_LORA:
             return [*roles, "lora", *_tail(segments[at + 1 :])]
-        if following in CONTAINED_FACTORS and (segment in LORA_CONTAINERS or segment.endswith("_lora")):
-            container: Role = "lora" if segment in LORA_CONTAINERS else "module"
-            return [*roles, container, "lora", *_tail(segments[at + 2 :])]
-        if segment == MEGATRON_CONTAINER and following in MEGATRON_FACTORS and segments[at - 1].startswith("linear_"):
-            return [*roles, "lora", "lora", *_tail(segments[at + 2 :])]
+        if container := _container(segments, at):
+            return roles + container
         if segment == "base_model" and following == "model" and at + 1 < last:
             roles += ("peft_wrapper", "peft_wrapper")
         elif segment == "modules_to_save" and at:
@@ -276,6 +273,20 @@ def _roles(segments: Sequence[str]) -> list[Role]:
         adapts = final in PEFT_LORA or final in _OTHER_LORA or (final in LORA_SCALES and last > 0)
         roles.append("lora" if adapts else "parameter")
     return roles
+
+
+def _container(segments: Sequence[str], at: int) -> list[Role]:
+    """Roles from a module of diffusers or Megatron on that holds the factors; empty where it is another module."""
+    segment, following = segments[at], segments[at + 1]
+    if following in CONTAINED_FACTORS and (segment in LORA_CONTAINERS or segment.endswith("_lora")):
+        return ["lora" if segment in LORA_CONTAINERS else "module", "lora", *_tail(segments[at + 2 :])]
+    if segment == MEGATRON_CONTAINER and segments[at - 1].startswith("linear_"):
+        if following in MEGATRON_FACTORS:
+            return ["lora", "lora", *_tail(segments[at + 2 :])]
+        if following.startswith("adapter_") and segments[at + 2 : at + 3] and segments[at + 2] in MEGATRON_FACTORS:
+            # One adapter for each part of a fused projection: `linear_qkv.adapter.adapter_q.linear_in`.
+            return ["lora", "module", "lora", *_tail(segments[at + 3 :])]
+    return []
 
 
 def _after_peft_lora(tail: Sequence[str]) -> list[Role]:

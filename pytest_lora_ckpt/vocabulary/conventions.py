@@ -23,8 +23,8 @@ class Library(NamedTuple):
     names: Mapping[str, str]
 
 
-def _attention(parent: str, *names: str) -> dict[str, str]:
-    return {role: f"{parent}.{name}" for role, name in zip(("q", "k", "v", "o"), names, strict=True)}
+def _attention(parent: str, *names: str, kind: str = "") -> dict[str, str]:
+    return {f"{kind}{role}": f"{parent}.{name}" for role, name in zip(("q", "k", "v", "o"), names, strict=True)}
 
 
 def _mlp(parent: str, gate: str, up: str, down: str) -> dict[str, str]:
@@ -102,6 +102,14 @@ LIBRARIES: Mapping[str, Library] = {
             "k norm": "self_attention.k_layernorm.weight",
         },
     ),
+    "megatron canonical": Library(
+        "megatron/bridge/peft/canonical_lora.py",
+        "layers",
+        {
+            **{role: f"self_attention.linear_qkv.adapter_{role}" for role in "qkv"},
+            **{role: f"mlp.linear_fc1.adapter_{role}" for role in ("gate", "up")},
+        },
+    ),
     "litgpt": Library(
         "litgpt/model.py",
         "h",
@@ -142,6 +150,71 @@ LIBRARIES: Mapping[str, Library] = {
         {"image o": "to_out.0", "image q": "to_q", "image k": "to_k", "image v": "to_v"},
     ),
     "lumina": Library("NextDiT of Lumina and Z-Image", "layers", {"image o": "out", "image q, k and v": "qkv"}),
+    "wan": Library(
+        "diffusers/scripts/convert_wan_to_diffusers.py, the names before",
+        "blocks",
+        {**_attention("self_attn", *"qkvo", kind="self "), **_attention("cross_attn", *"qkvo", kind="cross ")},
+    ),
+    "diffusers wan": Library(
+        "diffusers/models/transformers/transformer_wan.py",
+        "blocks",
+        {
+            **_attention("attn1", "to_q", "to_k", "to_v", "to_out.0", kind="self "),
+            **_attention("attn2", "to_q", "to_k", "to_v", "to_out.0", kind="cross "),
+        },
+    ),
+    "flux": Library(
+        "diffusers/scripts/convert_flux_to_diffusers.py, the names before",
+        "double_blocks",
+        {
+            "double o": "img_attn.proj",
+            "double text o": "txt_attn.proj",
+            "double modulation": "img_mod.lin",
+            "double text modulation": "txt_mod.lin",
+        },
+    ),
+    "diffusers flux": Library(
+        "diffusers/models/transformers/transformer_flux.py",
+        "transformer_blocks",
+        {
+            "double o": "attn.to_out.0",
+            "double text o": "attn.to_add_out",
+            "double modulation": "norm1.linear",
+            "double text modulation": "norm1_context.linear",
+        },
+    ),
+    "flux single": Library(
+        "diffusers/scripts/convert_flux_to_diffusers.py, the names before",
+        "single_blocks",
+        {"single out": "linear2", "single modulation": "modulation.lin"},
+    ),
+    "diffusers flux single": Library(
+        "diffusers/models/transformers/transformer_flux.py",
+        "single_transformer_blocks",
+        {"single out": "proj_out", "single modulation": "norm.linear"},
+    ),
+    "open_clip": Library(
+        "transformers/models/clip/convert_clip_original_pytorch_to_hf.py, the names before",
+        "resblocks",
+        {
+            "clip o": "attn.out_proj",
+            "clip in": "mlp.c_fc",
+            "clip out": "mlp.c_proj",
+            "clip first norm": "ln_1",
+            "clip second norm": "ln_2",
+        },
+    ),
+    "transformers clip": Library(
+        "transformers/models/clip/modeling_clip.py",
+        "layers",
+        {
+            "clip o": "self_attn.out_proj",
+            "clip in": "mlp.fc1",
+            "clip out": "mlp.fc2",
+            "clip first norm": "layer_norm1",
+            "clip second norm": "layer_norm2",
+        },
+    ),
 }
 """Name of the library -> its names. Where shapes cannot tell two modules apart (gate and up) the row decides."""
 

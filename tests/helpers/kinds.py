@@ -1467,6 +1467,82 @@ def megatron_adapter_of_all_it_fuses() -> Kind:
     return Kind(checkpoint, model, loaded, rules=rules)
 
 
+def adapter_for(modules: Mapping[str, tuple[str, int, int]], a: str, b: str) -> Kind:
+    """An adapter (path -> path in the model, output, input) for a model with PEFT's layers."""
+    checkpoint, model, loaded = {}, {}, {}
+    for path, (goal, out, into) in modules.items():
+        for mine, theirs, shape in ((a, "lora_A", (RANK, into)), (b, "lora_B", (out, RANK))):
+            checkpoint[f"{path}.{mine}"] = shape
+            model[f"{goal}.{theirs}.default.weight"] = shape
+            loaded[f"{path}.{mine}"] = f"{goal}.{theirs}.default.weight"
+    return Kind(checkpoint, model, loaded)
+
+
+@kind
+def megatron_adapter_for_each_part_of_what_it_fuses() -> Kind:
+    modules = {}
+    for n in range(2):
+        layer, host = f"decoder.layers.{n}", f"base_model.model.model.layers.{n}"
+        for part, out in (("q", 32), ("k", 16), ("v", 16)):
+            modules[f"{layer}.self_attention.linear_qkv.adapter.adapter_{part}"] = (
+                f"{host}.self_attn.{part}_proj",
+                out,
+                32,
+            )
+        for part in ("gate", "up"):
+            modules[f"{layer}.mlp.linear_fc1.adapter.adapter_{part}"] = (f"{host}.mlp.{part}_proj", 64, 32)
+    return adapter_for(modules, "linear_in.weight", "linear_out.weight")
+
+
+@kind
+def wan_adapter_in_diffusers() -> Kind:
+    modules = {}
+    for n in range(2):
+        for old, new in (("self_attn", "attn1"), ("cross_attn", "attn2")):
+            for part, place in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0")):
+                modules[f"diffusion_model.blocks.{n}.{old}.{part}"] = (f"blocks.{n}.{new}.{place}", 32, 32)
+    return adapter_for(modules, "lora_A.weight", "lora_B.weight")
+
+
+@kind
+def flux_adapter_in_diffusers() -> Kind:
+    modules = {}
+    for n in range(2):
+        for old, new in (("img_attn.proj", "attn.to_out.0"), ("txt_attn.proj", "attn.to_add_out")):
+            modules[f"double_blocks.{n}.{old}"] = (f"transformer_blocks.{n}.{new}", 32, 32)
+        for old, new in (("img_mod.lin", "norm1.linear"), ("txt_mod.lin", "norm1_context.linear")):
+            modules[f"double_blocks.{n}.{old}"] = (f"transformer_blocks.{n}.{new}", 192, 32)
+        modules[f"single_blocks.{n}.linear2"] = (f"single_transformer_blocks.{n}.proj_out", 32, 96)
+        modules[f"single_blocks.{n}.modulation.lin"] = (f"single_transformer_blocks.{n}.norm.linear", 96, 32)
+    return adapter_for(modules, "lora_A.weight", "lora_B.weight")
+
+
+@kind
+def open_clip_tower_in_transformers() -> Kind:
+    names = {
+        "ln_1": ("layer_norm1", (32,)),
+        "ln_2": ("layer_norm2", (32,)),
+        "attn.out_proj": ("self_attn.out_proj", (32, 32)),
+        "mlp.c_fc": ("mlp.fc1", (64, 32)),
+        "mlp.c_proj": ("mlp.fc2", (32, 64)),
+    }
+    checkpoint, model, loaded = {}, {}, {}
+    for n in range(2):
+        for old, (new, shape) in names.items():
+            for parameter, own in (("weight", shape), ("bias", shape[:1])):
+                key = f"visual.transformer.resblocks.{n}.{old}.{parameter}"
+                goal = f"vision_model.encoder.layers.{n}.{new}.{parameter}"
+                checkpoint[key], model[goal], loaded[key] = own, own, goal
+    return Kind(checkpoint, model, loaded)
+
+
+@kind
+def one_norm_of_another_library_left_over() -> Kind:
+    """A tensor that only a translation gives a place: whatever is decided, nothing raises."""
+    checkpoint = {"decoder.final_layernorm.weight": (32,), "decoder.a.weight": (4, 4)}
+    return Kind(checkpoint, {"model.norm.weight": (32,), "model.b.weight": (4, 4)}, {})
+
+
 @kind
 def gguf_adapter_in_peft() -> Kind:
     modules = targets("model.", names=("q_proj", "o_proj"))

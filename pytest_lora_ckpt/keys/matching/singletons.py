@@ -60,7 +60,7 @@ def lone(
         for own in fitting.values()
         if len(own) == 1
         and _is_small_move(own[0])
-        and _stands_free(own[0], counts, settled)
+        and _stands_free(own[0], forms[own[0].source].path, counts, settled)
         and not any(other.source != own[0].source and clash(own[0], other) for other in wanted[own[0].place])
     ]
 
@@ -77,12 +77,11 @@ def _is_small_move(candidate: Candidate) -> bool:
 
 
 def _stands_free(
-    candidate: Candidate, counts: Mapping[Path, tuple[int, int]], settled: Iterable[tuple[Path, Path]]
+    candidate: Candidate, path: Path, counts: Mapping[Path, tuple[int, int]], settled: Iterable[tuple[Path, Path]]
 ) -> bool:
-    """Whether nothing that is known of its neighbours speaks against a candidate."""
+    """Whether nothing that is known of its neighbours speaks against a candidate; `path` is the checkpoint's own."""
     if candidate.form.leaf in HEADS:
         return True
-    path = candidate.form.path
     module = _module(path)
     # Where its neighbours went by a rewrite that would move it as well, it is known to have no place.
     is_known = any((module[:-1], path[:length]) in settled for length in range(len(module)))

@@ -60,10 +60,11 @@ class Translator:
         published: Callable[[str], str] | None = None,
     ) -> None:
         """See which libraries' names occur on both sides."""
+        self._wrapped = _base_weights(sources)
         self._by_last: defaultdict[str, list[_Name]] = defaultdict(list)
         for name in _NAMES:
             self._by_last[name.tail[-1]].append(name)
-        spoken = {(name.library, name.role) for target in targets for name in self._spoken(target)}
+        spoken = {(name.library, name.role) for target in targets for name in self._spoken(target, target.forms[0])}
         self._goals: dict[str, list[_Name]] = defaultdict(list)
         for name in _NAMES:
             if (name.library, name.role) in spoken:
@@ -73,11 +74,10 @@ class Translator:
         self._met = {
             (name.library, goal.library)
             for source in sources
-            for name in self._spoken(source)
+            for name in self._spoken(source, self._base_form(source))
             for goal in self._goals.get(name.role, ())
             if _leaf(goal.tail) != _leaf(name.tail)
         }
-        self._wrapped = _base_weights(sources)
         self.wrapped_targets = _base_weights(targets)
         self._publish = published
         self._places = (
@@ -86,13 +86,11 @@ class Translator:
 
     def forms(self, source: Template) -> list[Form]:
         """Return the further readings of a template."""
-        form = source.forms[0]
-        found: list[Form] = []
-        if form.path[-1:] and form.path[-1] in self._wrapped:
-            found.append(form._replace(path=form.path[:-1]))
+        form = self._base_form(source)
+        found = [form] if form != source.forms[0] else []
         found += (
             _translated(form, name, goal)
-            for name in (self._spoken(source) if self._met else ())
+            for name in (self._spoken(source, form) if self._met else ())
             for goal in self._goals.get(name.role, ())
             if name.tail != goal.tail and (name.library, goal.library) in self._met
         )
@@ -112,9 +110,14 @@ class Translator:
         form = form._replace(path=read.path, family=form.family if form.is_lora else read.family)
         return [form] if (form.path, form.family) in self._places else []
 
-    def _spoken(self, template: Template) -> Iterator[_Name]:
+    def _base_form(self, source: Template) -> Form:
+        """The literal reading, without the module that a LoRA layer puts around base weights."""
+        form = source.forms[0]
+        is_wrapped = bool(form.path) and form.path[-1] in self._wrapped
+        return form._replace(path=form.path[:-1]) if is_wrapped else form
+
+    def _spoken(self, template: Template, form: Form) -> Iterator[_Name]:
         """The names that a template has, as libraries call them."""
-        form = template.forms[0]
         for path in dict.fromkeys((form.path, _full(form))):
             for name in self._by_last.get(path[-1], ()) if path else ():
                 at = len(path) - len(name.tail)
