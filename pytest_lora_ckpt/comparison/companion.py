@@ -82,7 +82,7 @@ class Part:
     def not_loaded(self, keys: Sequence[str], why: str) -> Finding:
         """Return the finding that these keys did not load."""
         message = f"{len(keys)} of {count(len(self.checkpoint.keys), 'tensor')} of {printable(self.name)} {why}"
-        renaming = f" Its keys load after this renaming: {self.renaming}." if self.renaming else ""
+        renaming = f" Its keys load after a renaming ({self.renaming})." if self.renaming else ""
         return finding("companion-not-loaded", f"{message}.{renaming}", keys)
 
     def findings(self) -> Iterator[Finding]:

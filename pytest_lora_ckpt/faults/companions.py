@@ -1,20 +1,17 @@
-"""Companions of a checkpoint: a stale second weights file, an adapter directory from another run, or none."""
+"""Companions of a checkpoint: a second weights file, an adapter directory, trained weights in files of their own."""
 
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path  # noqa: TC003  # A field's type.
+from typing import NamedTuple
 
+from pytest_lora_ckpt.checkpoint import Checkpoint  # noqa: TC001  # The same.
 from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, require
 from pytest_lora_ckpt.faults.edits import redrawn
 from pytest_lora_ckpt.faults.fault import ADAPTERS, TORCH_FILES, fault
 from pytest_lora_ckpt.faults.inject import write_tensors
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA_WEIGHTS
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from pytest_lora_ckpt.checkpoint import Checkpoint
 
 
 @fault(ADAPTERS, "file")
@@ -80,6 +77,79 @@ def directory_without_config(draft: Draft) -> None:
     """Of lora_weights/ only the weights were copied: adapter_config.json is not there."""
     _adapter(draft)
     draft.patches.append(lambda path: (path.parent / LORA_WEIGHTS / ADAPTER_CONFIG).unlink())
+
+
+@fault(ADAPTERS, "manifest")
+def companion_dropped(draft: Draft) -> None:
+    """Only the adapter was copied: the trained weights in a file of their own next to it are left behind."""
+    for each in _trained(draft):
+        draft.patches.append(lambda path, name=each.path.name: (path.parent / name).unlink())  # type: ignore[misc]
+
+
+@fault(ADAPTERS, "manifest")
+def companion_of_another_run(draft: Draft) -> None:
+    """The trained weights in a file next to the adapter are those of another run: projector and LoRA do not match."""
+    for each in _trained(draft):
+        stale = Draft(each.checkpoint)
+        for key in each.checkpoint.keys:
+            stale.change([key], redrawn(key), "tensor")
+        _write_again(draft, each, stale)
+
+
+@fault(ADAPTERS, "file")
+def companion_truncated(draft: Draft) -> None:
+    """The copy of the trained weights next to the adapter broke off, and the loader goes on without them."""
+    for each in _trained(draft):
+
+        def cut(path: Path, name: str = each.path.name) -> None:
+            with (path.parent / name).open("r+b") as file:
+                file.truncate(file.seek(0, 2) * 3 // 4)
+
+        draft.patches.append(cut)
+
+
+@fault(ADAPTERS, "model")
+def companion_prefixed(draft: Draft) -> None:
+    """The trained weights next to the adapter were saved out of DDP: `module.` stands before every key of the file."""
+    for each in _trained(draft):
+        renamed = Draft(each.checkpoint)
+        renamed.rename("module.{}".format)
+        _write_again(draft, each, renamed)
+
+
+@fault(ADAPTERS, "file")
+def companion_emptied(draft: Draft) -> None:
+    """A filter of names kept none of the trained weights: the file next to the adapter is there and holds nothing."""
+    for each in _trained(draft):
+
+        def empty(path: Path, own: _Trained = each) -> None:
+            import torch
+            from safetensors.torch import save_file
+
+            target = path.parent / own.path.name
+            save_file({}, target) if own.checkpoint.format == "safetensors" else torch.save({}, target)
+
+        draft.patches.append(empty)
+
+
+class _Trained(NamedTuple):
+    """A file of trained weights next to an adapter."""
+
+    path: Path
+    checkpoint: Checkpoint
+
+
+def _trained(draft: Draft) -> list[_Trained]:
+    folder, further = draft.weights.parent.resolve(), draft.checkpoint.further
+    found = [_Trained(each.path, each.checkpoint) for each in further if each.kind == "weights" and each.checkpoint]
+    found = [each for each in found if each.path.parent.resolve() == folder and len(each.checkpoint.files) == 1]
+    if not found:
+        raise NotApplicable(f"there are no trained weights in a file next to the adapter in {draft.name}")
+    return found
+
+
+def _write_again(draft: Draft, trained: _Trained, changed: Draft) -> None:
+    draft.patches.append(lambda path: write_tensors(changed, path.parent / trained.path.name))
 
 
 def _adapter(draft: Draft) -> Checkpoint:

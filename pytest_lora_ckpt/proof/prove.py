@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -248,8 +249,11 @@ def _findings_of(part: Part, tensors: tuple[ProvedTensor, ...]) -> Iterator[Find
     """One finding for what of a file was not loaded, and one for each other cause."""
     lost = [row for row in tensors if row.cause in _NOT_LOADED and part.companion.kind == "weights"]
     if lost:
-        why = f"are not in the loaded model: {printable(lost[0].model_key)} holds {lost[0].how}"
-        yield part.not_loaded([row.key for row in lost], why)
+        root = part.not_loaded([row.key for row in lost], "are not in the loaded model")
+        yield root
+        # What the model holds instead follows from it: a line each.
+        for each in _findings(tuple(lost), f" of {printable(part.name)}"):
+            yield dataclasses.replace(each, severity="warning", remedy=root.remedy, keys=())
     yield from _findings(tuple(row for row in tensors if row not in lost), f" in {printable(part.name)}")
 
 

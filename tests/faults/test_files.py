@@ -58,6 +58,11 @@ BESIDE = {
     "directory-missing",
     "directory-without-weights",
     "directory-without-config",
+    "companion-dropped",
+    "companion-of-another-run",
+    "companion-truncated",
+    "companion-prefixed",
+    "companion-emptied",
 }
 
 

@@ -69,6 +69,7 @@ def save_samples(folder: Path) -> dict[str, Path]:
         "peft_adapter-bin": save_adapter(
             make_panorama_vlm(layers=LAYERS), folder / "bin" / "run-9", safe_serialization=False
         ),
+        "peft_adapter-companion": _saved(plain, folder / "companion" / "run-10"),
         "lightning": save_stage_checkpoint(folder / "lightning", layers=LAYERS),
         "lightning-trained": save_stage_checkpoint(folder / "trained", layers=LAYERS, keep="trained"),
         "lightning-dora": save_stage_checkpoint(folder / "lightning-dora", **dora),
@@ -86,6 +87,9 @@ def save_samples(folder: Path) -> dict[str, Path]:
     }
     from safetensors.torch import save_file
 
+    # As LLaVA's project: the projector, trained as a whole, in a file of its own.
+    projector = {f"base_model.model.projector.{name}": torch.randn(8, 8) for name in ("0.weight", "2.weight")}
+    torch.save(projector, samples["peft_adapter-companion"] / "non_lora_trainables.bin")
     samples["transformers"] = folder / "transformers" / "model"
     tiny_qwen2().save_pretrained(samples["transformers"], max_shard_size="30KB")
     for name, save in (("torch-language", torch.save), ("safetensors-language", save_file)):
