@@ -79,28 +79,26 @@ def _open(folder: Listing, name: str, index_file: IndexFile) -> Checkpoint:
     Raises:
         CheckpointError: It holds no state dict, or asks to run code.
     """
-    try:
-        head = folder.window(name).read(0, HEAD)
-    except OSError as error:
-        raise _error("unreadable", folder, name, str(error)) from error
-    if not name.endswith(WEIGHTS_ENDINGS) and not any(form.accepts(head, name) for form in FORMATS):
-        raise _error("not-a-checkpoint", folder, name, "a file of another kind")
+    if not name.endswith(WEIGHTS_ENDINGS) and not _may_hold_tensors(folder, name):
+        raise _error(folder, name, "not-a-checkpoint", "a file of another kind", "Look at the file.")
     index = index_file(folder, name)
     if not name.startswith(TRAINING_STATE) and (code := [each for each in index.globals if _runs_code(each)]):
-        raise CheckpointError(
-            "runs-code",
-            folder.where(name),
-            expected="tensors under their names",
-            found=f"a pickle that asks to run {listed(code)}: nothing of it was run",
-            remedy="Do not load this file. Take the weights from their source again, as safetensors.",
-        )
+        found = f"a pickle that asks to run {listed(code)}: nothing of it was run"
+        remedy = "Do not load this file. Take the weights from their source again, as safetensors."
+        raise _error(folder, name, "runs-code", found, remedy)
     return checkpoint_of(index)
 
 
-def _error(problem: str, folder: Listing, name: str, found: str) -> CheckpointError:
-    return CheckpointError(
-        problem, folder.where(name), expected="a state dict", found=found, remedy="Look at the file."
-    )
+def _error(folder: Listing, name: str, problem: str, found: str, remedy: str) -> CheckpointError:
+    return CheckpointError(problem, folder.where(name), expected="a state dict", found=found, remedy=remedy)
+
+
+def _may_hold_tensors(folder: Listing, name: str) -> bool:
+    try:
+        head = folder.window(name).read(0, HEAD)
+    except OSError:
+        return False
+    return any(form.accepts(head, name) for form in FORMATS)
 
 
 def _runs_code(name: str) -> bool:
@@ -125,12 +123,12 @@ def _judged(adapter: Checkpoint, found: Checkpoint, path: Path) -> Companion:
 
 def _what_else(adapter: Checkpoint, found: Checkpoint) -> str:
     adapted = {pair.module for pair in adapter.keys.derived(lora_pairs)}
-    parsed = found.keys.derived(parse_keys).values()
+    parsed = list(found.keys.derived(parse_keys).values())
     weights = {each.module_path for each in parsed if each.parameter == "weight" and not each.is_adapter}
     if adapted and len(adapted & weights) > _MOST * len(adapted):
         return f"a whole model: it holds the weights of {count(len(adapted & weights), 'module')} that are adapted"
     factors = {pair.module for pair in found.keys.derived(lora_pairs)}
-    if factors and factors <= adapted:
+    if factors and factors <= adapted and all(each.is_adapter for each in parsed):
         return f"another copy of the adapter, of {count(len(factors), 'module')}"
     return ""
 

@@ -133,8 +133,9 @@ class _Prover:
 
     def rows_of(self, part: Part) -> Iterator[ProvedTensor]:
         """Prove the tensors of a companion, but for those that the checkpoint itself brings."""
+        changed = {each.model_key for each in self.match.merge.modules} if self.match.merge else set()
         for key, model_key in part.mapping.items():
-            if model_key in self.key_at:
+            if model_key in self.key_at or model_key in changed:
                 continue
             file = part.checkpoint.read(key)
             row = self._compare(key, model_key, file, part.name)
