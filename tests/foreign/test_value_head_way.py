@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.foreign
 
-WRONG_TODAY: dict[str, str] = {
-    "attached-with-manifest": "healthy, and red: trained-weights-missing, wrapper-prefix",
-}
+WRONG_TODAY: dict[str, str] = {}
 HEAD = "value_head.safetensors"
 
 
