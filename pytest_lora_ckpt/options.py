@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 REPLICA = "replica:"
 
+OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_generate_inputs", "lora_base_model", "lora_companions")
+"""Fixtures that a project overrides in its `conftest.py`."""
+
 _FORM = "Give `module:name`, such as my_project.loading:load_model."
 
 

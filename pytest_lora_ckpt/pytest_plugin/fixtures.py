@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_lora_ckpt.options import OVERRIDABLE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.results import LoadReport
     from pytest_lora_ckpt.scoring import InjectedFault
     from pytest_lora_ckpt.scoring.harness import LoaderHarness
-
-OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_generate_inputs", "lora_base_model", "lora_companions")
-"""Fixtures that a project overrides in its `conftest.py`."""
 
 NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
 NEEDS_LOADER = "needs a loader: --lora-loader=module:function, or override the fixture lora_loader"

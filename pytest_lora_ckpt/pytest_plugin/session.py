@@ -11,9 +11,8 @@ import pytest
 from pytest_lora_ckpt.auditing.gather import gather
 from pytest_lora_ckpt.auditing.render import write_report
 from pytest_lora_ckpt.auditing.render.terminal import section
-from pytest_lora_ckpt.options import Settings, read_settings
+from pytest_lora_ckpt.options import OVERRIDABLE, Settings, read_settings
 from pytest_lora_ckpt.pytest_plugin import transport
-from pytest_lora_ckpt.pytest_plugin.fixtures import OVERRIDABLE
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
 from pytest_lora_ckpt.pytest_plugin.sources import Sources
