@@ -177,14 +177,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding for the JSON report."""
-        return {
-            "cause": self.cause,
-            "severity": self.severity,
-            "message": self.message,
-            "remedy": self.remedy,
-            "keys": list(self.keys),
-            "follows": self.follows,
-        }
+        return {name: getattr(self, name) for name in self.__slots__} | {"keys": list(self.keys)}
 
 
 @dataclass(frozen=True)
