@@ -19,7 +19,7 @@ from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import STAGES, Stage
 from pytest_lora_ckpt.findings.from_values import audit_values
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.models import as_key_set, model_keys
+from pytest_lora_ckpt.models import as_key_set, is_tensor, model_keys
 from pytest_lora_ckpt.results import LoadReport
 from pytest_lora_ckpt.wording import type_name
 
@@ -107,9 +107,8 @@ def assert_lora_complete(checkpoint: Any) -> None:
     parts, audits = _adapters_in(checkpoint, keys)
     complete, values = file.lora_complete(parts), file.values(audits)
     if not complete.applies:
-        _require(
-            failed(f"There is no LoRA among the {len(keys)} keys.", remedy="Save the adapter with the checkpoint.")
-        )
+        remedy = "Save the adapter with the checkpoint."
+        _require(failed(f"There is no LoRA among the {len(keys)} keys.", remedy=remedy))
     errors = [each for each in (*complete.findings, *values.findings) if each.severity == "error"]
     if errors:
         count = sum(each.is_adapter for _, own, _ in parts for each in own.derived(parse_keys).values())
@@ -229,13 +228,10 @@ def _as_report(result: Any, model: Any = None) -> tuple[LoadReport, str]:
     """
     if isinstance(result, LoadReport):
         return result, "remapped"
-    try:
-        missing, unexpected = list(result.missing_keys), list(result.unexpected_keys)
-    except AttributeError:
-        raise TypeError(
-            "This takes a LoadReport, or what load_state_dict(strict=False) returns, and was given "
-            f"{type_name(result)}."
-        ) from None
+    if not hasattr(result, "missing_keys") or not hasattr(result, "unexpected_keys"):
+        expected = "a LoadReport, or what load_state_dict(strict=False) returns"
+        raise TypeError(f"This takes {expected}, and was given {type_name(result)}.")
+    missing, unexpected = list(result.missing_keys), list(result.unexpected_keys)
     lost = compare(dict.fromkeys(unexpected, ()), dict.fromkeys(missing, ()), scope="full")
     loaded = () if model is None else tuple(sorted(model_keys(model).keys() - set(missing)))
     return dataclasses.replace(
@@ -255,22 +251,15 @@ def _adapters_in(source: Any, keys: KeySet) -> tuple[list[file.Part], Sequence[V
         return evidence.parts, evidence.values
     if not any(each.is_lora for each in keys.derived(parse_keys).values()):
         return [], []
-    read = _bytes_of(source)
-    return [(type_name(source), keys, None)], [] if read is None else [audit_values(keys, read)]
-
-
-def _bytes_of(source: Any) -> Any:
-    """Give a reader of bytes for live tensors; None where there is no data."""
     state = source.state_dict() if callable(getattr(source, "state_dict", None)) else source
-    if not isinstance(state, Mapping) or not any(hasattr(value, "untyped_storage") for value in state.values()):
-        return None
+    has_values = isinstance(state, Mapping) and any(map(is_tensor, state.values()))
 
     def read(key: str) -> bytes:
-        import torch  # The values are torch's own tensors.
+        import torch  # Only where the values are torch's own tensors.
 
         return bytes(state[key].detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
 
-    return read
+    return [(type_name(source), keys, None)], [audit_values(keys, read)] if has_values else []
 
 
 def _require(judgement: Judgement, report: LoadReport | None = None) -> None:
@@ -282,7 +271,5 @@ def _require(judgement: Judgement, report: LoadReport | None = None) -> None:
     if report is not None and report.verdict != "not-compared":
         context.append(f"Verdict: {report.verdict}.")
         context += [f"  {each.cause}: {each.message}" for each in report.findings if each.severity == "error"]
-    text = failure_text(
-        judgement.summary, judgement.findings, keys=judgement.keys, remedy=judgement.remedy, context=context
-    )
-    raise AssertionError(text)
+    fact, causes = judgement.summary, judgement.findings
+    raise AssertionError(failure_text(fact, causes, keys=judgement.keys, remedy=judgement.remedy, context=context))
