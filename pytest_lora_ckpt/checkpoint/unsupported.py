@@ -28,34 +28,23 @@ _WEB_PAGE = (
     "Download the file itself: from the Hugging Face Hub the address has `/resolve/`, not `/blob/`, in it.",
 )
 
-# Where the sign stands, the sign -> kind, what it is, what to do.
-_MAGIC: tuple[tuple[int, bytes, tuple[str, str, str]], ...] = (
-    (
-        0,
-        b"version https://git-lfs.github.com/spec/",
-        (
-            "git-lfs-pointer",
-            "a git-LFS pointer: a few lines of text that stand for the real file",
-            "Run `git lfs pull --include={name}` in its repository (after `git lfs install`).",
-        ),
-    ),
-    (
-        0,
-        b"\x89HDF\r\n\x1a\n",
-        ("hdf5", "an HDF5 file, as Keras writes it", "Convert the weights to torch or safetensors first."),
-    ),
-    (
-        0,
-        b"\x93NUMPY",
-        ("numpy", "a numpy array", "Save a state dict with `torch.save` or `safetensors.torch.save_file`."),
-    ),
-    (0, b"GGUF", ("gguf", "a GGUF file, for llama.cpp", _EXPORTED)),
-    (0, b"\x1f\x8b", ("gzip", "a gzip archive", _UNPACK)),
-    (0, b"BZh", ("bzip2", "a bzip2 archive", _UNPACK)),
-    (0, b"\xfd7zXZ\x00", ("xz", "an xz archive", _UNPACK)),
-    (0, b"\x28\xb5\x2f\xfd", ("zstd", "a zstd archive", _UNPACK)),
-    (0, b"7z\xbc\xaf\x27\x1c", ("7z", "a 7z archive", _UNPACK)),
-    (4, b"TFL3", ("tflite", "a TensorFlow Lite model", _EXPORTED)),
+_LFS = "a git-LFS pointer: a few lines of text that stand for the real file"
+_PULL = "Run `git lfs pull --include={name}` in its repository (after `git lfs install`)."
+_CONVERT = "Convert the weights to torch or safetensors first."
+_SAVE = "Save a state dict with `torch.save` or `safetensors.torch.save_file`."
+
+# Where the sign stands, the sign, kind, what it is, what to do.
+_MAGIC: tuple[tuple[int, bytes, str, str, str], ...] = (
+    (0, b"version https://git-lfs.github.com/spec/", "git-lfs-pointer", _LFS, _PULL),
+    (0, b"\x89HDF\r\n\x1a\n", "hdf5", "an HDF5 file, as Keras writes it", _CONVERT),
+    (0, b"\x93NUMPY", "numpy", "a numpy array", _SAVE),
+    (0, b"GGUF", "gguf", "a GGUF file, for llama.cpp", _EXPORTED),
+    (0, b"\x1f\x8b", "gzip", "a gzip archive", _UNPACK),
+    (0, b"BZh", "bzip2", "a bzip2 archive", _UNPACK),
+    (0, b"\xfd7zXZ\x00", "xz", "an xz archive", _UNPACK),
+    (0, b"\x28\xb5\x2f\xfd", "zstd", "a zstd archive", _UNPACK),
+    (0, b"7z\xbc\xaf\x27\x1c", "7z", "a 7z archive", _UNPACK),
+    (4, b"TFL3", "tflite", "a TensorFlow Lite model", _EXPORTED),
 )
 _TAR = ("tar", "a tar archive", _UNPACK)
 _TORCH_TAR = (
@@ -70,7 +59,7 @@ _CUT = 2500  # Bytes: a text this long may go on behind them.
 
 def recognise_head(path: str, head: bytes) -> CheckpointError | None:
     """Return the error for a file whose first bytes leave no doubt that it is something else."""
-    sign = next((row for at, magic, row in _MAGIC if head[at:].startswith(magic)), None)
+    sign = next((tuple(row) for at, magic, *row in _MAGIC if head[at:].startswith(magic)), None)
     if sign is None and (path.endswith(".onnx") or (head.startswith(b"\x08") and b"pytorch" in head[:64])):
         sign = ("onnx", "an ONNX model", _EXPORTED)
     if sign is None and head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError
 from pytest_lora_ckpt.keys import templates
-from pytest_lora_ckpt.lora.zeros import changes_nothing, is_all_zero
+from pytest_lora_ckpt.lora.pairs import changes_nothing, is_all_zero
 from pytest_lora_ckpt.models import is_module, is_tensor, is_tensor_type
 
 if TYPE_CHECKING:

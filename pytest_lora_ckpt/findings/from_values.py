@@ -13,8 +13,7 @@ from pytest_lora_ckpt.findings.causes import finding
 from pytest_lora_ckpt.findings.copies import copy_findings
 from pytest_lora_ckpt.findings.from_names import like_modules, stand_out
 from pytest_lora_ckpt.keys import readings
-from pytest_lora_ckpt.lora.pairs import lora_pairs
-from pytest_lora_ckpt.lora.zeros import changes_nothing
+from pytest_lora_ckpt.lora.pairs import changes_nothing, lora_pairs
 from pytest_lora_ckpt.wording import count, printable
 
 if TYPE_CHECKING:

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.tensors import KeySet
+from pytest_lora_ckpt.tensors import ITEM_SIZES, KeySet
 from pytest_lora_ckpt.vocabulary.lora import FACTORS, FUSED_PROJECTIONS, LORA_SCALES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_lora_ckpt.tensors import TensorInfo
 
+
+# Formats in which zero has no bit set but the sign.
+_SIGNED = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn"})
+_CHUNK = 1 << 20
 
 _PROJECTIONS = 3  # Queries, keys and values.
 
@@ -129,3 +133,41 @@ def _pair(keys: KeySet, module: str, adapter: str | None, parameters: list[tuple
     down, up = ((factors[word], keys[factors[word]]) if word in factors else None for word in ("down", "up"))
     others = tuple(key for key, factor in parameters if factor is None)
     return LoraPair(module, adapter, down, up, others, tuple(again))
+
+
+def changes_nothing(keys: KeySet, is_zero: Callable[[str], bool]) -> bool:
+    """Whether each pair of factors has an empty or an all-zero one; False where there is no pair.
+
+    Args:
+        keys: The keys of a checkpoint.
+        is_zero: Whether all values of a factor that is not empty are zero. It is asked for one pair after
+            another, the factor that PEFT initialises to zero first, until a pair changes something.
+
+    Example:
+        >>> from pytest_lora_ckpt import KeySet, TensorInfo
+        >>> keys = KeySet({"q.lora_A.weight": TensorInfo((4, 8)), "q.lora_B.weight": TensorInfo((8, 4))})
+        >>> changes_nothing(keys, lambda key: "lora_B" in key)
+        True
+    """
+    pairs = [(pair.up, pair.down) for pair in lora_pairs(keys) if pair.up and pair.down]
+    # An embedding's `lora_embedding_A` begins at zero, any other `lora_B` (peft/tuners/lora/layer.py).
+    return bool(pairs) and all(any(not info.numel or is_zero(key) for key, info in factors) for factors in pairs)
+
+
+def is_all_zero(data: memoryview | bytes, dtype: str) -> bool:
+    r"""Whether the elements of a tensor, as bytes in little-endian order, are all zero; False for other dtypes.
+
+    Example:
+        >>> is_all_zero(bytes(8), "float32"), is_all_zero(b"\0\0\0\x80", "float32"), is_all_zero(b"\x80\0", "float16")
+        (True, True, False)
+    """
+    if dtype not in _SIGNED:
+        return False
+    width = ITEM_SIZES[dtype]
+    for start in range(0, len(data), _CHUNK):
+        chunk = bytes(data[start : start + _CHUNK])
+        if chunk.translate(None, b"\0\x80"):
+            return False
+        if b"\x80" in chunk and any(chunk[at::width].strip(b"\0") for at in range(width - 1)):
+            return False
+    return True

@@ -84,25 +84,6 @@ class Outcome:
     digest: tuple[str, str] = ("", "")
 
 
-def compare_tensor(entry: TensorEntry, tensor: Digested) -> Outcome:
-    """Compare a tensor with its entry, in the dtype of the two that can hold less."""
-    dtype = tensor.dtype
-    if dtype not in {entry.dtype, *entry.casts} and entry.dtype in HOLDS.get(dtype, ()):
-        dtype = entry.dtype
-    recorded = recorded_digest(entry, dtype)
-    if recorded is None:
-        return Outcome("unknown", why=entry.why or f"{tensor.dtype} here, {entry.dtype} in the manifest")
-    digest = tensor.digest(dtype)
-    if digest is None:
-        return Outcome("unknown", why="values not readable")
-    if digest == recorded:
-        return Outcome("same" if tensor.dtype == entry.dtype else "cast", tensor.dtype in entry.casts)
-    # The recorded values may have been saved in bfloat16, and widened again.
-    if any(tensor.digest(narrow) == known and tensor.fits(narrow) for narrow, known in entry.casts.items()):
-        return Outcome("cast", narrowed=True)
-    return Outcome("differs", digest=(dtype, digest))
-
-
 def recorded_digest(entry: TensorEntry, dtype: str) -> str | None:
     """Return what the manifest records of a tensor in a dtype, or None."""
     return entry.digest if dtype == entry.dtype else entry.casts.get(dtype)
@@ -117,7 +98,7 @@ class Outcomes:
 
     def judge(self, key: str, tensor: Digested) -> None:
         """Compare a tensor with what the manifest has under one of its keys."""
-        self.by_key[key] = compare_tensor(self.manifest.tensors[key], tensor)
+        self.by_key[key] = _outcome(self.manifest.tensors[key], tensor)
 
     def of(self, *kinds: str) -> list[str]:
         """List the keys with these outcomes, in the order in which they were compared."""
@@ -140,3 +121,22 @@ class Outcomes:
             base_same=sum(not self.manifest.tensors[key].trained for key in matching),
             narrowed=tuple(sorted(key for key, each in self.by_key.items() if each.narrowed)),
         )
+
+
+def _outcome(entry: TensorEntry, tensor: Digested) -> Outcome:
+    # In the dtype of the two that can hold less.
+    dtype = tensor.dtype
+    if dtype not in {entry.dtype, *entry.casts} and entry.dtype in HOLDS.get(dtype, ()):
+        dtype = entry.dtype
+    recorded = recorded_digest(entry, dtype)
+    if recorded is None:
+        return Outcome("unknown", why=entry.why or f"{tensor.dtype} here, {entry.dtype} in the manifest")
+    digest = tensor.digest(dtype)
+    if digest is None:
+        return Outcome("unknown", why="values not readable")
+    if digest == recorded:
+        return Outcome("same" if tensor.dtype == entry.dtype else "cast", tensor.dtype in entry.casts)
+    # The recorded values may have been saved in bfloat16, and widened again.
+    if any(tensor.digest(narrow) == known and tensor.fits(narrow) for narrow, known in entry.casts.items()):
+        return Outcome("cast", narrowed=True)
+    return Outcome("differs", digest=(dtype, digest))

@@ -10,7 +10,7 @@ import torch
 from pytest_lora_ckpt import compare, open_checkpoint
 from pytest_lora_ckpt.comparison.companion import compare_with_companion
 from pytest_lora_ckpt.findings.from_values import audit_values
-from pytest_lora_ckpt.lora.zeros import is_all_zero
+from pytest_lora_ckpt.lora.pairs import is_all_zero
 from pytest_lora_ckpt.replicas import make_panorama_vlm, save_stage_checkpoint
 from tests.helpers.adapter_samples import Mixed, llama, save, wear
 

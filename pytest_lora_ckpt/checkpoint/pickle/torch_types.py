@@ -65,22 +65,14 @@ class TorchCalls:
     @property
     def builders(self) -> Mapping[str, Builder]:
         """Qualified name -> what to make of its arguments."""
-        made: dict[str, Builder] = {"torch.Size": _size}
-        for name, builder in self._tensor_builders.items():
-            made[f"torch._utils.{name}"] = builder
-        for module in ("torch._tensor", "torch.tensor"):
-            made[f"{module}._rebuild_from_type"] = self._from_type
-            made[f"{module}._rebuild_from_type_v2"] = self._from_type
-        return made
-
-    @property
-    def _tensor_builders(self) -> Mapping[str, Builder]:
         return {
-            "_rebuild_tensor": _tensor,
-            "_rebuild_tensor_v2": _tensor,
-            "_rebuild_tensor_v3": _tensor_v3,
-            "_rebuild_parameter": _first,
-            "_rebuild_parameter_with_state": _first,
+            "torch.Size": _size,
+            **{f"torch._utils.{name}": builder for name, builder in _TENSORS.items()},
+            **{
+                f"torch.{module}._rebuild_from_type{version}": self._from_type
+                for module in ("_tensor", "tensor")
+                for version in ("", "_v2")
+            },
         }
 
     def persistent(self, saved: tuple[object, ...]) -> object:
@@ -114,7 +106,7 @@ class TorchCalls:
         match arguments:
             case (Opaque() as function, Opaque() as kind, tuple() as inner, _) if kind.args is None:
                 module, _, name = function.qualname.rpartition(".")
-                builder = self._tensor_builders.get(name) if module == "torch._utils" else None
+                builder = _TENSORS.get(name) if module == "torch._utils" else None
                 if builder is not None and function.args is None:
                     made = builder(inner)
                     if kind.qualname not in TENSOR_CLASSES:
@@ -165,6 +157,15 @@ def _tensor_v3(arguments: tuple[object, ...]) -> TensorInfo:
         case (_, _, _, _, _, _, Opaque(qualname=name)) | (_, _, _, _, _, _, Opaque(qualname=name), None | {}):
             return _placed(arguments[:4], name.removeprefix("torch."))
     raise UnfitError
+
+
+_TENSORS: Mapping[str, Builder] = {
+    "_rebuild_tensor": _tensor,
+    "_rebuild_tensor_v2": _tensor,
+    "_rebuild_tensor_v3": _tensor_v3,
+    "_rebuild_parameter": _first,
+    "_rebuild_parameter_with_state": _first,
+}
 
 
 def _placed(arguments: tuple[object, ...], dtype: str | None) -> TensorInfo:
