@@ -342,6 +342,7 @@ _ALL = (
         "base-not-moved",
         "Load with PeftModel.from_pretrained and the adapter_config.json of training, or convert the adapter when "
         "saving (path_initial_model_for_weight_conversion): its factors fit the weights that PEFT's start left.",
+        phrase="the original base under factors that were trained on another",
     ),
     Cause(
         "from-nowhere",

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_lora_ckpt.lora.config import scaling_of
+from pytest_lora_ckpt.lora.config import AdapterConfig, scaling_of
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
 from pytest_lora_ckpt.lora.scaling import alpha_of
 from pytest_lora_ckpt.proof.bitwise import same_bits
 from pytest_lora_ckpt.proof.fitting import fit_together, fit_update
 from pytest_lora_ckpt.proof.homes import homes_of
 from pytest_lora_ckpt.proof.proved import STATE_DICT, ProvedTensor
-from pytest_lora_ckpt.vocabulary.lora import LORA_MID
+from pytest_lora_ckpt.proof.residual import move_when_merged
+from pytest_lora_ckpt.vocabulary.lora import LORA_MID, UNREPEATABLE_INITS
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ class Merge:
         elif module.kind == "base":
             how = "W alone, without the adapter"
         else:
-            how, cause = "neither W nor W + scaling x B A", "values-differ"
+            how = module.why or "neither W nor W + scaling x B A"
+            cause = "base-not-moved" if module.why else "values-differ"
         return ProvedTensor(key, module.model_key or "", STATE_DICT, "differs", how, cause)
 
 
@@ -208,6 +210,9 @@ class _Finder:
         down, up = self._factors(pair)
         if same_bits(now, base.to(now.dtype)) and not (up.any() and down.any()):
             return replace(module, kind="merged")
+        config = AdapterConfig.of(self.reference.config if self.reference else None)
+        if config.moves_base and module.expected:
+            return self._on_moved_base(module, now, base, config.start)
         magnitude = next((key for key in pair.others if "magnitude" in key), None)
         fit = fit_update(now, base, down, up, self.checkpoint.read(magnitude) if magnitude else None)
         if fit.kind == "unknown":
@@ -216,6 +221,20 @@ class _Finder:
         if fit.kind == "other" and third:
             return replace(module, why=f"{printable(third[0])} takes part in the update")
         return replace(module, kind=fit.kind, scaling=fit.scaling or 0.0, doubt=fit.doubt)
+
+    def _on_moved_base(self, module: MergedModule, now: torch.Tensor, base: torch.Tensor, start: str) -> MergedModule:
+        """Judge a weight from which PEFT took the start of the factors before they were merged into it."""
+        scaling = module.expected or 0.0
+        said = f"init_lora_weights is {printable(start)!r}"
+        if start.startswith(UNREPEATABLE_INITS):
+            return replace(module, why=f"{said}, and the weights that it left are not known")
+        move = move_when_merged(base, now, *self._factors(module.pair), scaling)
+        if move == "start":
+            return replace(module, kind="merged", scaling=scaling)
+        if move == "none":
+            why = f"W + {scaling:.4g} x B A; {said}, so that the start of the factors is in it twice"
+            return replace(module, kind="other", why=why)
+        return replace(module, kind="base" if same_bits(now, base.to(now.dtype)) else "other")
 
     def _together(self, numbers: list[int], modules: list[MergedModule]) -> Mapping[int, MergedModule]:
         """Fit the updates of several modules to the one weight that they share, by the scalings that are expected."""

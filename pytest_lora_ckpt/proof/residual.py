@@ -55,15 +55,16 @@ def _move(  # noqa: PLR0913  # A weight twice, two factors and how they are appl
         left, right = right.T, left.T  # A layer that keeps its weight transposed.
     if left.shape[1] != right.shape[0] or (left.shape[0], right.shape[1]) != there.shape:
         return "other"
-    taken = weight - there
-    size = float(weight.norm()) + float(there.norm())
-    if merged:
-        update = scaling * (left @ right)
-        taken, size = taken + update, size + float(update.norm())
+    update = scaling * (left @ right)
+    size = float(weight.norm()) + float(there.norm()) + float(update.norm())
+    taken = weight - there + update if merged else weight - there
     precision = max(torch.finfo(now.dtype).eps, torch.finfo(torch.float32).eps)
     allowed = _ROUNDING * precision * size
     if float(taken.norm()) <= allowed:
         return "none"
+    # The update is of the same rank: it is missing, or in the weight and beside it.
+    if float((taken - update if merged else taken + update).norm()) <= allowed:
+        return "other"
     rank = right.shape[0]
     if _beyond(taken, rank) > allowed:
         return "other"

@@ -22,8 +22,6 @@ pytestmark = pytest.mark.foreign
 
 WEIGHTS = "adapter_model.safetensors"
 WRONG_TODAY: dict[str, str] = {
-    "pissa-merged": "healthy, and red: adapter-not-loaded",
-    "olora-merged": "healthy, and red: adapter-not-loaded",
     "layer-replication-merged": "broken, and red for another cause: adapter-not-loaded, base-overwritten",
     "hotswapped-into-a-padded-slot": "healthy, and red: rank-mismatch",
     "never-swapped-in": "broken, and red for another cause: rank-mismatch",

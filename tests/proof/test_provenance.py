@@ -78,6 +78,25 @@ def test_the_original_base_under_such_factors_is_another_than_that_of_training(t
     assert "less the start of the factors (init_lora_weights 'pissa')" in healthy.check("base-untouched").summary
 
 
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+def test_factors_merged_into_what_their_start_was_taken_out_of(start: str, tmp_path: Path) -> None:
+    trained(llama(), init_lora_weights=start).save_pretrained(tmp_path)
+    torch.manual_seed(3)
+    if "niter" not in start:  # Its start is drawn anew at each load: PEFT's own warning.
+        healthy = judged(tmp_path, lambda path: peft.PeftModel.from_pretrained(llama(), str(path)).merge_and_unload())
+        assert healthy.passed
+        assert "loaded" in healthy.named("passed")
+
+    def on_the_original(path: Path) -> Any:
+        config = peft.PeftConfig.from_pretrained(str(path))
+        config.init_lora_weights = True
+        return peft.PeftModel.from_pretrained(llama(), str(path), config=config).merge_and_unload()
+
+    assert "base-not-moved" in {each.cause for each in judged(tmp_path, on_the_original).findings}
+    never = judged(tmp_path, lambda _: llama())
+    assert "adapter-not-loaded" in {each.cause for each in never.findings}
+
+
 def test_layers_that_are_used_several_times_are_those_of_the_base() -> None:
     model = trained(llama(), layer_replication=[[0, 1], [0, 2], [1, 2]])
     found = origins(model, llama())
