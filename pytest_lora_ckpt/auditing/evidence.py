@@ -105,10 +105,10 @@ class FileEvidence:
 
     @cached_property
     def hinted_configs(self) -> tuple[Mapping[str, Any], ...]:
-        """LoRA configs in the Lightning hyper-parameters, wherever they lie: what they do not name is not known."""
-        from pytest_lora_ckpt.auditing.hyperparameters import lora_config_in
+        """LoRA configs in hyper-parameters and metadata, wherever they lie: what they do not name is not known."""
+        from pytest_lora_ckpt.auditing.hints import hinted_configs
 
-        return tuple(lora_config_in(self.checkpoint.envelope.get("hyper_parameters")))
+        return hinted_configs(self.checkpoint)
 
     def facts(self, path: Path | str) -> CheckpointFacts:
         """Return what the report says of the checkpoint."""

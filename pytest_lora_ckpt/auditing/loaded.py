@@ -12,8 +12,10 @@ from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.auditing.renamings import settle_renamings
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.keys import parse_key
-from pytest_lora_ckpt.lora.config import AdapterConfig
+from pytest_lora_ckpt.lora.config import AdapterConfig, scaling_of
 from pytest_lora_ckpt.lora.layers import idle_copies
+from pytest_lora_ckpt.lora.pairs import lora_pairs
+from pytest_lora_ckpt.lora.scaling import alpha_of
 from pytest_lora_ckpt.manifest import compare_model
 from pytest_lora_ckpt.models import as_key_set, is_module
 from pytest_lora_ckpt.proof import (
@@ -184,6 +186,20 @@ class LoadedEvidence:
         """The adapted modules of the loaded model that are for this checkpoint's adapter."""
         own = self._own_adapters
         return tuple(each for each in self.model.layers if not own or each.adapter in own)
+
+    @cached_property
+    def scalings_in_file(self) -> Mapping[str, float]:
+        """Path of an adapted module of the loaded model -> the scaling by the alpha next to its factors in the file."""
+        checkpoint, mapping = self._file.checkpoint, self.match.report.mapping
+        scalings = {}
+        for pair in checkpoint.keys.derived(lora_pairs):
+            place = mapping.get(pair.down[0]) if pair.down else None
+            alpha = alpha_of(pair, checkpoint.read) if place and pair.rank else None
+            if place and pair.rank and alpha is not None:
+                parsed = self.model.parsed[place]
+                path = ".".join(parsed.segments[: parsed.roles.index("lora")])
+                scalings[path] = scaling_of(alpha, pair.rank)
+        return scalings
 
     @property
     def active_adapters(self) -> set[str]:

@@ -76,11 +76,16 @@ class _Names:
                 self.by_path[own.module_path].append(key)
         for path in self.by_path:
             self.by_leaf[path.rpartition(".")[2]].append(path)
+        # kohya and LyCORIS write the path with underscores, and a prefix of their own.
+        self.by_flat = {path.replace(".", "_"): path for path in self.by_path}
 
     def places(self, pair: LoraPair) -> list[str]:
         """Return the weights of the pair's module that it may change, else a fused weight of which it is a part."""
         around, _, leaf = pair.module.rpartition(".")
-        names = [pair.module, *(path for path in self.by_leaf[leaf] if _ends_alike(path, pair.module))]
+        words = pair.module.split("_") if not around else []
+        flat = ("_".join(words[at:]) for at in range(len(words)))
+        names = [self.by_flat[name] for name in flat if name in self.by_flat][:1]
+        names += [pair.module, *(path for path in self.by_leaf[leaf] if _ends_alike(path, pair.module))]
         own = [key for path in dict.fromkeys(names) for key in self.by_path.get(path, ()) if self._fits(pair, key)]
         if own:
             return own
@@ -103,6 +108,8 @@ class _Names:
         shape, down, out = self.model[key].shape, pair.down[1].shape, pair.up[1].shape[0]
         if len(shape) == _STACK and len(down) == _MATRIX:
             return bool(shape[0]) and not down[0] % shape[0] and shape[1:] in {(out, down[1]), (down[1], out)}
+        if shape == (out, *down[1:]):
+            return True
         return len(shape) == len(down) == _MATRIX and shape[1] == down[1] and out <= shape[0]
 
 

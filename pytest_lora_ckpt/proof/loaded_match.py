@@ -110,7 +110,7 @@ def _merge_findings(merge: Merge) -> Iterator[Finding]:
     if others and not merged:
         message = f"The model has no LoRA, and neither W nor W with this adapter merged into it in {_names(others)}."
         yield finding("values-differ", message, [key for each in others for key in each.pair.keys])
-    if merged:
+    if merged and not merge.outliers:
         scaling = "different scalings" if merge.scaling is None else f"the scaling {merge.scaling:.4g}"
         where = "" if merged == len(merge.modules) else f"{merged} of {len(merge.modules)} modules of "
         message = f"The adapter is merged into the weights of {where}the loaded model, with {scaling}."

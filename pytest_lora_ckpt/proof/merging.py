@@ -47,6 +47,7 @@ class MergedModule:
         scaling: The scaling of a merged module; 0 where the update is zero.
         doubt: One standard error of the scaling, relative to itself.
         expected: The scaling by the config or by the file's alpha, or None where there is none.
+        by_alpha: Whether that is the alpha next to the factors: such files are often served at a strength of one's own.
         rank: The rank; of stacked experts that of each.
         why: Why it cannot be decided, where W is at hand.
     """
@@ -57,13 +58,14 @@ class MergedModule:
     scaling: float = 0.0
     doubt: float = 0.0
     expected: float | None = None
+    by_alpha: bool = False
     rank: int | None = None
     why: str = ""
 
     @property
     def times(self) -> int | None:
         """How many times the update is in the weight, where the scaling is a multiple of the expected one."""
-        if self.kind != "merged" or not self.expected:
+        if self.kind != "merged" or not self.expected or self.by_alpha:
             return None
         times = round(self.scaling / self.expected)
         return times if times and abs(self.scaling - times * self.expected) <= _slack(self) else None
@@ -204,7 +206,11 @@ class _Finder:
         rank = pair.rank
         if rank and self.loaded.keys[model_key].shape[:-2] and pair.down and len(pair.down[1].shape) == _MATRIX:
             rank //= self.loaded.keys[model_key].shape[0]  # Experts.
-        module = MergedModule(pair, model_key, "unknown", rank=rank, expected=self._expected(pair, rank))
+        alpha = alpha_of(pair, self.checkpoint.read) if rank else None
+        expected = self.reference.scaling(pair.module, rank) if self.reference else None
+        if alpha is not None and rank:
+            expected = scaling_of(alpha, rank)
+        module = MergedModule(pair, model_key, "unknown", 0.0, 0.0, expected, alpha is not None, rank)
         if now is None or base is None:
             return module
         down, up = self._factors(pair)
@@ -282,13 +288,6 @@ class _Finder:
     def _factors(self, pair: LoraPair) -> tuple[torch.Tensor, torch.Tensor]:
         down, up = (self.checkpoint.read(factor[0]) for factor in (pair.down, pair.up) if factor)
         return down, up
-
-    def _expected(self, pair: LoraPair, rank: int | None) -> float | None:
-        """The scaling that the file itself gives (kohya's `alpha` next to the factors), or the config."""
-        alpha = alpha_of(pair, self.checkpoint.read)
-        if alpha is not None and rank:
-            return scaling_of(alpha, rank)
-        return self.reference.scaling(pair.module, rank) if self.reference else None
 
     def _now(self, model_key: str) -> torch.Tensor | None:
         return self.loaded.read(model_key).tensor

@@ -8,6 +8,10 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """PEFT's weights, in the order in which PEFT prefers them (peft/utils/save_and_load.py, `load_peft_weights`)."""
 
+RUN_CONFIGS = ("hyperparameters.yaml", "torchtune_config.yaml", "hparams.yaml")
+"""The settings of a run, next to its checkpoints: litgpt (litgpt/utils.py, `save_hyperparameters`), torchtune
+(torchtune/training/metric_logging.py, `save_config`), Lightning (lightning/pytorch/core/saving.py)."""
+
 LORA_WEIGHTS = "lora_weights"
 """The directory next to a training checkpoint in which projects save the adapter."""
 

@@ -57,6 +57,10 @@ PEFT_PARAMETER_DICTS = frozenset({"lora_embedding_A", "lora_embedding_B", TOKENS
 LORA_SCALES = frozenset({"alpha", "dora_scale"})
 """Scalars that kohya and diffusers write next to the factors."""
 
+ADAPTER_METADATA = "lora_adapter_metadata"
+"""What diffusers calls the adapters' configs in the metadata of a safetensors file (loaders/lora_base.py,
+`LORA_ADAPTER_METADATA_KEY`)."""
+
 LORA_MID = "lora_mid"
 """The third factor of a LoRA for convolutions (LyCORIS, lycoris/modules/locon.py)."""
 

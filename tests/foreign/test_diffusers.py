@@ -22,12 +22,6 @@ pytestmark = pytest.mark.foreign
 
 WRONG_TODAY: dict[str, str] = {
     "plain-directory": "healthy, and red: readable (a traceback)",
-    "metadata-ignored": "broken, and green",
-    "metadata-scale-doubled": "broken, and green",
-    "kohya-fused": "healthy, and red: adapter-not-loaded, base-overwritten",
-    "kohya-scale-doubled": "broken, and green",
-    "kohya-fused-doubled": "broken, and red for another cause: adapter-not-loaded, base-overwritten",
-    "kohya-alpha-ignored": "broken, and green",
 }
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 NAME = "pytorch_lora_weights.safetensors"

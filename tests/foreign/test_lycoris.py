@@ -18,8 +18,6 @@ lycoris = pytest.importorskip("lycoris", exc_type=ImportError)
 pytestmark = pytest.mark.foreign
 
 WRONG_TODAY: dict[str, str] = {
-    "locon-merged": "healthy, and red: adapter-not-loaded, base-overwritten",
-    "locon-merged-threefold": "broken, and red for another cause: adapter-not-loaded, base-overwritten",
     "locon-module-gone": "broken, and green",
     "loha": "healthy, and red: wrapper-prefix, wrong-stage",
     "loha-merged": "healthy, and red: too-few-loaded",

@@ -20,9 +20,7 @@ torchtune_peft = pytest.importorskip("torchtune.modules.peft")
 converting = pytest.importorskip("torchtune.models.convert_weights")
 pytestmark = pytest.mark.foreign
 
-WRONG_TODAY: dict[str, str] = {
-    "merged-with-alpha-times-four": "broken, and green",
-}
+WRONG_TODAY: dict[str, str] = {}
 RANK, ALPHA = 4, 8
 SIZES = {
     "vocab_size": VOCABULARY,

@@ -65,10 +65,14 @@ def adapter_active(context: AuditContext) -> Judgement:
         return needs.inputs(context) or judges.effect(method_effect(evidence.method, evidence.inputs or {}))
     merge = evidence.match.merge
     if merge is not None and any(each.kind != "base" and each.model_key for each in merge.modules):
-        off_scale = scaling.merged_off_scale(merge, () if file.lora_config else file.hinted_configs)
+        hints = () if file.lora_config else file.hinted_configs
+        recorded = context.manifest.scalings if context.manifest else {}
+        off_scale = scaling.merged_off_scale(merge, hints, recorded)
         return judges.merged(merge, evidence.proof, off_scale)
     idle = judges.idle(evidence.layers, evidence.active_adapters, evidence.idle_copies)
-    if (wrong := idle or scaling.off_scale(evidence.layers, file.lora_config, file.hinted_configs)) is not None:
+    wrong = idle or scaling.off_alpha(evidence.layers, evidence.scalings_in_file)
+    wrong = wrong or scaling.off_scale(evidence.layers, file.lora_config, file.hinted_configs)
+    if wrong is not None:
         return failed(wrong.message, [wrong])
     return needs.inputs(context) or needs.invocation(context) or _at_work(context, evidence)
 

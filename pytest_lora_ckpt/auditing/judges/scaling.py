@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.findings import finding
@@ -9,7 +10,7 @@ from pytest_lora_ckpt.lora.scaling import expected_scaling, scaling_differences
 from pytest_lora_ckpt.wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from pytest_lora_ckpt.lora.config import AdapterConfig
     from pytest_lora_ckpt.lora.layers import AdapterLayer
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.results import Finding
 
 _SLACK = 0.02  # Of a scaling that was fitted.
-_TWICE = 1.5
+_EXACT = 1e-3  # Of one that is in force: a file may hold alpha in half precision.
+_TWICE = 2
 
 
 def off_scale(
@@ -42,20 +44,55 @@ def off_scale(
     return None
 
 
-def merged_off_scale(merge: Merge, hints: Iterable[Mapping[str, Any]]) -> Finding | None:
-    """Find a merge by another scaling than any that the hyper-parameters give.
+def off_alpha(layers: Sequence[AdapterLayer], scalings: Mapping[str, float]) -> Finding | None:
+    """Find modules whose scaling in force is not that of the alpha next to their factors (kohya, LyCORIS).
+
+    Args:
+        layers: The layers of this checkpoint's adapter.
+        scalings: Path of a module -> alpha / rank, by the file.
+    """
+    outliers = [
+        (layer, expected)
+        for layer in layers
+        if layer.scaling is not None
+        and (expected := scalings.get(layer.module)) is not None
+        and abs(layer.scaling - expected) > _EXACT * abs(expected)
+    ]
+    if not outliers:
+        return None
+    first, expected = outliers[0]
+    message = f"The scaling of {len(outliers)} of {count(len(layers), 'module')} is not what alpha in the file gives: "
+    message += f"{first.scaling:.4g} in {first.module}, expected {expected:.4g}."
+    return finding("scaling-differs", message, [layer.module for layer, _ in outliers])
+
+
+def merged_off_scale(
+    merge: Merge, hints: Iterable[Mapping[str, Any]], recorded: Mapping[str, float | Mapping[str, float]]
+) -> Finding | None:
+    """Find a merge by another scaling than any that the hyper-parameters give, or the manifest.
 
     With an adapter_config.json there is nothing to find: `Merge.proved` has compared the scaling.
+
+    Args:
+        merge: The merge.
+        hints: Configs in the hyper-parameters.
+        recorded: The scalings of training, by adapter, from the manifest.
     """
-    guesses = _guesses(hints, {each.pair.rank for each in merge.modules})
+    guesses = _guesses(hints, {each.rank for each in merge.modules})
     of_rank = {(each["r"], scaling) for each in guesses if (scaling := expected_scaling(each, ""))}
     expected = {scaling for _, scaling in of_rank}
-    fitted = [each.scaling for each in merge.modules if each.pair.rank in {rank for rank, _ in of_rank}]
+    fitted = [each.scaling for each in merge.modules if each.rank in {rank for rank, _ in of_rank} and each.scaling]
+    written = "the hyper-parameters give"
+    if recorded:
+        values = [each if isinstance(each, Mapping) else {"": each} for each in recorded.values()]
+        expected = {number for each in values for number in each.values() if number}
+        fitted = [each.scaling for each in merge.modules if each.kind == "merged" and each.scaling]
+        written = "the manifest gives"
     if not expected or not fitted or any(abs(s - e) <= _SLACK * e for s in fitted for e in expected):
         return None
-    times = min((fitted[0] / one for one in expected), key=lambda ratio: abs(ratio - round(ratio)))
-    twice = times > _TWICE and abs(times - round(times)) < _SLACK
-    message = f"The adapter was merged with the scaling {fitted[0]:.4g}, and the hyper-parameters give "
+    # Without rsLoRA, unless it is written down: the lower of two.
+    twice = abs(fitted[0] / min(expected) - _TWICE) < _SLACK
+    message = f"The adapter was merged with the scaling {fitted[0]:.4g}, and {written} "
     message += " or ".join(f"{each:.4g}" for each in sorted(expected)) + "."
     return finding("merged-twice" if twice else "scaling-differs", message)
 
