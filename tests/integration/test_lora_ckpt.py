@@ -26,7 +26,7 @@ def test_a_replica_passes(audit: Audit, stage: str) -> None:
     assert run.named("passed") == (with_model | adapter if stage == "finetune" else with_model - adapter)
     assert run.named("skipped") == set(CHECKS) - run.named("passed")
     assert run.sections == [f"LoRA checkpoint: replica:{stage}"]
-    assert "verdict: loads-after-remap (everything loads once the keys are renamed)" in run.text
+    assert "verdict: loads-after-remap (everything is loaded: the loader renames the keys)" in run.text
     assert run.run["checkpoint"]["stage"] == stage
 
 
@@ -46,7 +46,7 @@ def test_the_section_tells_what_it_is(audit: Audit) -> None:
         "lr_schedulers, optimizer_states",
         "language_model LoRA 28 28 0 28",
         "as is: loaded 0 · missing 173 (lora 28, prefix 145) · unexpected 173 (lora 28, prefix 145)",
-        "strip model. (173 keys, your loader must)",
+        "strip model. (173 keys, your loader does it)",
         "after remapping: loaded 173 · missing 0 · unexpected 0",
         "not checked: config (there is no adapter_config.json)",
     ):
