@@ -23,8 +23,9 @@ _FOLLOWS: Mapping[str, set[str]] = {
     "base-changed": {"other-base"},
     "base-overwritten": {"other-base", "base-changed", "base-weights-in-adapter"},
     "generate-not-finite": {*_NOT_FINITE, "nan-in-model"},
+    "inputs-failed": {"not-materialised"},
     "lora-slot-empty": {*_NO_TENSORS, "lora-pair-incomplete", "lora-uneven-layers"},
-    "missing-layers": {"lora-uneven-layers"},
+    "missing-layers": {"lora-uneven-layers", "lora-slot-empty"},
     "nan-in-model": _NOT_FINITE,
     "probe-differs": {*_NOT_THERE, *_OTHER_BASE, "still-initial", "values-differ", "scaling-differs", "merged-twice"},
     "rank-mismatch": {"config-rank"},
@@ -33,6 +34,9 @@ _FOLLOWS: Mapping[str, set[str]] = {
     "zero-update-in-use": {"lora-pair-incomplete", "lora-slot-empty", "lora-uneven-layers", "target-mismatch"},
 }
 """Cause -> causes that it follows from."""
+
+_CONTRADICTED = {"adapter-merged": {"merged-twice", "scaling-differs"}}
+"""Note -> errors beside which it says the opposite: that there is nothing to mend."""
 
 _IN_MERGED = {"adapter-not-loaded": _OTHER_BASE, "values-differ": _OTHER_BASE}
 """The same where the model has no LoRA: with another W, W + scaling x B A is another weight too."""
@@ -53,13 +57,17 @@ def root_of(effect: Finding, others: Sequence[Finding], *, merged: bool = False)
         if each.severity != "error" or each.cause == effect.cause:
             continue
         named = each.cause in RENAMINGS and bool(effect.keys) and set(effect.keys) <= set(each.keys)
-        if each.cause in causes or named:
+        # The model's layers are there where only their slots of LoRA are empty.
+        apart = effect.cause == "missing-layers" and not set(effect.keys) <= set(each.keys)
+        if named or (each.cause in causes and not apart):
             return root_of(each, [other for other in others if other is not effect], merged=merged) or each
     return None
 
 
 def with_roots(findings: Sequence[Finding], *, merged: bool = False) -> list[Finding]:
     """Turn each error that follows from another one into a note, without a remedy of its own, that names its root."""
+    errors = {each.cause for each in findings if each.severity == "error"}
+    findings = [each for each in findings if not errors & _CONTRADICTED.get(each.cause, set())]
     roots = [root_of(each, findings, merged=merged) if each.severity == "error" else None for each in findings]
     return [
         each if root is None else dataclasses.replace(each, severity="note", remedy="", follows=root.cause)

@@ -13,7 +13,7 @@ from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
 from pytest_lora_ckpt.lora.pairs import lora_factor
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.running import at_rest, floats_in
-from pytest_lora_ckpt.wording import count, grouped
+from pytest_lora_ckpt.wording import beginning, count, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ class AdapterEffect:
         difference: Largest absolute difference of the outputs with and without adapters, 0.0 where there is none.
         finite: Whether all outputs are finite.
         error: Why the outputs could not be compared, as a sentence, or None.
-        raised: Whether that is what the forward pass raised.
+        cause: Slug of the cause of that.
         adapters: A line for each adapter: in how many modules it is, active, disabled, merged.
         broken: Modules whose adapter holds NaN or Inf. The output may hide it: `scaled_dot_product_attention` of torch
             on the CPU gives zeros for a query of NaN.
@@ -46,7 +46,7 @@ class AdapterEffect:
     difference: float = 0.0
     finite: bool = True
     error: str | None = None
-    raised: bool = False
+    cause: str = "adapter-inactive"
     adapters: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
 
@@ -96,7 +96,8 @@ def adapter_effect(model: torch.nn.Module | LoadedModel, inputs: Mapping[str, An
         layers = adapter_layers(module)  # As they are in eval mode, in which some libraries merge.
         effect = AdapterEffect(len(layers), state=adapter_state(layers), adapters=describe_adapters(layers))
         if not all(layer.has_data for layer in layers):
-            return replace(effect, error="The LoRA weights have no data: they are on the meta device.")
+            message = "The LoRA weights have no data: they are on the meta device."
+            return replace(effect, cause="not-materialised", error=message)
         effect = replace(
             effect,
             zero=sum(layer.changes_nothing for layer in layers),
@@ -109,7 +110,8 @@ def adapter_effect(model: torch.nn.Module | LoadedModel, inputs: Mapping[str, An
             with adapters_off(module):
                 off = floats_in(module(**inputs))
         except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
-            return replace(effect, raised=True, error=f"The forward pass raised {type(error).__name__}: {error}")
+            message = f"The forward pass raised {type(error).__name__}: {beginning(str(error))}"
+            return replace(effect, cause="inputs-failed", error=message)
     if not on:
         return replace(effect, error="The forward pass returned no floating tensor.")
     pairs = [(a.double(), b.double()) for a, b in zip(on, off, strict=True) if a.shape == b.shape]

@@ -267,6 +267,6 @@ def _findings(tensors: tuple[ProvedTensor, ...], where: str = "") -> Iterator[Fi
     for cause, rows in by_cause.items():
         adapters = sum(parse_key(row.key).is_adapter for row in rows)
         of_adapter = f" ({adapters} of the adapter)" if adapters else ""
-        example = f"{printable(rows[0].model_key)} holds {rows[0].how}"
+        example = f"{printable(rows[0].model_key or rows[0].key)} holds {rows[0].how}"
         message = f"{len(rows)} of {len(tensors)} tensors{where}{of_adapter} hold {CAUSES[cause].phrase}: {example}."
         yield finding(cause, message, [row.key for row in rows])

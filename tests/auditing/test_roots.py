@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import peft
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_lora_ckpt import audit
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import torch
-
     from pytest_lora_ckpt import AuditResult
 
+IDS = torch.tensor([[5, 6, 7, 8]])
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -79,3 +79,27 @@ def test_what_follows_is_a_note_that_names_its_root() -> None:
     assert root_of(root, effects) is None
     other = finding("config-rank", "r is 8.")
     assert with_roots([root, other]) == [root, other]
+
+
+def test_the_last_layer_missing_is_the_adapters_lack(adapter: Path) -> None:
+    rewrite(adapter, lambda ws: {key: value for key, value in ws.items() if "layers.2" not in key})
+    result = audit(adapter, model=loading_world.adapt(loading_world.llama()))
+    assert errors(result) == ["lora-slot-empty"]
+
+
+def test_merged_twice_is_not_called_fine(adapter: Path) -> None:
+    config = peft.PeftConfig.from_pretrained(str(adapter))
+
+    def twice(path: Path) -> torch.nn.Module:
+        config.lora_alpha *= 2
+        return peft.PeftModel.from_pretrained(loading_world.llama(), str(path), config=config).merge_and_unload()
+
+    result = audit(adapter, loader=twice, base_model=loading_world.llama)
+    assert "merged-twice" in errors(result)
+    assert "adapter-merged" not in {each.cause for each in result.findings}
+
+
+def test_weights_without_values_are_called_so(adapter: Path) -> None:
+    result = audit(adapter, loader=lambda path: load(path).to("meta"), inputs={"input_ids": IDS})
+    assert errors(result)[0] == "not-materialised"
+    assert "adapter-inactive" not in {each.cause for each in result.findings}

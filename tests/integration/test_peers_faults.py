@@ -93,13 +93,12 @@ def transformers_load_adapter(base: Callable[[], Any]) -> Load:
 
 LOADERS = {each.__name__: each for each in (from_pretrained, load_adapter, transformers_load_adapter)}
 
-ARRIVED_NOWHERE = {"loaded": "still-initial", "adapter-active": "adapter-not-loaded"}
+# The names are why, and fail the check `keys`.
+ARRIVED_NOWHERE = {"keys": "", "loaded": "still-initial", "adapter-active": "adapter-not-loaded"}
 SLOT_EMPTY = {"keys": "lora-slot-empty", "ratio": "", "loaded": "lora-slot-empty"}
 DROPPED = {"keys": "target-mismatch", "loaded": "target-mismatch"}
-RAISES = dict.fromkeys(
-    ("keys", "ratio", "loaded", "base-untouched", "adapter-active", "generate"),
-    "loader-failed",
-)
+# The first check that needs the loaded model fails, and the others are skipped for that reason.
+RAISES = {"keys": "loader-failed"}
 UNREADABLE = {"readable": ""}
 NOTHING: Expected = {}
 
@@ -688,7 +687,8 @@ def test_a_lightning_base_of_another_depth(
 ) -> None:
     load = STATE_LOADERS[loader](tmp_path, layers=layers)
     audited = audit(trained.paths["trained"], load, base=lambda: vlm(layers=LAYERS), inputs=replica_inputs)
+    if loader == "trainer_resumes":  # The optimizer's state does not fit either, and the Trainer minds that.
+        holds(audited, RAISES)
+        return
     assert {"keys", "loaded"} <= audited.failed, str(audited)
-    # The optimizer's state does not fit either, and the Trainer minds that.
-    wanted = "loader-failed" if loader == "trainer_resumes" else cause
-    assert wanted in audited.causes("keys") & audited.causes("loaded"), str(audited)
+    assert cause in audited.causes("keys") & audited.causes("loaded"), str(audited)

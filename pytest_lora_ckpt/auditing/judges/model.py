@@ -199,8 +199,8 @@ def effect(effect: AdapterEffect, *, file_is_zero: bool | None = None) -> Judgem
     if effect.state == "merged" and not effect.broken:
         return replace(skipped(effect.why), remedy="Run this check before the adapter is merged.")
     cause, message = "adapter-inactive", effect.why
-    if effect.raised:
-        return failed(message, [finding("inputs-failed", message)])
+    if effect.error:
+        return failed(message, [finding(effect.cause, message)])
     if not effect.modules:
         cause = "adapter-not-loaded"
     elif effect.state == "merged twice":
