@@ -15,6 +15,7 @@ from pytest_lora_ckpt.proof.effect import AdapterEffect
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.running import at_rest, floats_in
 from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS
+from pytest_lora_ckpt.wording import beginning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +110,8 @@ def method_effect(adapter: WithSavedNames, inputs: Mapping[str, Any]) -> Adapter
             with adapter.tuned.disable_adapter():
                 off = floats_in(model(**inputs))
         except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
-            return replace(effect, raised=True, error=f"The forward pass raised {type(error).__name__}: {error}")
+            message = f"The forward pass raised {type(error).__name__}: {beginning(str(error))}"
+            return replace(effect, cause="inputs-failed", error=message)
     # A prompt makes the output longer.
     apart = [_apart(a, b) for a, b in zip(on, off, strict=False)] if len(on) == len(off) else [math.inf]
     finite = all(bool(tensor.isfinite().all()) for tensor in on)
