@@ -37,7 +37,6 @@ class ClassifiedKeys(Sequence[str]):
     __slots__ = ("_class_of", "_sorted")
 
     def __init__(self, class_of: Mapping[str, str]) -> None:
-        """Take key -> class, and keep this very mapping."""
         self._class_of = class_of
         self._sorted: tuple[str, ...] | None = None
 
@@ -53,19 +52,15 @@ class ClassifiedKeys(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> tuple[str, ...]: ...
     def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
-        """Return the key, or the keys, at this place of the sorted order."""
         return self._keys[index]
 
     def __len__(self) -> int:
-        """Return the number of keys of all classes."""
         return len(self._class_of)
 
     def __iter__(self) -> Iterator[str]:
-        """Go over the keys in sorted order."""
         return iter(self._keys)
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether the key is among these."""
         return key in self._class_of
 
     def __eq__(self, other: object) -> bool:
@@ -77,7 +72,6 @@ class ClassifiedKeys(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]  # Equal to a list, and so not hashable.
 
     def __repr__(self) -> str:
-        """Count by class, do not list."""
         counts = ", ".join(f"{name} {count}" for name, count in self.counts.items() if count)
         return f"ClassifiedKeys({len(self)}: {counts})"
 

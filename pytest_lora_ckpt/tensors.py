@@ -111,19 +111,15 @@ class KeySet(Mapping[str, TensorInfo]):
         self.aliases: tuple[tuple[str, ...], ...] = _alias_groups(self._infos, aliases)
 
     def __getitem__(self, key: str) -> TensorInfo:
-        """Return what is known of the tensor called `key`."""
         return self._infos[key]
 
     def __iter__(self) -> Iterator[str]:
-        """Go over the keys in the order of the state dict."""
         return iter(self._infos)
 
     def __len__(self) -> int:
-        """Return the number of keys, aliases included."""
         return len(self._infos)
 
     def __contains__(self, key: object) -> bool:
-        """Return whether there is a tensor called `key`."""
         return key in self._infos
 
     # Mapping's own views ask for one key at a time; these are ten times as fast.
@@ -140,7 +136,6 @@ class KeySet(Mapping[str, TensorInfo]):
         return self._infos.items()
 
     def __repr__(self) -> str:
-        """Count, do not list."""
         return f"KeySet({len(self)} keys, {self.nbytes} bytes)"
 
     @property

@@ -38,7 +38,6 @@ class CheckpointError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        """Put the fact first, then what was expected, what was found and what to do."""
         return explained(f"cannot read checkpoint {printable(self._shown)} ({self.problem})", self)
 
     def __reduce__(self) -> tuple[object, ...]:

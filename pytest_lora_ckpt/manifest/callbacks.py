@@ -74,7 +74,6 @@ class LoraManifestCallback:
         return (getattr(type(self), "_origin", type(self)), (self.path, self.probe))
 
     def __repr__(self) -> str:
-        """Tell where it writes."""
         return f"LoraManifestCallback(path={None if self.path is None else str(self.path)!r})"
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -45,7 +45,6 @@ class ManifestError(Exception):
         self.expected, self.found, self.remedy = expected, found, remedy
 
     def __str__(self) -> str:
-        """Put the fact first, then what was expected, what was found and what to do."""
         return explained(f"cannot use manifest {self.path}" if self.path else "cannot use the manifest", self)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -98,10 +97,6 @@ class BaseModel:
     commit: str | None = None
     fingerprint: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
 
 @dataclass(frozen=True)
 class Manifest:
@@ -146,7 +141,6 @@ class Manifest:
         return tuple(sorted(key for key, entry in self.tensors.items() if entry.trained))
 
     def __repr__(self) -> str:
-        """Count, do not list."""
         return f"Manifest({self.model}: {len(self.tensors)} tensors, {len(self.trained)} of them trained)"
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,7 +149,7 @@ class Manifest:
             "schema": SCHEMA,
             "written_by": dict(sorted(self.written_by.items())),
             "model": self.model,
-            "base": self.base.to_dict(),
+            "base": asdict(self.base),
             "active": list(self.active),
             "adapters": {name: dict(sorted(config.items())) for name, config in sorted(self.adapters.items())},
             "scalings": {

@@ -44,7 +44,6 @@ class BaseWeights:
     """
 
     def __init__(self, base: Any, model: torch.nn.Module | LoadedModel, config: AdapterConfig | None = None) -> None:
-        """See the class."""
         if not isinstance(base, Checkpoint) and not is_module(base):
             raise TypeError(f"A base model is an nn.Module or a Checkpoint, and this is {type_name(base)}.")
         self._base: Checkpoint | LoadedModel = base if isinstance(base, Checkpoint) else LoadedModel(base)

@@ -65,7 +65,6 @@ class LoadedModel:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        """See the class."""
         if not is_module(model):
             raise TypeError(f"A loaded model is a torch.nn.Module, and this is {type_name(model)}.")
         self.module = model

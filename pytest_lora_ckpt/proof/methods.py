@@ -38,7 +38,6 @@ class WithSavedNames(LoadedModel):
     """
 
     def __init__(self, module: torch.nn.Module, tuned: Any, saved: Mapping[str, torch.Tensor], prefix: str) -> None:
-        """See the class."""
         super().__init__(module)
         self.tuned, self.saved, self._prefix = tuned, saved, prefix
 

@@ -64,7 +64,6 @@ class TensorsByValue:
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], torch.Tensor]) -> None:
-        """See the class."""
         self._shapes, self._read = shapes, read
         self._seen: dict[tuple[tuple[int, ...], torch.dtype], dict[bytes, list[str]]] = {}
 

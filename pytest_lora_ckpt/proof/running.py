@@ -57,7 +57,6 @@ class ForwardHooks:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        """See the class."""
         self.ended: list[str] = []
         self._open: list[str] = []
         self._broken: list[str] = []
@@ -66,13 +65,11 @@ class ForwardHooks:
         self._model, self._handles = model, list[Any]()
 
     def __enter__(self) -> None:
-        """Set the hooks."""
         for name, module in self._model.named_modules():
             self._handles.append(module.register_forward_pre_hook(self._begin(name)))
             self._handles.append(module.register_forward_hook(self._end(name)))
 
     def __exit__(self, *exc_info: object) -> None:
-        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
