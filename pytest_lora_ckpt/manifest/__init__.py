@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt._lazy import attach
 from pytest_lora_ckpt.manifest.compare import compare_checkpoint as compare_checkpoint
 from pytest_lora_ckpt.manifest.compare import compare_model as compare_model
-from pytest_lora_ckpt.manifest.outcomes import ManifestComparison as ManifestComparison
-from pytest_lora_ckpt.manifest.outcomes import summarise as summarise
+from pytest_lora_ckpt.manifest.differences import ManifestComparison as ManifestComparison
+from pytest_lora_ckpt.manifest.differences import summarise as summarise
 from pytest_lora_ckpt.manifest.read import find_manifest as find_manifest
 from pytest_lora_ckpt.manifest.read import read_manifest as read_manifest
 from pytest_lora_ckpt.manifest.schema import FILE_NAME as FILE_NAME

@@ -8,10 +8,9 @@ from pytest_lora_ckpt.comparison.compare import infer_remapping
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.layers import merged_modules
-from pytest_lora_ckpt.manifest.differences import base_differences, config_differences, value_differences
+from pytest_lora_ckpt.manifest.differences import Outcomes, base_differences, config_differences, value_differences
 from pytest_lora_ckpt.manifest.digests import Digested
 from pytest_lora_ckpt.manifest.facts import module_scalings
-from pytest_lora_ckpt.manifest.outcomes import Outcomes
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.wording import count, grouped, printable, type_name
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.keys import ParsedKey
-    from pytest_lora_ckpt.manifest.outcomes import ManifestComparison
+    from pytest_lora_ckpt.manifest.differences import ManifestComparison
     from pytest_lora_ckpt.manifest.schema import Manifest
     from pytest_lora_ckpt.proof.loaded_model import LoadedModel
     from pytest_lora_ckpt.results import Finding

@@ -80,7 +80,6 @@ def _parse(
     """Return metadata, tensors, where each begins, and the entries of which torch has no dtype."""
     metadata: dict[str, str] = {}
     infos: dict[str, TensorInfo] = {}
-    starts: dict[str, int] = {}
     opaque: dict[str, str] = {}
     ranges: dict[str, tuple[int, int]] = {}
     for name, entry in _pairs(raw):
@@ -89,19 +88,18 @@ def _parse(
                 raise BrokenFileError("`__metadata__` is there twice, or is not an object")
             metadata = _checked_metadata(entry)
             continue
-        if name in starts:
+        if name in ranges:
             notes.append(f"tensor {describe(name, 200)} is named twice in the header: the last one counts")
             infos.pop(name, None)
             opaque.pop(name, None)
         dtype, shape, begin, end = _entry(name, entry)
-        starts[name] = begin
         ranges[name] = (begin, end)
         if dtype:
             infos[name] = TensorInfo(shape, dtype, end - begin)
         else:
             opaque[name] = f"a tensor of six-bit floats, shape {shape}: torch has no such dtype"
     _check_cover(sorted((begin, end, name) for name, (begin, end) in ranges.items()), data_size)
-    return metadata, infos, starts, opaque
+    return metadata, infos, {name: begin for name, (begin, _) in ranges.items()}, opaque
 
 
 class _Object(list[tuple[str, Any]]):

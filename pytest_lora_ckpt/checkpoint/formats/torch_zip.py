@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError, big_endian
@@ -39,7 +40,7 @@ def index(window: Window) -> FileIndex:
     prefix = _prefix(archive)
     contents = archive.read(f"{prefix}data.pkl", MAX_PICKLE)
     order = archive.read(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in archive.records else b"little"
-    calls = TorchCalls(_Check(archive, prefix))
+    calls = TorchCalls(partial(_check, archive, prefix))
     machine = PickleMachine(contents, builders=calls.builders, persistent=calls.persistent)
     try:
         made = machine.load()
@@ -55,20 +56,13 @@ def index(window: Window) -> FileIndex:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Check:
-    """Compares each storage that the pickle names with the record that holds it."""
-
-    archive: ZipIndex
-    prefix: str
-
-    def __call__(self, storage: Storage) -> None:
-        record = self.archive.records.get(f"{self.prefix}data/{storage.name}")
-        if record is None:
-            raise BrokenFileError(f"it names {storage}, for which the archive has no record")
-        nbytes = storage.nbytes
-        if nbytes is not None and nbytes != record.size:
-            raise BrokenFileError(f"{storage} needs {nbytes} bytes, its record has {record.size}")
+def _check(archive: ZipIndex, prefix: str, storage: Storage) -> None:
+    """Compare a storage that the pickle names with the record that holds it."""
+    record = archive.records.get(f"{prefix}data/{storage.name}")
+    if record is None:
+        raise BrokenFileError(f"it names {storage}, for which the archive has no record")
+    if storage.nbytes is not None and storage.nbytes != record.size:
+        raise BrokenFileError(f"{storage} needs {storage.nbytes} bytes, its record has {record.size}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
