@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt import keys
+from pytest_lora_ckpt.checkpoint import Checkpoint
 from pytest_lora_ckpt.comparison.pairing import Excuses, Pairing, Terms, count_rows
 from pytest_lora_ckpt.comparison.verdict import is_idle, judge
 from pytest_lora_ckpt.findings import Comparison, diagnose
@@ -110,7 +111,8 @@ def compare_excusing(  # noqa: PLR0913  # What `compare` takes.
     if adapter_config is None:
         adapter_config = getattr(checkpoint, "adapter_config", None)
     if scope == "auto":
-        scope = "adapter" if adapter_config is not None else detect_scope(source)
+        partial = adapter_config is not None or _is_of_one_component(checkpoint, source)
+        scope = "adapter" if partial else detect_scope(source)
     if model is None:
         return _not_compared(source, scope, excuses.stage, _count_companion(checkpoint))
     target = as_key_set(model, groups)
@@ -191,6 +193,13 @@ def detect_scope(names: KeySet) -> str:
         for other in held[template.module]
     )
     return "full" if has_base_weights else "adapter"
+
+
+def _is_of_one_component(checkpoint: Any, names: KeySet) -> bool:
+    """Whether a file is called as the one component that it holds, as `mm_projector.bin`: no other was trained."""
+    if not isinstance(checkpoint, Checkpoint):
+        return False
+    return {each.component for each in readings(names).values()} == {checkpoint.path.stem}
 
 
 def _not_compared(source: KeySet, scope: str, stage: Stage | None, companion_lora_keys: int) -> LoadReport:

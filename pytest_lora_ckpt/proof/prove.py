@@ -160,10 +160,8 @@ class _Prover:
                 shapes[info.shape].append(model_key)
         places = [(key, shapes[info.shape].pop(0)) for key, info in part.checkpoint.keys.items() if shapes[info.shape]]
         if len(places) == len(part.checkpoint.keys):
-            why = (
-                "have no place in the model by their names, and the model has tensors of the same shapes that neither "
-            )
-            why += "the checkpoint nor the base model provides: rename "
+            why = "have no place in the model by their names, and the model has tensors of the same shapes that "
+            why += "neither the checkpoint nor the base model provides: rename "
             why += ", ".join(f"{printable(key)} to {printable(place)}" for key, place in places[:2])
             yield part.not_loaded([key for key, _ in places], why)
 
@@ -252,9 +250,9 @@ def _findings_of(part: Part, tensors: tuple[ProvedTensor, ...]) -> Iterator[Find
     if lost:
         root = part.not_loaded([row.key for row in lost], "are not in the loaded model")
         yield root
-        # What the model holds instead follows from it: a line each.
-        for each in _findings(tuple(lost), f" of {printable(part.name)}"):
-            yield dataclasses.replace(each, severity="warning", remedy=root.remedy, keys=())
+        # What most of them hold instead follows from it, in one line.
+        most = max(_findings(tuple(lost), f" of {printable(part.name)}"), key=lambda each: len(each.keys))
+        yield dataclasses.replace(most, severity="warning", remedy=root.remedy, keys=())
     yield from _findings(tuple(row for row in tensors if row not in lost), f" in {printable(part.name)}")
 
 
