@@ -32,6 +32,7 @@ from pytest_lora_ckpt.proof import (
     trained_rows,
     update_sizes,
     with_saved_names,
+    without_padding,
 )
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ class LoadedEvidence:
         """The model by the names that PEFT saves an adapter of another method by; None for LoRA, and without one."""
         return None if self._file.is_lora else with_saved_names(self.model, self._file.checkpoint)
 
-    @property
+    @cached_property
     def _named(self) -> LoadedModel:
-        return self.method or self.model
+        return self.method or without_padding(self.model, self._file.checkpoint)
 
     @cached_property
     def holds_base_alone(self) -> bool | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.proof.methods import holds_base_alone as holds_base_alone
     from pytest_lora_ckpt.proof.methods import method_effect as method_effect
     from pytest_lora_ckpt.proof.methods import with_saved_names as with_saved_names
+    from pytest_lora_ckpt.proof.padding import without_padding as without_padding
     from pytest_lora_ckpt.proof.prove import prove_load as prove_load
     from pytest_lora_ckpt.proof.prove import prove_match as prove_match
     from pytest_lora_ckpt.proof.proved import Proof as Proof
@@ -48,6 +49,7 @@ __getattr__, __dir__, __all__ = attach(
         "loaded_match": ("LoadedMatch", "match_loaded"),
         "loaded_model": ("LoadedModel",),
         "merging": ("Merge", "MergedModule", "find_merge"),
+        "padding": ("without_padding",),
         "prove": ("prove_load", "prove_match"),
         "proved": ("Proof", "ProvedTensor"),
         "methods": (

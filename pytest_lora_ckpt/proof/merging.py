@@ -182,6 +182,7 @@ class _Finder:
         self.pairs = [pair for pair in lora_pairs(checkpoint.keys) if pair.down and pair.up]
         self.places = homes_of(self.pairs, checkpoint.keys, loaded.keys, mapping)
         self.held = {model_key: key for key, model_key in mapping.items()}
+        self.config = AdapterConfig.of(reference.config if reference else None)
 
     def modules(self) -> Iterator[MergedModule]:
         """Judge each pair by itself; those that only together explain a weight, together."""
@@ -192,7 +193,8 @@ class _Finder:
                 # Two names of one tensor, such as an embedding and its tied head, are one weight.
                 sharing[min(self.loaded.aliases.get(module.model_key, (module.model_key,)))].append(at)
         for numbers in sharing.values():
-            if len(numbers) > 1:
+            # Copies of a layer that are one tensor (`layer_replication`) each get the update of all: that is no merge.
+            if len(numbers) > 1 and not self.config.replicated:
                 alone |= self._together(numbers, [alone[at] for at in numbers])
         return iter(alone.values())
 
@@ -216,9 +218,8 @@ class _Finder:
         down, up = self._factors(pair)
         if same_bits(now, base.to(now.dtype)) and not (up.any() and down.any()):
             return replace(module, kind="merged")
-        config = AdapterConfig.of(self.reference.config if self.reference else None)
-        if config.moves_base and module.expected:
-            return self._on_moved_base(module, now, base, config.start)
+        if self.config.moves_base and module.expected:
+            return self._on_moved_base(module, now, base, self.config.start)
         magnitude = next((key for key in pair.others if "magnitude" in key), None)
         fit = fit_update(now, base, down, up, self.checkpoint.read(magnitude) if magnitude else None)
         if fit.kind == "unknown":

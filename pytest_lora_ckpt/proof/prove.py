@@ -18,6 +18,7 @@ from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
 from pytest_lora_ckpt.proof.loaded_match import match_loaded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.mismatch import Mismatch, TensorsByValue, explain_mismatch
+from pytest_lora_ckpt.proof.padding import without_padding
 from pytest_lora_ckpt.proof.proved import STATE_DICT, Outcome, Proof, ProvedTensor
 from pytest_lora_ckpt.wording import count, printable, type_name
 
@@ -76,6 +77,7 @@ def prove_load(
     loaded = LoadedModel.of(model)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = open_checkpoint(checkpoint)
+    loaded = without_padding(loaded, checkpoint)
     match = match_loaded(loaded, checkpoint, remapping, stage=stage, reference=reference)
     return prove_match(loaded, checkpoint, match, reference=reference)
 
