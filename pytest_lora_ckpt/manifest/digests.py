@@ -6,7 +6,6 @@ little-endian. It tells values apart bit by bit: 0.0 from -0.0, and one NaN from
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import sys
 from typing import TYPE_CHECKING
@@ -96,26 +95,21 @@ class Digested:
     Args:
         dtype: Its dtype.
         read: Gives the tensor.
-        read_bytes: Gives its elements in order as bytes, where they are at hand without torch.
-        shape: Its sizes, for `read_bytes`.
+        own: Gives its digest as it is, where no torch is needed for that.
     """
 
-    def __init__(
-        self,
-        dtype: str,
-        read: Callable[[], torch.Tensor],
-        read_bytes: Callable[[], bytes | memoryview] | None = None,
-        shape: Sequence[int] = (),
-    ) -> None:
-        self.dtype = dtype
-        self._read, self._read_bytes, self._shape = read, read_bytes, shape
+    def __init__(self, dtype: str, read: Callable[[], torch.Tensor], own: Callable[[], str] | None = None) -> None:
+        self.dtype, self._read, self._own = dtype, read, own
 
     @classmethod
     def of_file(cls, checkpoint: Checkpoint, key: str) -> Digested:
         """Take a tensor of a checkpoint; torch is needed where its bytes do not lie in order, and for a cast."""
         info = checkpoint.keys[key]
-        read_bytes = functools.partial(checkpoint.read_bytes, key) if info.stride is None else None
-        return cls(info.dtype, functools.partial(checkpoint.read, key), read_bytes, info.shape)
+
+        def own() -> str:
+            return digest_bytes(info.dtype, info.shape, [checkpoint.read_bytes(key)])
+
+        return cls(info.dtype, lambda: checkpoint.read(key), own if info.stride is None else None)
 
     @classmethod
     def of_model(cls, tensor: torch.Tensor) -> Digested:
@@ -125,8 +119,8 @@ class Digested:
     def digest(self, dtype: str) -> str | None:
         """Return the digest of the tensor cast to a dtype; None where it has none, or cannot be read."""
         try:
-            if dtype == self.dtype and self._read_bytes is not None:
-                return digest_bytes(dtype, self._shape, [self._read_bytes()])
+            if dtype == self.dtype and self._own is not None:
+                return self._own()
             tensor = self._read()
             return None if why_not(tensor) else digest_tensors(tensor, [dtype])[dtype]
         except CheckpointError:
