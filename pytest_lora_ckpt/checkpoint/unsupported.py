@@ -152,28 +152,17 @@ _DIRECTORIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
 
 
 def _candidates(top: Path) -> list[Path]:
-    """Return the checkpoint files and adapter directories in a directory and a little below it."""
+    """Return the checkpoint files and adapter directories in a directory and a little below it, the nearest first."""
     found: list[Path] = []
-    level = [top]
     seen = 0
-    for _ in range(MAX_LEVELS):
-        deeper: list[Path] = []
-        for folder in level:
-            try:
-                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-            except OSError:
-                continue
-            seen += len(entries)
-            names = {entry.name for entry in entries}
-            if folder != top and ADAPTER_CONFIG in names:
-                found.append(folder)
-                continue
-            found += [Path(entry.path) for entry in entries if entry.name.endswith(WEIGHTS_ENDINGS) and entry.is_file()]
-            deeper += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-            if seen > MAX_ENTRIES:
-                return found
-        level = deeper
-    return found
+    for path, folders, files in os.walk(top):
+        here = Path(path)
+        seen += len(folders) + len(files)
+        is_adapter = here != top and ADAPTER_CONFIG in files
+        found += [here] if is_adapter else [here / name for name in sorted(files) if name.endswith(WEIGHTS_ENDINGS)]
+        is_deep = len(here.relative_to(top).parts) + 1 >= MAX_LEVELS
+        folders[:] = [] if is_adapter or is_deep or seen > MAX_ENTRIES else sorted(folders)
+    return sorted(found, key=lambda each: len(each.parts))
 
 
 def _error(kind: str, path: str, found: str, remedy: str) -> CheckpointError:
