@@ -151,6 +151,10 @@ _ALL = (
         "Load this file too, under the model's names and after the model was built; with strict=False, look at the "
         "keys that load_state_dict returns.",
     ),
+    _note(
+        "alpha-not-in-file",
+        "Save with the metadata of the adapter, or write a manifest when training: then the scaling is compared.",
+    ),
     _note("companion-not-judged", "Name it with --lora-companion if it was trained with this checkpoint."),
     # What the comparison with a model shows.
     Cause(

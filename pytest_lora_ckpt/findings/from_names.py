@@ -12,7 +12,7 @@ from pytest_lora_ckpt.findings.causes import finding
 from pytest_lora_ckpt.keys import ParsedKey, parse_keys, templates
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
-from pytest_lora_ckpt.vocabulary.lora import MAGNITUDE, PEFT_FACTORS
+from pytest_lora_ckpt.vocabulary.lora import DIFFUSERS_COMPONENTS, MAGNITUDE, PEFT_FACTORS
 from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
@@ -71,6 +71,20 @@ def empty_findings(keys: KeySet) -> Iterator[Finding]:
     if base:
         message = f"{_have(len(base), 'weight')} size 0, such as {printable(base[0])}."
         yield finding("zero3-empty", message, base)
+
+
+def diffusers_without_alpha(keys: KeySet) -> Iterator[Finding]:
+    """Say that a file of diffusers has no alpha: it is served at scaling 1, whatever it was trained with.
+
+    Args:
+        keys: Keys of a safetensors file in which no config and no metadata lie.
+    """
+    pairs = [pair for pair in lora_pairs(keys) if pair.down and pair.up]
+    factors = [pair.down[0] for pair in pairs if pair.down]
+    ours = factors and all(key.split(".")[0] in DIFFUSERS_COMPONENTS and key.endswith(".weight") for key in factors)
+    if ours and not any(key.endswith(".alpha") for key in keys):
+        message = "The file has no alpha (neither metadata nor alpha keys): diffusers serves it at scaling 1."
+        yield finding("alpha-not-in-file", message)
 
 
 def like_modules(module: str) -> str:

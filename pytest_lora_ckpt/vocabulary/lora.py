@@ -95,6 +95,9 @@ KOHYA_COMPONENTS: Mapping[str, str] = {
 }
 """What kohya's sd-scripts put before a flattened path (networks/lora.py: `lora_te1_…`) -> diffusers' component."""
 
+DIFFUSERS_COMPONENTS = frozenset({"unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"})
+"""What begins the keys in a file of diffusers (loaders/lora_pipeline.py)."""
+
 PEFT_FIELDS = (
     "peft_type",
     "task_type",

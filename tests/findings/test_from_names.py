@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pytest_lora_ckpt.findings.from_names import lora_pair_findings
+from pytest_lora_ckpt.findings.from_names import diffusers_without_alpha, lora_pair_findings
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import as_key_set
 
@@ -194,3 +194,19 @@ def test_factors_stacked_for_a_fused_projection_have_one_rank() -> None:
     assert {pair.rank for pair in lora_pairs(as_key_set(fused))} == {4}
     assert set(causes(fused | {"h.1.attn.qkv.lora_B": (72, 3)})) == {"lora-rank-uneven"}
     assert causes({key.replace("qkv", "proj"): shape for key, shape in fused.items()}) == ["lora-rank-uneven"]
+
+
+@pytest.mark.parametrize(
+    ("module", "more", "said"),
+    [
+        ("unet.mid.to_q", {}, True),
+        ("transformer.blocks.0.to_q", {}, True),
+        ("unet.mid.to_q", {"unet.mid.to_q.alpha": ()}, False),
+        ("base_model.model.model.layers.0.q_proj", {}, False),
+        ("lora_unet_mid_to_q", {}, False),
+    ],
+)
+def test_a_file_of_diffusers_without_alpha(module: str, more: dict[str, tuple[int, ...]], said: bool) -> None:  # noqa: FBT001
+    keys = {f"{module}.lora_A.weight": (4, 8), f"{module}.lora_B.weight": (8, 4), **more}
+    found = [each.cause for each in diffusers_without_alpha(as_key_set(keys))]
+    assert found == ["alpha-not-in-file"] * said

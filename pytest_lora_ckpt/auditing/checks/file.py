@@ -11,7 +11,7 @@ from pytest_lora_ckpt.auditing.judges import file as judges
 from pytest_lora_ckpt.auditing.judges.judgement import by_findings, failed, passed
 from pytest_lora_ckpt.auditing.result import Facts
 from pytest_lora_ckpt.findings.copies import companion_findings, twin_findings
-from pytest_lora_ckpt.findings.from_names import empty_findings
+from pytest_lora_ckpt.findings.from_names import diffusers_without_alpha, empty_findings
 from pytest_lora_ckpt.findings.from_values import (
     base_code_findings,
     broken_companions,
@@ -46,7 +46,10 @@ def readable(context: AuditContext) -> Judgement:
 @check("lora-complete", needs=(needs.lora,))
 def lora_complete(context: AuditContext) -> Judgement:
     """Every adapted module has both factors, of one rank, and like layers are alike."""
-    return judges.lora_complete(context.file.parts)
+    file = context.file
+    says_nothing = file.lora_config is None and not file.hinted_configs and file.checkpoint.layout == "safetensors"
+    notes = diffusers_without_alpha(file.checkpoint.keys) if says_nothing else ()
+    return judges.lora_complete(file.parts, notes)
 
 
 @check("config")

@@ -23,12 +23,17 @@ if TYPE_CHECKING:
     """Name of a file or directory, its keys, and its adapter_config.json."""
 
 
-def lora_complete(parts: Iterable[Part]) -> Judgement:
-    """Every adapted module has both factors, of one rank, and like layers are alike."""
+def lora_complete(parts: Iterable[Part], notes: Iterable[Finding] = ()) -> Judgement:
+    """Every adapted module has both factors, of one rank, and like layers are alike.
+
+    Args:
+        parts: The parts that are to hold adapters.
+        notes: What else is worth saying of the file.
+    """
     adapters = [(name, keys, config) for name, keys, config in parts if AdapterConfig.of(config).is_lora]
     if not adapters:
         return skipped("the checkpoint has no LoRA keys", applies=False)
-    findings, modules = [], 0
+    findings, modules = [*notes], 0
     for name, keys, config in adapters:
         findings += lora_pair_findings(keys, config)
         adapted = sum(bool(pair.down or pair.up) for pair in keys.derived(lora_pairs))
