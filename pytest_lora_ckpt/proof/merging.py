@@ -235,6 +235,8 @@ class _Finder:
         said = f"init_lora_weights is {printable(start)!r}"
         if start.startswith(UNREPEATABLE_INITS):
             return replace(module, why=f"{said}, and the weights that it left are not known")
+        if any("magnitude" in key for key in module.pair.others):
+            return replace(module, why=f"{said}, with DoRA's magnitude vectors")
         move = move_when_merged(base, now, *self._factors(module.pair), scaling)
         if move == "start":
             return replace(module, kind="merged", scaling=scaling)

@@ -165,7 +165,8 @@ class _Tracer:
             return "base" if live.is_whole and _same(wanted[:shared], now[:shared]) else "changed"
         wanted, layer = live.part_of(wanted), self.loaded.layer_of_weight.get(key)
         if layer and self.given.config.moves_base and live.is_whole:
-            if self.given.config.start.startswith(UNREPEATABLE_INITS):
+            # Layers that are copies of one tensor have it moved once for each of them.
+            if self.given.config.start.startswith(UNREPEATABLE_INITS) or self.given.config.replicated:
                 return "unknown"
             move = move_of(wanted, now, layer)
             self.converted = self.converted or move == "converted"

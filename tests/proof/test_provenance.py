@@ -97,6 +97,21 @@ def test_factors_merged_into_what_their_start_was_taken_out_of(start: str, tmp_p
     assert "adapter-not-loaded" in {each.cause for each in never.findings}
 
 
+@pytest.mark.parametrize(
+    ("more", "merged"), [({"use_dora": True}, True), ({"layer_replication": [[0, 1], [0, 2]]}, False)]
+)
+def test_a_moved_base_that_cannot_be_told_is_not_called_wrong(more: Any, merged: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    trained(llama(), init_lora_weights="pissa", **more).save_pretrained(tmp_path)
+
+    def load(path: Path) -> Any:
+        model = peft.PeftModel.from_pretrained(llama(), str(path))
+        return model.merge_and_unload() if merged else model
+
+    result = judged(tmp_path, load)
+    assert result.passed, result.findings
+    assert "init_lora_weights" in result.check("loaded" if merged else "base-untouched").summary
+
+
 def test_layers_that_are_used_several_times_are_those_of_the_base() -> None:
     model = trained(llama(), layer_replication=[[0, 1], [0, 2], [1, 2]])
     found = origins(model, llama())

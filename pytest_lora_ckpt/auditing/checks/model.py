@@ -34,8 +34,8 @@ def loaded(context: AuditContext) -> Judgement:
 @check("base-untouched", needs=(needs.lora,), show_when_passed=True)
 def base_untouched(context: AuditContext) -> Judgement:
     """The base weights of the loaded model are the base model's; no adapter file overwrites them."""
-    config = context.checkpoint.adapter_config
-    intruders = intruder_findings(config, context.checkpoint.keys) if config is not None else []
+    content = context.checkpoint.adapter_config
+    intruders = intruder_findings(content, context.checkpoint.keys) if content is not None else []
     if any(each.severity == "error" for each in intruders):
         return failed(intruders[0].message, intruders)
     if (lacking := needs.loader(context)) is not None:
@@ -44,7 +44,8 @@ def base_untouched(context: AuditContext) -> Judgement:
     if evidence.base is not None:
         origins = evidence.provenance(evidence.base, {key for each in intruders for key in each.keys})
         facts = Facts(provenance=origins.to_dict())
-        start = context.file.lora_config.start if context.file.lora_config else ""
+        config = context.file.lora_config
+        start = config.start if config is not None and config.moves_base else ""
         return dataclasses.replace(judges.base_untouched(origins, start, intruders), facts=facts)
     written, against = context.manifest, evidence.against_manifest
     if written is not None and against is not None:

@@ -84,7 +84,12 @@ def base_untouched(origins: Provenance, start: str = "", unannounced: Sequence[F
         return failed(" ".join(each.message for each in wrong), (*unannounced, *wrong))
     left = _not_compared(origins)
     if unknown := origins.count("unknown"):
-        return skipped(f"{unknown} base weights are quantised or sharded; {same} match{left}")
+        why = (
+            f"quantised, sharded, or changed by init_lora_weights {printable(start)!r}"
+            if start
+            else "quantised or sharded"
+        )
+        return skipped(f"{unknown} base weights are {why}; {same} match{left}")
     if not origins.compared or origins.is_little:
         of = same + origins.count("nowhere")
         compared = f"{same} of {count(of, 'base weight')} were" if same else "no base weight was"
