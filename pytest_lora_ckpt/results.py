@@ -159,7 +159,7 @@ class Finding:
         message: The fact, in a sentence, with the counts.
         remedy: What to do, in a sentence.
         keys: The keys that it is about.
-        follows: Slug of the root cause, where it follows from another one; then it is a note, without a remedy.
+        follows: Slug of the root cause, where it follows from another one; then it is a warning, without a remedy.
     """
 
     cause: str

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.proof import Proof, ProvedTensor
     from pytest_lora_ckpt.results import Finding, LoadReport
 
+# Other names of modules are in healthy files too: that nothing arrived may have another cause.
+_TELLING = RENAMINGS - {"renamed-module", "modules-to-save"}
 _ARRIVED = {"equal", "cast", "merged"}
 _DROPPED = {"still-initial", "adapter-not-loaded"}
 
@@ -22,8 +24,8 @@ _DROPPED = {"still-initial", "adapter-not-loaded"}
 def settle_renamings(report: LoadReport, prove: Callable[[], Proof]) -> LoadReport:
     """Say of each renaming that the keys need whether the loader does it, as the values show.
 
-    What arrived needs no renaming any more: one note says that the loader does it. Where nothing arrived, the names are
-    why, and the finding becomes an error.
+    What arrived needs no renaming any more: one note says that the loader does it. Where nothing arrived under names
+    with a wrapper's prefix, or of another convention, they are why, and the finding becomes an error.
 
     Args:
         report: The checkpoint compared with the model.
@@ -36,7 +38,7 @@ def settle_renamings(report: LoadReport, prove: Callable[[], Proof]) -> LoadRepo
     done = False
     for each in report.findings:
         ends = _ends(each, rows) if each.cause in RENAMINGS else set[str | None]()
-        if not ends & _ARRIVED and ends & _DROPPED:
+        if each.cause in _TELLING and not ends & _ARRIVED and ends & _DROPPED:
             message = f"{each.message.rstrip('.')}: the loader drops {len(each.keys)} of them."
             kept.insert(0, dataclasses.replace(each, severity="error", message=message))
         elif ends & _ARRIVED and not ends & _DROPPED:

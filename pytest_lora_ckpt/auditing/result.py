@@ -225,7 +225,7 @@ class AuditResult:
         rules: The rules of the remapping, in order.
         components: One row per component and kind (base weights, adapters).
         checks: How each check ended, in the order of the checks.
-        findings: Causes and remedies, the gravest first, each once; what follows from another one is a note.
+        findings: Causes and remedies, the gravest first, each once; what follows from an error is a warning.
         failed_by: Root cause -> the checks that failed for it, or for what follows from it.
         proof: The proof by value; None without a loaded model.
         updates: The size of each update in the loaded model.

@@ -65,11 +65,16 @@ def root_of(effect: Finding, others: Sequence[Finding], *, merged: bool = False)
 
 
 def with_roots(findings: Sequence[Finding], *, merged: bool = False) -> list[Finding]:
-    """Turn each error that follows from another one into a note, without a remedy of its own, that names its root."""
+    """Turn each error that follows from another one into a warning without a remedy of its own, that names its root."""
     errors = {each.cause for each in findings if each.severity == "error"}
     findings = [each for each in findings if not errors & _CONTRADICTED.get(each.cause, set())]
     roots = [root_of(each, findings, merged=merged) if each.severity == "error" else None for each in findings]
+    # Seen by the names, by the values, by the output and by the manifest, it is one adapter that is not there.
+    absent = [each for each in findings if each.cause == "adapter-not-loaded" and each.severity == "error"]
+    roots = [
+        absent[0] if each in absent[1:] and root is None else root for each, root in zip(findings, roots, strict=True)
+    ]
     return [
-        each if root is None else dataclasses.replace(each, severity="note", remedy="", follows=root.cause)
+        each if root is None else dataclasses.replace(each, severity="warning", remedy="", follows=root.cause)
         for each, root in zip(findings, roots, strict=True)
     ]

@@ -143,18 +143,20 @@ def _classes(counts: Mapping[str, int]) -> str:
 def _findings(result: AuditResult) -> Iterator[str]:
     """Give the root causes with their remedies, each remedy once, and the notes."""
     remedies: set[str] = set()
+    causes: set[str] = set()
     for finding in result.findings:
         if finding.follows:
             continue
         yield from _finding(finding, with_remedy=finding.remedy not in remedies)
         remedies.add(finding.remedy)
-        if finding.severity == "error":
+        if finding.severity == "error" and finding.cause not in causes:
             yield from _consequences(finding.cause, result)
+            causes.add(finding.cause)
 
 
 def _consequences(cause: str, result: AuditResult) -> Iterator[str]:
     """Say in a line what follows from a root cause."""
-    effects = dict.fromkeys(each.cause for each in result.findings if each.follows == cause)
+    effects = dict.fromkeys(each.cause for each in result.findings if each.follows == cause != each.cause)
     if effects:
         yield from wrap(f"From this follows: {', '.join(effects)}.", "     ", first="  ")
     names = result.failed_by.get(cause, ())
