@@ -18,6 +18,7 @@ from pytest_lora_ckpt.vocabulary.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     MODEL_WEIGHTS,
+    SHARD,
     STEP_DIRECTORY,
     TRAINING_STATE,
     WEIGHTS_ENDINGS,
@@ -117,7 +118,7 @@ def _whole_model(folder: Listing, assemble: Assemble) -> Checkpoint | None:
 
 def _judged(adapter: Checkpoint, found: Checkpoint, path: Path) -> Companion:
     """Say whether a state dict may be part of what was trained."""
-    why = _what_else(adapter, found)
+    why = "a shard of a whole model" if re.search(SHARD, path.name) else _what_else(adapter, found)
     return Companion("other" if why else "weights", path, found, why=why)
 
 

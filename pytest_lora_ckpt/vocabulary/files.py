@@ -32,6 +32,10 @@ SHARD_INDEX = ".index.json"
 """What follows the name of the weights where they are sharded: `model.safetensors.index.json`
 (transformers/utils/__init__.py, `SAFE_WEIGHTS_INDEX_NAME`)."""
 
+SHARD = r"-\d{5}-of-\d{5}\."
+"""What stands in the name of a shard of a sharded model (huggingface_hub/serialization/_base.py,
+`split_state_dict_into_shards_factory`)."""
+
 WEIGHTS_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 """Endings of files with weights."""
 

@@ -106,6 +106,16 @@ def test_a_whole_model_in_shards_is_one_and_not_judged(adapter: Path) -> None:
     assert open_checkpoint(adapter).further == ()
 
 
+def test_shards_without_their_index_are_not_judged(adapter: Path) -> None:
+    save_file({"embed.weight": torch.ones(4, 4)}, adapter / "model-00001-of-00002.safetensors")
+    assert only(adapter).why == "a shard of a whole model"
+
+
+def test_a_tower_with_layers_of_the_same_names_is_trained_weights(adapter: Path) -> None:
+    save_file({f"vision.{module}.weight": torch.ones(4, 4) for module in TARGETS}, adapter / "vit.safetensors")
+    assert only(adapter).kind == "weights"
+
+
 def test_a_model_that_cannot_be_read_is_not_the_adapters_fault(adapter: Path) -> None:
     save_file({"layers.0.q_proj.weight": torch.ones(4, 4)}, adapter / "model.safetensors")
     (adapter / "model.safetensors").write_bytes((adapter / "model.safetensors").read_bytes()[:-8])
