@@ -17,7 +17,7 @@ from pytest_lora_ckpt.proof.fitting import fit_together, fit_update
 from pytest_lora_ckpt.proof.homes import homes_of
 from pytest_lora_ckpt.proof.proved import STATE_DICT, ProvedTensor
 from pytest_lora_ckpt.proof.residual import move_when_merged
-from pytest_lora_ckpt.vocabulary.lora import LORA_MID, UNREPEATABLE_INITS
+from pytest_lora_ckpt.vocabulary.lora import UNREPEATABLE_INITS
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
@@ -224,9 +224,10 @@ class _Finder:
         fit = fit_update(now, base, down, up, self.checkpoint.read(magnitude) if magnitude else None)
         if fit.kind == "unknown":
             return replace(module, why="its factors explain the change, but not which rows belong to which of them")
-        third = [key for key in pair.others if key.rpartition(".")[2] == "dora_scale" or LORA_MID in key]
-        if fit.kind == "other" and third:
-            return replace(module, why=f"{printable(third[0])} takes part in the update")
+        # LyCORIS' `lora_mid` and `dora_scale`, AdaLoRA's `lora_E`: the update is not B A alone.
+        further = [key for key in pair.others if key != magnitude and key.rpartition(".")[2] not in {"alpha", "bias"}]
+        if fit.kind == "other" and further:
+            return replace(module, why=f"{printable(further[0])} takes part in the update")
         return replace(module, kind=fit.kind, scaling=fit.scaling or 0.0, doubt=fit.doubt)
 
     def _on_moved_base(self, module: MergedModule, now: torch.Tensor, base: torch.Tensor, start: str) -> MergedModule:

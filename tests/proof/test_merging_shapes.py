@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def fused(changes: Weights, dtype: torch.dtype = torch.float32) -> Fused:
 
 
 def merge_of(model: torch.nn.Module, base: torch.nn.Module, weights: Weights, folder: Path, **config: Any) -> Merge:
-    save_file({key: value.contiguous() for key, value in weights.items()}, folder / "lora.safetensors")
+    save_file({key: value.clone().contiguous() for key, value in weights.items()}, folder / "lora.safetensors")
     loaded = LoadedModel(model)
     reference = Reference(lambda: (BaseWeights(base, loaded),), config or None)
     return find_merge(loaded, open_checkpoint(folder / "lora.safetensors"), {}, reference)
@@ -188,3 +189,26 @@ def test_in_part_and_without_a_base(tmp_path: Path) -> None:
         result = audit(tmp_path / "adapter", loader=loader, inputs=lambda: INPUTS)
         assert {"keys", "loaded", "adapter-active"} <= {*result.named("skipped")}
         assert not result.named("failed")
+
+
+@pytest.mark.parametrize("further", ["lora_mid.weight", "dora_scale"])
+def test_an_update_with_a_further_factor_is_not_provable(further: str, tmp_path: Path) -> None:
+    """LyCORIS: the update is not B A alone. The other module is proved all the same, by its alpha."""
+    query, other = (torch.nn.ModuleDict({"q": torch.nn.Linear(24, 32, bias=False)}) for _ in range(2))
+    base = torch.nn.ModuleDict({"one": query, "two": other})
+    down, up = factors("q")
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        model["one"]["q"].weight += 0.5 * up @ down  # type: ignore[index]
+        model["two"]["q"].weight += random(32, 24, seed=9)  # type: ignore[index]
+    weights = {
+        f"lycoris_{name}_q.lora_{word}.weight": each
+        for name in ("one", "two")
+        for word, each in (("down", down), ("up", up))
+    }
+    weights |= {f"lycoris_{name}_q.alpha": torch.tensor(2.0) for name in ("one", "two")}
+    weights[f"lycoris_two_q.{further}"] = random(4, 4)
+    found = merge_of(model, base, weights, tmp_path)
+    assert (found.count("merged"), found.count("unknown")) == (1, 1)
+    assert further.partition(".")[0] in next(each.why for each in found.modules if each.kind == "unknown")
+    assert not found.outliers
