@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.layers import merged_modules
+from pytest_lora_ckpt.models import attribute
 from pytest_lora_ckpt.proof.bitwise import same_bits
 from pytest_lora_ckpt.proof.effect import AdapterEffect
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
@@ -18,7 +20,7 @@ from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS
 from pytest_lora_ckpt.wording import beginning
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import torch
 
@@ -52,8 +54,12 @@ class WithSavedNames(LoadedModel):
     @cached_property
     def places(self) -> frozenset[str]:
         """Keys of the model that hold parameters of the method."""
+        tables = ("adapter_layer_names", "other_param_names")  # Of PEFT's `BaseTunerLayer`.
+        own = {name for each in self.module.modules() for table in tables for name in attribute(each, table, ())}
         same = {name for key in self.saved for name in self.aliases.get(key, ())}
-        named = {key for key in self.state if any(each.startswith(self._prefix) for each in key.split("."))}
+        named = {
+            key for key in self.state if any(each.startswith(self._prefix) or each in own for each in key.split("."))
+        }
         return frozenset((same | named) - self.saved.keys())
 
 
@@ -64,13 +70,13 @@ def with_saved_names(loaded: LoadedModel, checkpoint: Checkpoint) -> WithSavedNa
     method = AdapterConfig.of(checkpoint.adapter_config).method
     embeddings = any({*key.split(".")} & (EMBEDDINGS | LM_HEADS) for key in checkpoint.keys)
     for module in loaded.module.modules():
-        configs = getattr(module, "peft_config", None)
-        if not isinstance(configs, dict) or not hasattr(module, "disable_adapter"):
+        configs = attribute(module, "peft_config")
+        if not isinstance(configs, dict):
             continue
         names = [
             name for name, each in configs.items() if AdapterConfig.of({"peft_type": each.peft_type}).method == method
         ]
-        active = getattr(module, "active_adapter", None)
+        active = attribute(module, "active_adapter")
         if names:
             name = active if active in names else names[0]
             saved = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=embeddings)
@@ -106,7 +112,7 @@ def method_effect(adapter: WithSavedNames, inputs: Mapping[str, Any]) -> Adapter
     with at_rest(model):
         try:
             on = floats_in(model(**inputs))
-            with adapter.tuned.disable_adapter():
+            with _switched_off(adapter.tuned):
                 off = floats_in(model(**inputs))
         except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
             message = f"The forward pass raised {type(error).__name__}: {beginning(str(error))}"
@@ -115,6 +121,26 @@ def method_effect(adapter: WithSavedNames, inputs: Mapping[str, Any]) -> Adapter
     apart = [_apart(a, b) for a, b in zip(on, off, strict=False)] if len(on) == len(off) else [math.inf]
     finite = all(bool(tensor.isfinite().all()) for tensor in on)
     return replace(effect, difference=max(apart, default=0.0), finite=finite)
+
+
+@contextlib.contextmanager
+def _switched_off(tuned: Any) -> Iterator[None]:
+    """Switch the adapters off as PEFT does; in transformers' and diffusers' own models, layer by layer."""
+    if callable(attribute(tuned, "disable_adapter")):
+        with tuned.disable_adapter():
+            yield
+        return
+    layers = [each for each in tuned.modules() if attribute(each, "disable_adapters") is False]
+    trained = {parameter: parameter.requires_grad for parameter in tuned.parameters()}  # The switch changes it.
+    try:
+        for layer in layers:
+            layer.enable_adapters(enabled=False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)
+        for parameter, before in trained.items():
+            parameter.requires_grad_(before)
 
 
 def _apart(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -80,6 +80,17 @@ def test_a_merged_one_is_not_provable_and_the_base_alone_is_not_it(method: str, 
     assert "loaded" in never.named("failed")
 
 
+def test_transformers_own_models_with_an_adapter_inside_are_proved_as_well(tmp_path: Path) -> None:
+    def inject(path: Path) -> Any:
+        model = llama()
+        model.load_adapter(str(path))
+        return model.eval()
+
+    result = judged(saved("loha-head", tmp_path), inject)
+    assert result.passed, result.findings
+    assert {"loaded", "base-untouched", "adapter-active"} <= {*result.named("passed")}
+
+
 def test_one_that_was_switched_off_is_not_active(tmp_path: Path) -> None:
     def switched_off(path: Path) -> Any:
         model = load(path)
