@@ -11,7 +11,7 @@ from pytest_lora_ckpt.comparison.compare import compare, compare_excusing
 from pytest_lora_ckpt.comparison.pairing import Excuses
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.lora.pairs import lora_factor
+from pytest_lora_ckpt.lora.pairs import lora_factor, lora_pairs
 from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
@@ -81,6 +81,7 @@ def match_loaded(
         return LoadedMatch(report, companion, None, parts)
     # Without LoRA layers the adapter can only be in the weights.
     merge = find_merge(loaded, source, report.mapping if source is checkpoint else {}, reference)
+    merge = _next_to_others(merge, [each.checkpoint for each in parts if each.companion.kind == "adapter"])
     # What is merged by another scaling than expected is not lost either: the values decide.
     held = {"merged", "unknown", *(["other"] if merge.count("merged") else [])}
     present = {key for each in merge.parts if each.kind in held and each.model_key for key in each.pair.keys}
@@ -97,6 +98,19 @@ def match_loaded(
     findings = [each for each in report.findings if each.cause != "adapter-not-loaded" or not own & {*each.keys}]
     report = dataclasses.replace(report, findings=(*findings, *_merge_findings(merge)))
     return LoadedMatch(report, {} if present else companion, merge, parts)
+
+
+def _next_to_others(merge: Merge, adapters: Sequence[Checkpoint]) -> Merge:
+    """Leave open what is merged into modules that further adapters adapt too: both may be in the weights."""
+    shared = {pair.module for each in adapters for pair in each.keys.derived(lora_pairs)}
+    why = "a further adapter may be merged into it as well"
+    modules = (
+        dataclasses.replace(each, kind="unknown", why=why)
+        if each.kind == "other" and each.pair.module in shared
+        else each
+        for each in merge.modules
+    )
+    return dataclasses.replace(merge, modules=tuple(modules)) if shared else merge
 
 
 def _merge_findings(merge: Merge) -> Iterator[Finding]:

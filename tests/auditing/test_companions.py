@@ -185,6 +185,13 @@ def test_a_second_adapter_is_judged_where_the_model_has_it(tmp_path: Path) -> No
     )
 
 
+def test_two_adapters_merged_into_the_same_modules_are_left_open(tmp_path: Path) -> None:
+    path = world.save(world.trained(second=True), tmp_path / "adapter")
+    result = ask(path, lambda path: load_both(path).merge_and_unload(), base_model=world.base)
+    assert result.passed, errors(result)
+    assert "a further adapter may be merged into it as well" in result.check("loaded").summary
+
+
 # --- Files that the project names.
 
 
