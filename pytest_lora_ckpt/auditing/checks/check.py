@@ -90,7 +90,9 @@ def make(check: Check, context: AuditContext) -> CheckReport:
         unreadable = check.name == "readable"
         judgement = failed(str(problem)) if unreadable else skipped(f"not readable: {problem.problem}")
     except ProjectError as problem:
-        first = context.failures.setdefault((problem.cause, str(problem)), check.name)
+        # An unreadable manifest fails the check of the manifest, whoever asks for it first.
+        own = "manifest" if problem.cause == "manifest-unreadable" else check.name
+        first = context.failures.setdefault((problem.cause, str(problem)), own)
         if first == check.name:
             found = finding(problem.cause, str(problem), remedy=problem.remedy)
             error, judgement = problem, failed(str(problem), [found])
