@@ -99,20 +99,21 @@ def _failed_by(reports: Iterable[CheckReport], found: Iterable[Finding]) -> dict
 def _meaning(verdict: str, facts: Facts, found: Iterable[Finding]) -> str:
     """Say how a verdict comes about: what failed, where nothing was compared, or how the tensors are loaded."""
     proof, causes = facts.proof, {each.cause for each in found}
+    unreadable = facts.checkpoint is not None and facts.checkpoint.layout is None
+    merged = proof is not None and bool(proof.counts.get("merged")) and "adapter-merged" in causes
+    proved = proof is not None and proof.proved
     dropped = any(each.cause in RENAMINGS and each.severity == "error" for each in found)
-    if verdict == "not-compared":
-        if facts.checkpoint is not None and facts.checkpoint.layout is None:
-            return "the checkpoint cannot be read"
-        return next(
-            (f"the {who} failed" for who in ("loader", "model") if f"{who}-failed" in causes), MEANINGS[verdict]
-        )
-    if verdict == "loads" and proof is not None and proof.counts.get("merged") and "adapter-merged" in causes:
-        return "the adapter is merged into the weights"
-    if verdict == "loads-after-remap" and proof is not None and proof.proved:
-        return "everything is loaded: the loader renames the keys"
-    if verdict == "loads-after-remap" and dropped:
-        return "everything would load under other names: the loader drops it"
-    return MEANINGS[verdict]
+    other_base = any(each.cause == "values-differ" and each.follows for each in found)
+    meanings = (
+        ("not-compared", unreadable, "the checkpoint cannot be read"),
+        ("not-compared", "loader-failed" in causes, "the loader failed"),
+        ("not-compared", "model-failed" in causes, "the model failed"),
+        ("loads", merged, "the adapter is merged into the weights"),
+        ("noop", other_base, "the weights are another base model's"),
+        ("loads-after-remap", proved, "everything is loaded: the loader renames the keys"),
+        ("loads-after-remap", dropped, "everything would load under other names: the loader drops it"),
+    )
+    return next((text for of, holds, text in meanings if of == verdict and holds), MEANINGS[verdict])
 
 
 def _findings(reports: Iterable[CheckReport]) -> Iterator[Finding]:

@@ -104,3 +104,16 @@ def test_weights_without_values_are_called_so(adapter: Path) -> None:
     result = audit(adapter, loader=lambda path: load(path).to("meta"), inputs={"input_ids": IDS})
     assert errors(result)[0] == "not-materialised"
     assert "adapter-inactive" not in {each.cause for each in result.findings}
+
+
+def test_another_base_under_a_merged_adapter(adapter: Path) -> None:
+    def other(path: Path) -> torch.nn.Module:
+        model = loading_world.llama()
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5))
+        return peft.PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+
+    result = audit(adapter, loader=other, base_model=loading_world.llama)
+    assert errors(result) == ["base-overwritten"]
+    assert result.meaning == "the weights are another base model's"
+    assert "Attach the LoRA" not in " ".join(each.remedy for each in result.findings)
