@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import CheckpointError
-from pytest_lora_ckpt.findings.causes import finding
+from pytest_lora_ckpt.findings.finding import finding
 from pytest_lora_ckpt.findings.from_names import like_modules
 from pytest_lora_ckpt.keys import infer_remapping, parse_keys
 from pytest_lora_ckpt.lora.pairs import lora_pairs

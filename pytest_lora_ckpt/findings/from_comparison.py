@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.findings.causes import finding, of_kind, of_wrapper
+from pytest_lora_ckpt.findings.finding import finding, of_kind, of_wrapper
 from pytest_lora_ckpt.keys import ParsedKey, parse_key, readings, templates
 from pytest_lora_ckpt.vocabulary.models import HEADS, TOWERS
 from pytest_lora_ckpt.wording import count, group_keys, listed, printable

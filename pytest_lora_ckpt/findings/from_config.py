@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.findings.causes import finding
+from pytest_lora_ckpt.findings.finding import finding
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.config import AdapterConfig, module_ends, modules_around
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pytest_lora_ckpt.findings.causes import finding
+from pytest_lora_ckpt.findings.finding import finding
 from pytest_lora_ckpt.keys import ParsedKey, parse_keys, templates
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs

@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.findings.causes import finding
 from pytest_lora_ckpt.findings.copies import copy_findings
+from pytest_lora_ckpt.findings.finding import finding
 from pytest_lora_ckpt.findings.from_names import like_modules, stand_out
 from pytest_lora_ckpt.keys import readings
 from pytest_lora_ckpt.lora.pairs import changes_nothing, lora_pairs
