@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.auditing.evidence import FileEvidence
+from pytest_lora_ckpt.auditing.file_evidence import FileEvidence
 from pytest_lora_ckpt.auditing.judges import file, names
 from pytest_lora_ckpt.auditing.judges import model as models
 from pytest_lora_ckpt.auditing.judges.judgement import Judgement, failed, failure_text

@@ -38,7 +38,7 @@ from pytest_lora_ckpt.proof import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from pytest_lora_ckpt.auditing.evidence import FileEvidence
+    from pytest_lora_ckpt.auditing.file_evidence import FileEvidence
     from pytest_lora_ckpt.auditing.project import Project
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.lora.layers import AdapterLayer

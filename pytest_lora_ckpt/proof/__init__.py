@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.proof.prove import prove_load as prove_load
     from pytest_lora_ckpt.proof.prove import prove_match as prove_match
     from pytest_lora_ckpt.proof.proved import Proof as Proof
-    from pytest_lora_ckpt.proof.proved import ProvedTensor as ProvedTensor
+    from pytest_lora_ckpt.proof.proved_tensor import ProvedTensor as ProvedTensor
     from pytest_lora_ckpt.proof.provenance import Given as Given
     from pytest_lora_ckpt.proof.provenance import Provenance as Provenance
     from pytest_lora_ckpt.proof.provenance import trace as trace
@@ -51,7 +51,8 @@ __getattr__, __dir__, __all__ = attach(
         "merging": ("Merge", "MergedModule", "find_merge"),
         "padding": ("without_padding",),
         "prove": ("prove_load", "prove_match"),
-        "proved": ("Proof", "ProvedTensor"),
+        "proved": ("Proof",),
+        "proved_tensor": ("ProvedTensor",),
         "methods": (
             "WithSavedNames",
             "adapted_weights",

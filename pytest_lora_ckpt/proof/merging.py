@@ -15,7 +15,7 @@ from pytest_lora_ckpt.lora.scaling import alpha_of
 from pytest_lora_ckpt.proof.bitwise import same_bits
 from pytest_lora_ckpt.proof.fitting import fit_together, fit_update
 from pytest_lora_ckpt.proof.homes import homes_of
-from pytest_lora_ckpt.proof.proved import STATE_DICT, ProvedTensor
+from pytest_lora_ckpt.proof.proved_tensor import STATE_DICT, ProvedTensor
 from pytest_lora_ckpt.proof.residual import move_when_merged
 from pytest_lora_ckpt.vocabulary.lora import UNREPEATABLE_INITS
 from pytest_lora_ckpt.wording import printable

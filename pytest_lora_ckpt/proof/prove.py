@@ -19,7 +19,8 @@ from pytest_lora_ckpt.proof.loaded_match import match_loaded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.mismatch import Mismatch, TensorsByValue, explain_mismatch
 from pytest_lora_ckpt.proof.padding import without_padding
-from pytest_lora_ckpt.proof.proved import STATE_DICT, Outcome, Proof, ProvedTensor
+from pytest_lora_ckpt.proof.proved import Proof
+from pytest_lora_ckpt.proof.proved_tensor import STATE_DICT, Outcome, ProvedTensor
 from pytest_lora_ckpt.wording import count, printable, type_name
 
 if TYPE_CHECKING:
