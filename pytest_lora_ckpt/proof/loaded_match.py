@@ -122,8 +122,10 @@ def _merge_findings(merge: Merge) -> Iterator[Finding]:
         message = f"The adapter is merged into {count(merged, 'module')} of the model, and not into {_names(lacking)}."
         yield finding("adapter-not-loaded", message, [key for each in lacking for key in each.pair.keys])
     if others and not merged:
-        message = f"The model has no LoRA, and neither W nor W with this adapter merged into it in {_names(others)}."
-        yield finding("values-differ", message, [key for each in others for key in each.pair.keys])
+        # Neither the weight nor the update of a full checkpoint arrived; without its W the base may be another one.
+        cause = "adapter-not-loaded" if all(each.brings_base for each in others) else "values-differ"
+        message = f"The model has no LoRA, and its weights hold neither W nor W + scaling x B A: {_names(others)}."
+        yield finding(cause, message, [key for each in others for key in each.pair.keys])
     if merged and not merge.outliers:
         scaling = "different scalings" if merge.scaling is None else f"the scaling {merge.scaling:.4g}"
         where = "" if merged == len(merge.modules) else f"{merged} of {len(merge.modules)} modules of "

@@ -50,6 +50,7 @@ class MergedModule:
         by_alpha: Whether that is the alpha next to the factors: such files are often served at a strength of one's own.
         rank: The rank; of stacked experts that of each.
         why: Why it cannot be decided, where W is at hand.
+        brings_base: Whether W is in the checkpoint itself, so that the loader had both.
     """
 
     pair: LoraPair
@@ -61,6 +62,7 @@ class MergedModule:
     by_alpha: bool = False
     rank: int | None = None
     why: str = ""
+    brings_base: bool = False
 
     @property
     def times(self) -> int | None:
@@ -149,7 +151,7 @@ class Merge:
             how = "W alone, without the adapter"
         else:
             how = module.why or "neither W nor W + scaling x B A"
-            cause = "base-not-moved" if module.why else "values-differ"
+            cause = "base-not-moved" if module.why else "adapter-not-loaded" if module.brings_base else "values-differ"
         return ProvedTensor(key, module.model_key or "", STATE_DICT, "differs", how, cause)
 
 
@@ -213,6 +215,7 @@ class _Finder:
         if alpha is not None and rank:
             expected = scaling_of(alpha, rank)
         module = MergedModule(pair, model_key, "unknown", 0.0, 0.0, expected, alpha is not None, rank)
+        module = replace(module, brings_base=model_key in self.held)
         if now is None or base is None:
             return module
         down, up = self._factors(pair)
