@@ -8,6 +8,10 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """PEFT's weights, in the order in which PEFT prefers them (peft/utils/save_and_load.py, `load_peft_weights`)."""
 
+ADAPTER_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "lit_model.pth.lora")
+"""An adapter in one file of a directory: diffusers (diffusers/loaders/lora_base.py, `LORA_WEIGHT_NAME_SAFE`), litgpt
+(litgpt/finetune/lora.py)."""
+
 RUN_CONFIGS = ("hyperparameters.yaml", "torchtune_config.yaml", "hparams.yaml")
 """The settings of a run, next to its checkpoints: litgpt (litgpt/utils.py, `save_hyperparameters`), torchtune
 (torchtune/training/metric_logging.py, `save_config`), Lightning (lightning/pytorch/core/saving.py)."""

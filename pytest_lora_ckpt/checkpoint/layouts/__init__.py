@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_lora_ckpt.checkpoint.layouts import peft_adapter, single_file, transformers_model
+from pytest_lora_ckpt.checkpoint.layouts import adapter_file, peft_adapter, single_file, transformers_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,4 +44,4 @@ class Layout(Protocol):
         ...
 
 
-LAYOUTS: tuple[Layout, ...] = (peft_adapter, transformers_model, single_file)
+LAYOUTS: tuple[Layout, ...] = (peft_adapter, adapter_file, transformers_model, single_file)

@@ -1,0 +1,30 @@
+"""A directory in which a library saves an adapter as one file of a fixed name: diffusers, litgpt."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_FILES
+from pytest_lora_ckpt.wording import listed
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
+    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.storage import Listing
+
+NAME = "adapter file"
+EXPECTS = f"a directory with {listed((f'`{name}`' for name in ADAPTER_FILES), len(ADAPTER_FILES))}"
+
+
+def accepts(listing: Listing) -> bool:
+    """See `Layout`."""
+    return listing.name is None and any(map(listing.has, ADAPTER_FILES))
+
+
+def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
+    """See `Layout`: the first of the names that is there, as the libraries prefer them."""
+    weights = next(name for name in ADAPTER_FILES if listing.has(name))
+    return dataclasses.replace(checkpoint_of(index_file(listing, weights)), path=Path(listing.path))
