@@ -107,7 +107,7 @@ def fit_together(now: torch.Tensor, base: torch.Tensor, factors: Sequence[tuple[
     """
     if now.shape != base.shape or now.ndim != _MATRIX:
         return Fit("other")
-    ways = [next(_factors(*own, now.shape), None) for own in factors]
+    ways = [next(factors_for(*own, now.shape), None) for own in factors]
     whole = [way for way in ways if way is not None]
     if len(whole) == len(factors):
         left, right = torch.cat([way[0].double() for way in whole], 1), torch.cat([way[1].double() for way in whole])
@@ -145,16 +145,16 @@ def _layouts(now: torch.Tensor, base: torch.Tensor, down: torch.Tensor, up: torc
         if now.ndim > _MATRIX + 1 or down.shape[0] != up.shape[1] or down.shape[0] % experts:
             return
         factors = zip(down.chunk(experts), (up[:, at::experts] for at in range(experts)), strict=True)
-        ways = [_factors(*own, now.shape[1:]) for own in factors]
+        ways = [factors_for(*own, now.shape[1:]) for own in factors]
         for way in zip(*ways, strict=True):
             yield [_Block(now[at], base[at], *both) for at, both in enumerate(way)]
         return
     now, base = now.flatten(1), base.flatten(1)
-    for left, right in _factors(down, up, now.shape):
+    for left, right in factors_for(down, up, now.shape):
         yield [_Block(now, base, left, right)]
 
 
-def _factors(down: torch.Tensor, up: torch.Tensor, shape: torch.Size) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def factors_for(down: torch.Tensor, up: torch.Tensor, shape: torch.Size) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Give the factors as rows x rank and rank x columns: as they are, or transposed (embeddings, `fan_in_fan_out`)."""
     left, right = _ungrouped(up.flatten(1), len(down)), down.flatten(1)
     for one, other in ((left, right), (right.T, left.T)):

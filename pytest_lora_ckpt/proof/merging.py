@@ -17,6 +17,7 @@ from pytest_lora_ckpt.proof.fitting import fit_together, fit_update
 from pytest_lora_ckpt.proof.homes import homes_of
 from pytest_lora_ckpt.proof.proved_tensor import STATE_DICT, ProvedTensor
 from pytest_lora_ckpt.proof.residual import move_when_merged
+from pytest_lora_ckpt.proof.traces import shows_none, trace_of
 from pytest_lora_ckpt.vocabulary.lora import UNREPEATABLE_INITS
 from pytest_lora_ckpt.wording import printable
 
@@ -198,7 +199,20 @@ class _Finder:
             # Copies of a layer that are one tensor (`layer_replication`) each get the update of all: that is no merge.
             if len(numbers) > 1 and not self.config.replicated:
                 alone |= self._together(numbers, [alone[at] for at in numbers])
-        return iter(alone.values())
+        modules = list(alone.values())
+        return iter([replace(each, kind="base") for each in modules] if self._leave_no_trace(modules) else modules)
+
+    def _leave_no_trace(self, modules: Sequence[MergedModule]) -> bool:
+        """Whether no update is in its weight, where no W is at hand and nothing but B A would change it."""
+        if self.config.moves_base or any(each.kind != "unknown" or each.why or not each.model_key for each in modules):
+            return False
+        plain = [each for each in modules if each.expected and all(key.endswith("alpha") for key in each.pair.others)]
+        found = []
+        for each in plain if len(plain) == len(modules) else ():
+            now = self._now(each.model_key or "")
+            trace = None if now is None else trace_of(now, *self._factors(each.pair), each.expected or 0.0)
+            found += [trace] if trace else []
+        return bool(found) and len(found) == len(modules) and shows_none(found)
 
     def _best(self, pair: LoraPair) -> MergedModule:
         answers = [self._judge(pair, place) for place in self.places.get(pair.down[0] if pair.down else "", ())]
