@@ -69,8 +69,8 @@ def test_a_loader_that_gives_no_model(loading: Callable[..., AuditRun], source: 
     assert run.summary("loaded") == "the loader failed: see keys"
     assert "verdict: not-compared (the loader failed)" in run.text
     assert "loader-failed" in run.causes
-    # In the check's message and in the section.
-    assert run.text.count("loader-failed") <= 2
+    # In the check's message and in the section; on a CI server pytest repeats whole messages in its summary.
+    assert run.text.partition("short test summary info")[0].count("loader-failed") <= 2
     assert "site-packages" not in run.text
 
 
