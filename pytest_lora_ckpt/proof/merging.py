@@ -206,7 +206,8 @@ class _Finder:
         """Whether no update is in its weight, where no W is at hand and nothing but B A would change it."""
         if self.config.moves_base or any(each.kind != "unknown" or each.why or not each.model_key for each in modules):
             return False
-        plain = [each for each in modules if each.expected and all(key.endswith("alpha") for key in each.pair.others)]
+        # Files with an alpha of their own are often merged at a chosen strength, which may be a weak one.
+        plain = [each for each in modules if each.expected and not each.by_alpha and not each.pair.others]
         found = []
         for each in plain if len(plain) == len(modules) else ():
             now = self._now(each.model_key or "")
