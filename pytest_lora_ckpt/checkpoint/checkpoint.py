@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
 from pytest_lora_ckpt.checkpoint.index import read_bytes, read_tensor
+from pytest_lora_ckpt.checkpoint.limits import Budget
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Checkpoint:
         adapter_config: The contents of `adapter_config.json`, for a PEFT adapter.
         companions: Other parts of the same run in the same directory, each with its kind.
         notes: Short remarks worth showing.
+        budget: What reading it has spent, and what is left of the audit's limits.
 
     Example:
         >>> import tempfile, torch
@@ -103,6 +105,7 @@ class Checkpoint:
     adapter_config: dict[str, Any] | None = field(default=None, repr=False)
     companions: tuple[Companion, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
+    budget: Budget = field(default_factory=Budget, repr=False)
 
     @cached_property
     def adapters(self) -> Mapping[str, AdapterInfo]:

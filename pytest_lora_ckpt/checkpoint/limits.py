@@ -1,24 +1,28 @@
-"""Every bound on what a hostile or broken file may ask for. All readers take theirs from here."""
+"""`Limits`: every bound on what a file may ask for. `Budget`: what one audit has spent of them.
+
+A budget travels with the window (`window.budget`): a reader that has the window has the budget. What a reader makes
+more of than the file has bytes, it spends.
+"""
 
 from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal
+
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 HEAD = 4096
 """Bytes of the beginning of a file by which formats are recognised."""
 
-MAX_PICKLE = 1 << 30
-"""Bytes of one pickle. It takes a few hundred bytes per tensor: a million keys are 0.3 GB."""
-
 MAX_SAFETENSORS_HEADER = 100_000_000
-"""Bytes of a safetensors header (`MAX_HEADER_SIZE` in safetensors/src/tensor.rs)."""
-
-MAX_CONFIG = 10_000_000
-"""Bytes of a config in JSON."""
-
-MAX_SHARD_INDEX = 200_000_000
-"""Bytes of the index of a sharded model: a hundred bytes per key."""
-
-MAX_MANIFEST = 200_000_000
-"""Bytes of a manifest: a model of 100,000 keys takes some 30 MB."""
+"""Bytes of a safetensors header: a rule of the format (`MAX_HEADER_SIZE` in safetensors/src/tensor.rs)."""
 
 MAX_KEY_PARTS = 1000
 """Values in a tuple, and in the tuples inside it, that is the key of a dict or an element of a set."""
@@ -31,3 +35,184 @@ MAX_ENTRIES = 5000
 
 MAX_LEVELS = 3
 """Levels of directories that are looked at for a suggestion."""
+
+_MEGABYTE = 1_000_000
+
+
+def _bound(default: int, unit: str, why: str) -> int:
+    made: int = field(default=default, metadata={"unit": unit, "why": why})
+    return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the files of one audit may ask for. A healthy checkpoint of a million keys stays far below each bound.
+
+    `docs/limits.md` has them as a table; ini `lora_limits` and `audit(…, limits=…)` raise them. A bound holds for all
+    files of an audit together, except where its unit says what one thing may have.
+
+    Example:
+        >>> Limits(keys=20_000_000).keys
+        20000000
+    """
+
+    pickle_bytes: int = _bound(1 << 30, "bytes of one pickle", "A tensor takes 300: a million keys are 0.3 GB.")
+    opcodes: int = _bound(300_000_000, "opcodes of pickles", "A tensor takes 40: a million keys are 40 million.")
+    made_bytes: int = _bound(
+        1 << 28, "bytes that calls make", "A few opcodes can copy a text of any length, again and again."
+    )
+    elements: int = _bound(20_000_000, "elements that calls copy", "A few opcodes can copy a list of any length.")
+    entries: int = _bound(4_000_000, "entries of archives", "A torch file has one for each storage.")
+    inflated_bytes: int = _bound(
+        1 << 32, "bytes unpacked", "A byte of a compressed archive can become a thousand; torch compresses none."
+    )
+    keys: int = _bound(4_000_000, "keys", "The largest published models have some 100,000.")
+    key_length: int = _bound(4096, "characters of one key", "Models have keys of 30 to 200.")
+    key_segments: int = _bound(256, "segments of one key", "Models have keys of 3 to 20.")
+    aliases: int = _bound(100_000, "keys that share a tensor", "Models share a few embeddings and layers.")
+    config_bytes: int = _bound(10_000_000, "bytes of one config", "Configs have some kB; with rank_pattern some 100.")
+    index_bytes: int = _bound(200_000_000, "bytes of one shard index", "A key takes a hundred.")
+    manifest_bytes: int = _bound(200_000_000, "bytes of one manifest", "A model of 100,000 keys takes some 30 MB.")
+    json_values: int = _bound(
+        10_000_000, "values of JSON files", "A key of a manifest has some eight, and a value takes 60 bytes of memory."
+    )
+    json_nesting: int = _bound(100, "levels of one JSON file", "Configs have some five.")
+    seconds: int = _bound(
+        10, "seconds of CPU for reading, and one more for each megabyte of index", "A megabyte takes some 0.05."
+    )
+    pattern_seconds: int = _bound(
+        2, "seconds for matching patterns", "A regular expression can take longer than the universe is old."
+    )
+
+
+Bound = Literal[
+    "pickle_bytes",
+    "opcodes",
+    "made_bytes",
+    "elements",
+    "entries",
+    "inflated_bytes",
+    "keys",
+    "key_length",
+    "key_segments",
+    "aliases",
+    "config_bytes",
+    "index_bytes",
+    "manifest_bytes",
+    "json_values",
+    "json_nesting",
+    "seconds",
+    "pattern_seconds",
+]
+"""The names of the bounds: the fields of `Limits`."""
+
+
+class OverLimitError(BrokenFileError):
+    """A file asks for more than its audit may spend.
+
+    Attributes:
+        bound: The limit, a field of `Limits`.
+        asked: How much it would be with what was asked for.
+        allowed: The limit's value.
+    """
+
+    def __init__(self, bound: Bound, asked: int, allowed: int) -> None:
+        self.bound, self.asked, self.allowed = bound, asked, allowed
+        self.unit = _UNITS[bound]
+        super().__init__(f"more than {allowed:,} {self.unit}: {asked:,} or more")
+
+
+class Budget:
+    """What the files of one audit have spent: made once, and carried by every window.
+
+    Args:
+        limits: The bounds.
+
+    Example:
+        >>> budget = Budget(Limits(elements=100))
+        >>> budget.spend("elements", 60)
+        >>> budget.spend("elements", 60)
+        Traceback (most recent call last):
+        ...
+        pytest_lora_ckpt.checkpoint.limits.OverLimitError: more than 100 elements that calls copy: 120 or more
+    """
+
+    __slots__ = ("_index_bytes", "_seconds", "_since", "limits", "spent")
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.spent: Counter[Bound] = Counter()
+        self._index_bytes = 0
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    def spend(self, bound: Bound, amount: int) -> None:
+        """Count what is about to be made, of what all files share.
+
+        Raises:
+            OverLimitError: It is more than is left, or the time is over.
+        """
+        self.spent[bound] += amount
+        self.check(bound, self.spent[bound])
+        self.check_time()
+
+    def check(self, bound: Bound, amount: int) -> None:
+        """Compare one thing with its bound.
+
+        Raises:
+            OverLimitError: It is more.
+        """
+        allowed: int = getattr(self.limits, bound)
+        if amount > allowed:
+            raise OverLimitError(bound, amount, allowed)
+
+    def check_time(self) -> None:
+        """Look at the clock, which runs inside `reading` only.
+
+        Raises:
+            OverLimitError: The time is over.
+        """
+        if self._since is None:
+            return
+        used = self._seconds + time.thread_time() - self._since
+        allowed = self.limits.seconds + self._index_bytes // _MEGABYTE
+        if used > allowed:
+            raise OverLimitError("seconds", int(used) + 1, allowed)
+
+    def grant(self, index_bytes: int) -> None:
+        """Allow more time: these bytes of an index, a header or a pickle are about to be read."""
+        self._index_bytes += index_bytes
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let the clock run: what the project's own code takes in between does not count."""
+        if self._since is not None:
+            yield
+            return
+        self._since = time.thread_time()
+        try:
+            yield
+        finally:
+            self._seconds += time.thread_time() - self._since
+            self._since = None
+
+
+_UNITS: dict[str, str] = {each.name: each.metadata["unit"] for each in fields(Limits)}
+
+
+def over_limit(path: str | Path, error: OverLimitError) -> CheckpointError:
+    """Return the error for a file that asks for too much: which limit, how much, and how to raise it."""
+    return CheckpointError(
+        "over-limit",
+        path,
+        expected=f"at most {error.allowed:,} {error.unit}, the limit `{error.bound}`",
+        found=f"{error.asked:,} or more: real checkpoints need less, and such a file can be made to stop its reader",
+        remedy="Ask whoever made the file. If you trust it, raise the limit in the ini file, under `lora_limits`:"
+        f" `{error.bound} = {_round(error.asked)}`.",
+    )
+
+
+def _round(number: int) -> int:
+    """Round up to one digit and zeros."""
+    unit = int(10 ** (len(str(number)) - 1))
+    return -(-number // unit) * unit

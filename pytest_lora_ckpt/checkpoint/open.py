@@ -14,7 +14,7 @@ from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, peft_adapter
-from pytest_lora_ckpt.checkpoint.limits import HEAD
+from pytest_lora_ckpt.checkpoint.limits import HEAD, Budget, OverLimitError, over_limit
 from pytest_lora_ckpt.checkpoint.storage import storage_for, unreadable
 from pytest_lora_ckpt.vocabulary.files import LORA_WEIGHTS
 
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Companion
     from pytest_lora_ckpt.checkpoint.index import FileIndex
     from pytest_lora_ckpt.checkpoint.layouts import Layout
+    from pytest_lora_ckpt.checkpoint.limits import Limits
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 _WITH_ADAPTER = {"lightning", "torch"}  # Layouts next to which projects save the adapter.
 _COPY_AGAIN = "Copy the file again and compare its size with the original's; if that is right, save it again."
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Checkpoint:
     """Read the index of a checkpoint: names, shapes and dtypes, what lies around them; no tensor data.
 
     Nothing from the file is executed, nothing is written, and no file stays open. torch is not imported.
@@ -39,6 +40,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         path: A torch file (zip or legacy format, with a state dict, or with one in an envelope as Lightning writes it),
             a safetensors file, a PEFT adapter directory or the weights file in one, or the directory of a Hugging Face
             model, sharded or not.
+        limits: What its files may ask for.
 
     Raises:
         CheckpointError: It is none of these, or broken; the message says which, why, and what to do.
@@ -52,9 +54,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
           found: nothing under this path; no/ does not exist either
           what to do: Look at the path.
     """
-    text = os.fspath(path)
-    listing = storage_for(text).locate(text)
-    with _no_garbage_collection():
+    return _open(os.fspath(path), Budget(limits))
+
+
+def _open(path: str, budget: Budget) -> Checkpoint:
+    """Open a checkpoint within what is left of a budget."""
+    listing = storage_for(path, budget).locate(path)
+    with _no_garbage_collection(), budget.reading():
         checkpoint = _assemble(listing, LAYOUTS)
         if checkpoint.layout == "peft_adapter":
             return _with(checkpoint, companions.beside(checkpoint, listing, _assemble, _index_file))
@@ -76,7 +82,7 @@ def name_companions(checkpoint: Checkpoint, paths: Iterable[str | os.PathLike[st
     kept = [each for each in checkpoint.companions if each.path.resolve() not in named]
     opened = []
     for text in named.values():
-        each = open_companion("weights", text, lambda text=text: open_checkpoint(text))  # type: ignore[misc]
+        each = open_companion("weights", text, lambda text=text: _open(text, checkpoint.budget))  # type: ignore[misc]
         kind = "adapter" if each.checkpoint is not None and each.checkpoint.layout == "peft_adapter" else each.kind
         opened.append(dataclasses.replace(each, kind=kind, named=True))
     return dataclasses.replace(checkpoint, companions=(*kept, *opened))
@@ -134,6 +140,8 @@ def _index_file(listing: Listing, name: str) -> FileIndex:
                 return form.index(window)
             except NotMineError as error:
                 reasons.append(f"{form.NAME}: {error}")
+            except OverLimitError as error:
+                raise over_limit(path, error) from error
             except BrokenFileError as error:
                 raise CheckpointError(
                     "truncated" if error.truncated else "damaged",

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
-from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES
+from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, Budget
 from pytest_lora_ckpt.checkpoint.window import FileWindow, Window
 from pytest_lora_ckpt.vocabulary.files import WEIGHTS_ENDINGS
 
@@ -106,8 +106,12 @@ class Listing:
         return Listing(self.storage, folder) if self.storage.is_directory(folder) else None
 
 
-def storage_for(path: str) -> Storage:
+def storage_for(path: str, budget: Budget) -> Storage:
     """Return the storage that an address names by its scheme; without one it is a path on this machine.
+
+    Args:
+        path: The address.
+        budget: What its windows carry.
 
     Raises:
         CheckpointError: No storage knows the scheme.
@@ -120,12 +124,14 @@ def storage_for(path: str) -> Storage:
             found="an address: remote files are not read",
             remedy="Download it first and give the path of the copy.",
         )
-    return LocalStorage()
+    return LocalStorage(budget)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalStorage:
     """The file system of this machine."""
+
+    budget: Budget = field(default_factory=Budget, repr=False, compare=False)
 
     def locate(self, path: str) -> Listing:
         """See `Storage`. Only a regular file is one: reading a pipe could wait for ever."""
@@ -162,7 +168,7 @@ class LocalStorage:
 
     def window(self, path: str) -> Window:
         """See `Storage`."""
-        return FileWindow(path, os.stat(path).st_size)  # noqa: PTH116
+        return FileWindow(path, os.stat(path).st_size, self.budget)  # noqa: PTH116
 
     def join(self, folder: str, name: str) -> str:
         """See `Storage`."""

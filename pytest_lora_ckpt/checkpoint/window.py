@@ -8,6 +8,8 @@ from io import FileIO
 from mmap import ACCESS_COPY, ALLOCATIONGRANULARITY, mmap
 from typing import Protocol
 
+from pytest_lora_ckpt.checkpoint.limits import Budget
+
 _SMALL = 1 << 17  # Bytes. Up to here a copy takes less time than the page faults of a map.
 
 
@@ -17,12 +19,15 @@ class Window(Protocol):
     Attributes:
         origin: What messages call it: the path of the file.
         length: How many bytes it has.
+        budget: What readers spend, and what the audit's other files have spent.
     """
 
     @property
     def origin(self) -> str: ...  # noqa: D102
     @property
     def length(self) -> int: ...  # noqa: D102
+    @property
+    def budget(self) -> Budget: ...  # noqa: D102
 
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset` on, or fewer where the window ends.
@@ -48,6 +53,7 @@ class FileWindow:
 
     origin: str
     length: int
+    budget: Budget = field(default_factory=Budget, repr=False, compare=False)
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""
@@ -75,6 +81,7 @@ class MemoryWindow:
 
     origin: str
     data: bytes = field(repr=False)
+    budget: Budget = field(default_factory=Budget, repr=False, compare=False)
 
     @property
     def length(self) -> int:
@@ -109,6 +116,11 @@ class PartWindow:
         """See `Window`."""
         return self.window.origin
 
+    @property
+    def budget(self) -> Budget:
+        """See `Window`."""
+        return self.window.budget
+
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""
         return self.window.read(self.start + offset, max(0, min(length, self.length - offset)))
@@ -132,8 +144,14 @@ class DeflatedWindow:
         """See `Window`."""
         return self.packed.origin
 
+    @property
+    def budget(self) -> Budget:
+        """See `Window`."""
+        return self.packed.budget
+
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""
+        self.budget.spend("inflated_bytes", min(offset + length, self.length))
         packed = self.packed.read(0, self.packed.length)
         try:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, min(offset + length, self.length) or 1)

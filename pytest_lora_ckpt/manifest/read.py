@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_lora_ckpt.checkpoint.limits import MAX_MANIFEST
+from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.manifest.schema import FILE_NAME, SCHEMA, BaseModel, Manifest, ManifestError, TensorEntry
 from pytest_lora_ckpt.wording import printable
 
@@ -45,10 +45,11 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     file = Path(path)
     if file.is_dir():
         file /= FILE_NAME
+    most = Limits().manifest_bytes
     with file.open("rb") as stream:
-        raw = stream.read(MAX_MANIFEST + 1)
-    if len(raw) > MAX_MANIFEST:
-        raise ManifestError(file, expected=f"at most {MAX_MANIFEST:,} bytes", found="more", remedy="Look at the path.")
+        raw = stream.read(most + 1)
+    if len(raw) > most:
+        raise ManifestError(file, expected=f"at most {most:,} bytes", found="more", remedy="Look at the path.")
     try:
         return _manifest(json.loads(raw.decode("utf-8"), object_pairs_hook=_unique), file)
     except ManifestError as error:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, big_endian
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource
-from pytest_lora_ckpt.checkpoint.limits import MAX_PICKLE
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.torch_types import TorchCalls, span
@@ -53,7 +52,7 @@ def index(window: Window) -> FileIndex:
 
 def _pickles(window: Window) -> tuple[PickleMachine, TorchCalls, tuple[object, object, object]]:
     """Read the pickles. Nothing says how long they are, so more is read as long as they seem cut off."""
-    size = _FIRST
+    size, most = _FIRST, min(window.length, window.budget.limits.pickle_bytes)
     while True:
         calls = TorchCalls()
         machine = PickleMachine(window.read(0, size), builders=calls.builders, persistent=calls.persistent)
@@ -62,9 +61,9 @@ def _pickles(window: Window) -> tuple[PickleMachine, TorchCalls, tuple[object, o
             _expect(machine, _PROTOCOL, "version")
             return machine, calls, (machine.load(), machine.load(), machine.load())
         except BrokenFileError as error:
-            if not error.truncated or size >= min(window.length, MAX_PICKLE):
+            if not error.truncated or size >= most:
                 raise
-            size = min(8 * size, MAX_PICKLE)
+            size = min(8 * size, most)
 
 
 def _expect(machine: PickleMachine, number: int, what: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError, big_endian
 from pytest_lora_ckpt.checkpoint.formats.zip_index import ZipIndex, read_index
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, read_bytes
-from pytest_lora_ckpt.checkpoint.limits import MAX_CHECKSUMMED, MAX_PICKLE
+from pytest_lora_ckpt.checkpoint.limits import MAX_CHECKSUMMED, OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.torch_types import Storage, TorchCalls, span
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
@@ -38,12 +38,14 @@ def index(window: Window) -> FileIndex:
     """See `Format`: read the directory and the pickle."""
     archive = read_index(window)
     prefix = _prefix(archive)
-    contents = archive.read(f"{prefix}data.pkl", MAX_PICKLE)
+    contents = archive.read(f"{prefix}data.pkl", window.budget.limits.pickle_bytes)
     order = archive.read(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in archive.records else b"little"
     calls = TorchCalls(partial(_check, archive, prefix))
     machine = PickleMachine(contents, builders=calls.builders, persistent=calls.persistent)
     try:
         made = machine.load()
+    except OverLimitError:
+        raise
     except BrokenFileError as error:  # The record of the pickle is all there: it is not the file that ends early.
         raise BrokenFileError(f"`data.pkl`: {error}") from error
     return FileIndex(

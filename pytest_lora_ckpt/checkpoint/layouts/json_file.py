@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.limits import OverLimitError, over_limit
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
@@ -17,17 +18,18 @@ if TYPE_CHECKING:
 def read_object(  # noqa: PLR0913 - The words of the error are the caller's.
     listing: Listing,
     name: str,
-    limit: int,
+    bound: Literal["config_bytes", "index_bytes"],
     *,
     what: str,
     expected: str,
     remedy: str,
     hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> dict[str, Any]:
-    """Read a JSON object of at most `limit` bytes.
+    """Read a JSON object of no more bytes than a limit allows.
 
     Raises:
-        CheckpointError: There is no such file (`no-{what}`), or it is not a JSON object (`broken-{what}`).
+        CheckpointError: There is no such file (`no-{what}`), it is too big (`over-limit`), or it is not a JSON object
+            (`broken-{what}`).
     """
 
     def error(problem: str, found: str) -> CheckpointError:
@@ -35,9 +37,10 @@ def read_object(  # noqa: PLR0913 - The words of the error are the caller's.
 
     try:
         window = listing.window(name)
-        if window.length > limit:
-            raise error(f"broken-{what}", f"{window.length} bytes, more than the {limit} that are read")
-        value = json.loads(window.read(0, limit).decode("utf-8"), object_pairs_hook=hook)
+        window.budget.check(bound, window.length)
+        value = json.loads(window.read(0, window.length).decode("utf-8"), object_pairs_hook=hook)
+    except OverLimitError as cause:
+        raise over_limit(listing.where(name), cause) from cause
     except FileNotFoundError as cause:
         raise error(f"no-{what}", "no such file next to the weights") from cause
     except OSError as cause:

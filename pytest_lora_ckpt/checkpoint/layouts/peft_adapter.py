@@ -13,7 +13,6 @@ from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, open_companion
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
 from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
-from pytest_lora_ckpt.checkpoint.limits import MAX_CONFIG
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from pytest_lora_ckpt.wording import listed
 
@@ -37,7 +36,7 @@ def accepts(listing: Listing) -> bool:
 
 def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     """See `Layout`: read the config, and the index of the weights."""
-    config = read_object(listing, ADAPTER_CONFIG, MAX_CONFIG, what="config", expected=_CONFIG, remedy=_SAVE_AGAIN)
+    config = read_object(listing, ADAPTER_CONFIG, "config_bytes", what="config", expected=_CONFIG, remedy=_SAVE_AGAIN)
     present = [name for name in ADAPTER_WEIGHTS if listing.has(name)]
     weights = listing.name or next(iter(present), None)
     if weights is None:

@@ -46,4 +46,5 @@ def checkpoint_of(index: FileIndex) -> Checkpoint:
         opaque_keys=state.opaque,
         globals=index.globals,
         notes=state.notes,
+        budget=index.window.budget,
     )

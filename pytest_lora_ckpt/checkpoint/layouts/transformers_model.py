@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
 from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
-from pytest_lora_ckpt.checkpoint.limits import MAX_SHARD_INDEX
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 from pytest_lora_ckpt.vocabulary.files import MODEL_WEIGHTS, SHARD_INDEX
 from pytest_lora_ckpt.wording import count, listed, printable
@@ -102,9 +101,7 @@ def _weight_map(listing: Listing, index: str) -> dict[str, str]:
             twice.extend(name for name, number in Counter(name for name, _ in items).items() if number > 1)
         return made
 
-    contents = read_object(
-        listing, index, MAX_SHARD_INDEX, what="index", expected=_INDEX, remedy=_COPY_AGAIN, hook=pairs
-    )
+    contents = read_object(listing, index, "index_bytes", what="index", expected=_INDEX, remedy=_COPY_AGAIN, hook=pairs)
     shard_of = contents.get("weight_map")
     if twice:
         raise _shard_error("key-twice", listing, index, f"the key {printable(repr(twice[0]), 200)} twice")
