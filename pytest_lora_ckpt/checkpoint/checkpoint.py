@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_lora_ckpt.checkpoint.index import Piece, TensorSource
+    from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 
@@ -77,7 +78,7 @@ class Checkpoint:
             `__metadata__` of a safetensors file.
         opaque_keys: Entries of the state dict that are not plain tensors -> what they are (quantized, sparse, on the
             meta device, an `_extra_state`). They are not in `keys`.
-        globals: Every `module.name` that the pickle names, sorted; none of them was imported.
+        globals: Every class and function that the pickles ask for, by their entries; none of them was imported.
         adapter_config: The contents of `adapter_config.json`, for a PEFT adapter.
         companions: Other parts of the same run in the same directory, each with its kind.
         notes: Short remarks worth showing.
@@ -101,7 +102,7 @@ class Checkpoint:
     files: tuple[Path, ...]
     envelope: Mapping[str, object] = field(default_factory=dict, repr=False)
     opaque_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
-    globals: tuple[str, ...] = field(default=(), repr=False)
+    globals: tuple[Global, ...] = field(default=(), repr=False)
     adapter_config: dict[str, Any] | None = field(default=None, repr=False)
     companions: tuple[Companion, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()

@@ -83,7 +83,9 @@ def _open(folder: Listing, name: str, index_file: IndexFile) -> Checkpoint:
     if not name.endswith(WEIGHTS_ENDINGS) and not _may_hold_tensors(folder, name):
         raise _error(folder, name, "not-a-checkpoint", "a file of another kind", "Look at the file.")
     index = index_file(folder, name)
-    if not name.startswith(TRAINING_STATE) and (code := [each for each in index.globals if _runs_code(each)]):
+    if not name.startswith(TRAINING_STATE) and (
+        code := [each.qualname for each in index.globals if _runs_code(each.qualname)]
+    ):
         found = f"a pickle that asks to run {listed(code)}: nothing of it was run"
         remedy = "Do not load this file. Take the weights from their source again, as safetensors."
         raise _error(folder, name, "runs-code", found, remedy)

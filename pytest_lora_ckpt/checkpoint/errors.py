@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_lora_ckpt.wording import printable
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.checkpoint.pickle.globals import Global
 
 
 class CheckpointError(Exception):
@@ -19,6 +22,7 @@ class CheckpointError(Exception):
         expected: What should be there.
         found: What is there instead.
         remedy: What to do next.
+        globals: Every class and function that the pickles ask for, as far as they were read.
 
     Example:
         >>> print(CheckpointError("empty-file", "a.ckpt", expected="a checkpoint", found="0 bytes", remedy="Copy it."))
@@ -36,6 +40,7 @@ class CheckpointError(Exception):
         self.expected = expected
         self.found = found
         self.remedy = remedy
+        self.globals: tuple[Global, ...] = ()
 
     def __str__(self) -> str:
         return explained(f"cannot read checkpoint {printable(self._shown)} ({self.problem})", self)
@@ -43,7 +48,7 @@ class CheckpointError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the way from a pytest-xdist worker: `Exception` itself would forget the keyword arguments."""
         fields = {"expected": self.expected, "found": self.found, "remedy": self.remedy}
-        return (partial(type(self), self.problem, self._shown, **fields), ())
+        return (partial(type(self), self.problem, self._shown, **fields), (), {"globals": self.globals})
 
 
 class UnknownKeyError(CheckpointError, KeyError):
@@ -61,11 +66,13 @@ class BrokenFileError(Exception):
 
     Attributes:
         truncated: The bytes are fine as far as they go, and end too early.
+        globals: What the pickles asked for before they broke.
     """
 
-    def __init__(self, reason: str, *, truncated: bool = False) -> None:
+    def __init__(self, reason: str, *, truncated: bool = False, globals: tuple[Global, ...] = ()) -> None:  # noqa: A002
         super().__init__(reason)
         self.truncated = truncated
+        self.globals = globals
 
 
 def big_endian(path: str | Path, found: str) -> CheckpointError:

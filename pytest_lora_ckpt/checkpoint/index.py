@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.checkpoint.window import Window
 
 Target = slice | tuple[slice, ...]
@@ -82,7 +83,7 @@ class FileIndex:
         source: Where the tensors in it lie.
         metadata: What the format keeps next to its tensors; None for one whose `contents` is all that it has.
         opaque: Entries of which torch has no dtype -> what they are.
-        globals: Every `module.name` that a pickle names.
+        globals: Every class and function that its pickles ask for.
         notes: Short remarks worth showing.
     """
 
@@ -92,7 +93,7 @@ class FileIndex:
     source: TensorSource
     metadata: Mapping[str, str] | None = None
     opaque: Mapping[str, str] = field(default_factory=dict)
-    globals: tuple[str, ...] = ()
+    globals: tuple[Global, ...] = ()
     notes: tuple[str, ...] = ()
 
 

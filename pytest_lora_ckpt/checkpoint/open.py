@@ -137,19 +137,22 @@ def _index_file(listing: Listing, name: str) -> FileIndex:
                 reasons.append(f"{form.NAME}: expects {form.EXPECTS}")
                 continue
             try:
-                return form.index(window)
+                index = form.index(window)
+                return dataclasses.replace(index, globals=tuple(each.within(name) for each in index.globals))
             except NotMineError as error:
                 reasons.append(f"{form.NAME}: {error}")
             except OverLimitError as error:
                 raise over_limit(path, error) from error
             except BrokenFileError as error:
-                raise CheckpointError(
+                broken = CheckpointError(
                     "truncated" if error.truncated else "damaged",
                     path,
                     expected=f"a whole {form.NAME} file: {form.EXPECTS}",
                     found=f"{error} ({window.length} bytes)",
                     remedy=_COPY_AGAIN,
-                ) from error
+                )
+                broken.globals = tuple(each.within(name) for each in error.globals)
+                raise broken from error
     except OSError as error:
         raise unreadable(path, error) from error
     raise unsupported.file(window, head, reasons)

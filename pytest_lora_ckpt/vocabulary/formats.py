@@ -92,9 +92,6 @@ STATE_DICT_ENTRIES = (
 """Where training scripts put a state dict, the usual names first: Lightning `state_dict`, torch's tutorials
 `model_state_dict`, DeepSpeed `module`, torchvision's references and timm `model`."""
 
-PYTHON2_MODULES: Mapping[str, str] = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-"""Python 2's name of a module, which pickle protocols 0 to 2 use (`_compat_pickle.IMPORT_MAPPING`)."""
-
 CODE_MODULES = frozenset(
     {
         *("os", "posix", "nt", "subprocess", "sys", "pty", "runpy", "shutil", "socket", "code", "ctypes", "importlib"),

@@ -39,13 +39,14 @@ def accepts(head: bytes, name: str) -> bool:  # noqa: ARG001 - All formats are a
 def index(window: Window) -> FileIndex:
     """See `Format`: read the pickles, and where each storage lies."""
     machine, calls, (system, contents, names) = _pickles(window)
-    starts = _storages(window, names, calls, machine.position)
+    with machine.ledger.on_error():
+        starts = _storages(window, names, calls, machine.position)
     return FileIndex(
         format=NAME,
         window=window,
         contents=contents,
         source=LegacySource(window, starts, isinstance(system, dict) and system.get("little_endian") is False),
-        globals=tuple(sorted(machine.globals)),
+        globals=machine.ledger.globals(),
         notes=calls.notes,
     )
 
@@ -57,9 +58,10 @@ def _pickles(window: Window) -> tuple[PickleMachine, TorchCalls, tuple[object, o
         calls = TorchCalls()
         machine = PickleMachine(window.read(0, size), builders=calls.builders, persistent=calls.persistent)
         try:
-            _expect(machine, _MAGIC, "magic number")
-            _expect(machine, _PROTOCOL, "version")
-            return machine, calls, (machine.load(), machine.load(), machine.load())
+            with machine.ledger.on_error():
+                _expect(machine, _MAGIC, "magic number")
+                _expect(machine, _PROTOCOL, "version")
+                return machine, calls, (machine.load(), machine.load(), machine.load())
         except BrokenFileError as error:
             if not error.truncated or size >= most:
                 raise

@@ -41,19 +41,21 @@ def index(window: Window) -> FileIndex:
     contents = archive.read(f"{prefix}data.pkl", window.budget.limits.pickle_bytes)
     order = archive.read(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in archive.records else b"little"
     calls = TorchCalls(partial(_check, archive, prefix))
-    machine = PickleMachine(contents, builders=calls.builders, persistent=calls.persistent)
+    name = f"{prefix}data.pkl"
+    machine = PickleMachine(contents, name, builders=calls.builders, persistent=calls.persistent)
     try:
-        made = machine.load()
+        with machine.ledger.on_error():
+            made = machine.load()
     except OverLimitError:
         raise
     except BrokenFileError as error:  # The record of the pickle is all there: it is not the file that ends early.
-        raise BrokenFileError(f"`data.pkl`: {error}") from error
+        raise BrokenFileError(f"`data.pkl`: {error}", globals=error.globals) from error
     return FileIndex(
         format=NAME,
         window=window,
         contents=made,
         source=ZipSource(archive, prefix, order),
-        globals=tuple(sorted(machine.globals)),
+        globals=machine.ledger.globals(),
         notes=calls.notes,
     )
 

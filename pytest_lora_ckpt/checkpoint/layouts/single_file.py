@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts.torch_envelope import state_dict_in
 from pytest_lora_ckpt.tensors import KeySet
 
@@ -34,7 +35,11 @@ def checkpoint_of(index: FileIndex) -> Checkpoint:
     Raises:
         CheckpointError: It holds no state dict (`no-state-dict`), or an empty one (`empty`).
     """
-    state = state_dict_in(index)
+    try:
+        state = state_dict_in(index)
+    except CheckpointError as error:
+        error.globals = index.globals
+        raise
     return Checkpoint(
         path=Path(index.window.origin),
         layout=state.layout,

@@ -86,7 +86,7 @@ def _sharded(listing: Listing, index: str, index_file: IndexFile) -> Checkpoint:
         source=ShardedSource(parts),
         files=tuple(Path(listing.where(name)) for name in shards),
         opaque_keys={key: what for shard in shards.values() for key, what in shard.opaque_keys.items()},
-        globals=tuple(sorted({name for shard in shards.values() for name in shard.globals})),
+        globals=tuple(asked for shard in shards.values() for asked in shard.globals),
         notes=tuple(dict.fromkeys(notes)),
     )
 

@@ -18,6 +18,8 @@ from pytest_lora_ckpt.wording import printable
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from pytest_lora_ckpt.checkpoint.pickle.globals import Asked
+
 _LENGTH = 120  # Characters of one description: a line in a terminal.
 _ITEMS = 6
 _BYTES = 24
@@ -65,6 +67,7 @@ class Opaque:
         state: What its `__setstate__` would have got, for most classes the `__dict__`.
         elements: What would have been appended or added (a subclass of `list`, `set`, `deque`).
         entries: Keys and values that would have been set (a subclass of `dict`), in order.
+        asked: The name as the pickle asks for it; of the result of a call, the name that was called.
 
     Example:
         >>> Opaque("pathlib.PosixPath", ("runs", "best"))
@@ -79,6 +82,7 @@ class Opaque:
     state: object = None
     elements: list[object] | None = None
     entries: dict[object, object] | None = None
+    asked: Asked | None = None
 
     def __repr__(self) -> str:
         """Give one short line, whatever the object holds: itself, ten thousand items, or a million levels."""
@@ -95,6 +99,7 @@ def pairs(items: list[object]) -> dict[object, object]:
 def extend(target: object, items: list[object]) -> None:
     """Append to a list, or to what stands for one; add to a set."""
     if isinstance(target, Opaque):
+        _changed(target)
         if target.elements is None:
             target.elements = []
         target.elements.extend(items)
@@ -109,12 +114,19 @@ def extend(target: object, items: list[object]) -> None:
 def update(target: object, items: list[object]) -> None:
     """Set keys in a dict, or in what stands for one."""
     if isinstance(target, Opaque):
+        _changed(target)
         if target.entries is None:
             target.entries = {}
         target = target.entries
     if not isinstance(target, dict):
         raise BrokenFileError("a key is set in what is not a dict")
     target.update(pairs(items))
+
+
+def _changed(target: Opaque) -> None:
+    """Note that the pickle changes what it named, not an object that it made."""
+    if target.args is None and target.asked is not None:
+        target.asked.note("changed")
 
 
 def _only(arguments: tuple[object, ...]) -> tuple[object, ...]:

@@ -189,7 +189,7 @@ def test_a_hostile_file_opens_and_names_what_it_would_call(tmp_path: Path, *, le
     torch.save(contents, tmp_path / "a.ckpt", _use_new_zipfile_serialization=not legacy)
     checkpoint = open_checkpoint(tmp_path / "a.ckpt")
     assert checkpoint.read("w").tolist() == [1]
-    assert {"posix.system", "builtins.exec"} <= set(checkpoint.globals)
+    assert {"posix.system", "builtins.exec"} <= {each.qualname for each in checkpoint.globals if each.called}
     assert repr(checkpoint.envelope["hyper_parameters"]).startswith("posix.system('touch ")
     assert not sentinel.exists()
 

@@ -1,0 +1,114 @@
+"""What the pickles of a checkpoint ask for: every class and function that they name, and what they do with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Use = Literal["named", "made", "called", "changed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A class or function that a pickle asks for; it was neither imported nor called.
+
+    Attributes:
+        module: The module that would be imported, as Python 3 calls it.
+        name: What would be taken from it; with dots where it is an attribute of an attribute.
+        entry: The file, and the record in it where it has records: `"last.ckpt: last/data.pkl"`.
+        path: Where in the saved object it lies, `"hyper_parameters.optimizer"`; None where nothing in the result holds
+            it: it was thrown away, or it only spells plain data.
+        use: What loading does with it: `"named"`, it is only looked up; `"made"`, an instance is made of the class;
+            `"called"`; or `"changed"`, its attributes or entries are set.
+        byte: Where in the entry it is asked for.
+        count: How often it is used in this way.
+
+    Example:
+        >>> asked = Global("posix", "system", "a.ckpt: a/data.pkl", "callbacks.x", "called")
+        >>> asked.qualname, asked.called
+        ('posix.system', True)
+    """
+
+    module: str
+    name: str
+    entry: str
+    path: str | None = None
+    use: Use = "named"
+    byte: int = 0
+    count: int = 1
+
+    @property
+    def qualname(self) -> str:
+        """Module and name in one."""
+        return f"{self.module}.{self.name}"
+
+    @property
+    def called(self) -> bool:
+        """Whether loading does more than look it up."""
+        return self.use != "named"
+
+    def within(self, file: str) -> Global:
+        """Return the same for an entry that is a record of a file, or the whole of it."""
+        return dataclasses.replace(self, entry=f"{file}: {self.entry}" if self.entry else file)
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """One name as a pickle asks for it, while it is read: what is done with it is noted here."""
+
+    module: str
+    name: str
+    byte: int
+    uses: dict[Use, int]
+
+    def note(self, use: Use) -> None:
+        """Count one use."""
+        self.uses[use] = self.uses.get(use, 0) + 1
+
+
+class Ledger:
+    """Every name that the pickles of one entry ask for.
+
+    Args:
+        entry: What to call the entry.
+    """
+
+    def __init__(self, entry: str) -> None:
+        self.entry = entry
+        self.asked: dict[tuple[str, str], Asked] = {}
+
+    def ask(self, module: str, name: str, byte: int) -> Asked:
+        """Return the row of a name."""
+        row = self.asked.get((module, name))
+        if row is None:
+            row = self.asked[module, name] = Asked(module, name, byte, {})
+        return row
+
+    @contextmanager
+    def on_error(self) -> Iterator[None]:
+        """Let an error take along what was asked for until then: loading runs that before it breaks at the same place.
+
+        Raises:
+            BrokenFileError: What is raised inside.
+            CheckpointError: What is raised inside.
+        """
+        try:
+            yield
+        except (BrokenFileError, CheckpointError) as error:
+            error.globals = self.globals()
+            raise
+
+    def globals(self) -> tuple[Global, ...]:
+        """Return what was asked for so far, sorted: a row for each use of each name."""
+        return tuple(
+            Global(row.module, row.name, self.entry, None, use, row.byte, number)
+            for row in sorted(self.asked.values(), key=lambda row: f"{row.module}.{row.name}")
+            for use, number in (row.uses or {"named": 1}).items()
+        )
