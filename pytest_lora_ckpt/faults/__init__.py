@@ -11,7 +11,7 @@ import difflib
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint import open_checkpoint
+from pytest_lora_ckpt.checkpoint import name_companions, open_checkpoint
 from pytest_lora_ckpt.faults import companions, config, copies, files, lost, names, shapes, values
 from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.faults.fault import Fault
@@ -61,11 +61,14 @@ def find_fault(name: str) -> Fault:
         raise ValueError(f"there is no fault {name!r} ({hint})") from None
 
 
-def faults_for(checkpoint_path: str | os.PathLike[str]) -> list[Fault]:
+def faults_for(
+    checkpoint_path: str | os.PathLike[str], companions: Iterable[str | os.PathLike[str]] = ()
+) -> list[Fault]:
     """List the faults that apply to a checkpoint. Nothing is written.
 
     Args:
         checkpoint_path: What `open_checkpoint` takes: a file, a PEFT adapter directory or the weights in one.
+        companions: Trained weights that lie elsewhere.
 
     Returns:
         Those of `FAULTS` that apply, in their order.
@@ -80,7 +83,7 @@ def faults_for(checkpoint_path: str | os.PathLike[str]) -> list[Fault]:
         ...     [fault.name for fault in faults_for(f"{folder}/last.pt")][:2]
         ['wrapper-prefix', 'compile-prefix']
     """
-    checkpoint = open_checkpoint(checkpoint_path)
+    checkpoint = name_companions(open_checkpoint(checkpoint_path), companions)
     applicable = []
     for fault in FAULTS.values():
         try:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from pathlib import Path  # noqa: TC003  # A field's type.
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint import Checkpoint  # noqa: TC001  # The same.
 from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, require
 from pytest_lora_ckpt.faults.edits import redrawn
-from pytest_lora_ckpt.faults.fault import ADAPTERS, TORCH_FILES, fault
+from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, TORCH_FILES, fault
 from pytest_lora_ckpt.faults.inject import write_tensors
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA_WEIGHTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pytest_lora_ckpt.checkpoint import Checkpoint
 
 
 @fault(ADAPTERS, "file")
@@ -79,77 +84,65 @@ def directory_without_config(draft: Draft) -> None:
     draft.patches.append(lambda path: (path.parent / LORA_WEIGHTS / ADAPTER_CONFIG).unlink())
 
 
-@fault(ADAPTERS, "manifest")
+@fault(LAYOUTS, "manifest")
 def companion_dropped(draft: Draft) -> None:
     """Only the adapter was copied: the trained weights in a file of their own next to it are left behind."""
-    for each in _trained(draft):
-        draft.patches.append(lambda path, name=each.path.name: (path.parent / name).unlink())  # type: ignore[misc]
+    _damage(draft, lambda _, path: path.unlink())
 
 
-@fault(ADAPTERS, "manifest")
+@fault(LAYOUTS, "manifest")
 def companion_of_another_run(draft: Draft) -> None:
     """The trained weights in a file next to the adapter are those of another run: projector and LoRA do not match."""
-    for each in _trained(draft):
-        stale = Draft(each.checkpoint)
-        for key in each.checkpoint.keys:
-            stale.change([key], redrawn(key), "tensor")
-        _write_again(draft, each, stale)
+    _damage(draft, lambda trained, path: write_tensors(_of_another_run(trained), path))
 
 
-@fault(ADAPTERS, "file")
+@fault(LAYOUTS, "file")
 def companion_truncated(draft: Draft) -> None:
     """The copy of the trained weights next to the adapter broke off, and the loader goes on without them."""
-    for each in _trained(draft):
-
-        def cut(path: Path, name: str = each.path.name) -> None:
-            with (path.parent / name).open("r+b") as file:
-                file.truncate(file.seek(0, 2) * 3 // 4)
-
-        draft.patches.append(cut)
+    _damage(draft, lambda _, path: os.truncate(path, path.stat().st_size * 3 // 4))
 
 
-@fault(ADAPTERS, "model")
+@fault(LAYOUTS, "model")
 def companion_prefixed(draft: Draft) -> None:
     """The trained weights next to the adapter were saved out of DDP: `module.` stands before every key of the file."""
-    for each in _trained(draft):
-        renamed = Draft(each.checkpoint)
+
+    def write_renamed(trained: Checkpoint, path: Path) -> None:
+        renamed = Draft(trained)
         renamed.rename("module.{}".format)
-        _write_again(draft, each, renamed)
+        write_tensors(renamed, path)
+
+    _damage(draft, write_renamed)
 
 
-@fault(ADAPTERS, "file")
+@fault(LAYOUTS, "file")
 def companion_emptied(draft: Draft) -> None:
     """A filter of names kept none of the trained weights: the file next to the adapter is there and holds nothing."""
-    for each in _trained(draft):
 
-        def empty(path: Path, own: _Trained = each) -> None:
-            import torch
-            from safetensors.torch import save_file
+    def write_nothing(trained: Checkpoint, path: Path) -> None:
+        import torch
+        from safetensors.torch import save_file
 
-            target = path.parent / own.path.name
-            save_file({}, target) if own.checkpoint.format == "safetensors" else torch.save({}, target)
+        save_file({}, path) if trained.format == "safetensors" else torch.save({}, path)
 
-        draft.patches.append(empty)
+    _damage(draft, write_nothing)
 
 
-class _Trained(NamedTuple):
-    """A file of trained weights next to an adapter."""
-
-    path: Path
-    checkpoint: Checkpoint
-
-
-def _trained(draft: Draft) -> list[_Trained]:
-    folder, further = draft.weights.parent.resolve(), draft.checkpoint.further
-    found = [_Trained(each.path, each.checkpoint) for each in further if each.kind == "weights" and each.checkpoint]
-    found = [each for each in found if each.path.parent.resolve() == folder and len(each.checkpoint.files) == 1]
-    if not found:
-        raise NotApplicable(f"there are no trained weights in a file next to the adapter in {draft.name}")
-    return found
+def _damage(draft: Draft, damage: Callable[[Checkpoint, Path], object]) -> None:
+    """Damage every file of trained weights that lies with the checkpoint; `damage` gets its contents and its copy."""
+    home = draft.weights.parent.resolve()
+    for each in draft.checkpoint.further:
+        trained = each.checkpoint if each.kind == "weights" else None
+        if trained is not None and len(trained.files) == 1 and (each.named or each.path.resolve().is_relative_to(home)):
+            # The copy lies as seen from the checkpoint's copy.
+            place = os.path.relpath(each.path.resolve(), home)
+            draft.patches.append(lambda path, own=trained, at=place: damage(own, path.parent / at))  # type: ignore[misc]
+    require(draft.patches, f"there are no trained weights in a file next to {draft.name}")
 
 
-def _write_again(draft: Draft, trained: _Trained, changed: Draft) -> None:
-    draft.patches.append(lambda path: write_tensors(changed, path.parent / trained.path.name))
+def _of_another_run(checkpoint: Checkpoint) -> Draft:
+    stale = Draft(checkpoint)
+    stale.redraw(checkpoint.keys)
+    return stale
 
 
 def _adapter(draft: Draft) -> Checkpoint:
@@ -164,6 +157,5 @@ def _require_no_lora(draft: Draft) -> None:
 
 
 def _make_stale(draft: Draft, adapter: Checkpoint) -> None:
-    stale = Draft(adapter)
-    stale.redraw(adapter.keys)
+    stale = _of_another_run(adapter)
     draft.patches.append(lambda path: write_tensors(stale, path.parent / LORA_WEIGHTS / stale.weights.name))

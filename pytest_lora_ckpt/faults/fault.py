@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pytest_lora_ckpt.checkpoint import Checkpoint, open_checkpoint
+from pytest_lora_ckpt.checkpoint import Checkpoint, name_companions, open_checkpoint
 from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, require
 from pytest_lora_ckpt.faults.inject import write
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 Seen: TypeAlias = Literal["file", "model", "value", "manifest"]
 
@@ -78,7 +78,12 @@ class Fault:
         )
         return draft
 
-    def inject(self, checkpoint_path: str | os.PathLike[str], out_dir: str | os.PathLike[str]) -> Path:
+    def inject(
+        self,
+        checkpoint_path: str | os.PathLike[str],
+        out_dir: str | os.PathLike[str],
+        companions: Iterable[str | os.PathLike[str]] = (),
+    ) -> Path:
         """Write a copy of a healthy checkpoint that has this fault, and no other difference.
 
         The original is only read. Its companions (`lora_weights/`, `lora_manifest.json`) are copied as well. Nothing in
@@ -88,6 +93,7 @@ class Fault:
         Args:
             checkpoint_path: What `open_checkpoint` takes: a file, a PEFT adapter directory or the weights in one.
             out_dir: Where to write; empty or absent. It is left as it was where the fault does not apply.
+            companions: Trained weights that lie elsewhere. They are copied to the same place as seen from the copy.
 
         Returns:
             What to give to a loader in place of `checkpoint_path`: a file or a directory like it, of the same name.
@@ -110,7 +116,8 @@ class Fault:
             ...     damaged.name, list(open_checkpoint(damaged).keys)
             ('last.pt', ['module.fc.weight'])
         """
-        return write(self.apply(open_checkpoint(checkpoint_path)), Path(out_dir))
+        healthy = name_companions(open_checkpoint(checkpoint_path), companions)
+        return write(self.apply(healthy), Path(out_dir)).path
 
 
 def fault(

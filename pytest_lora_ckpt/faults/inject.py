@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle  # For the name of an exception; nothing is unpickled here.
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, LORA_WEIGHTS, MANIFEST
@@ -25,8 +26,16 @@ if TYPE_CHECKING:
 _DIRECTORIES = frozenset({"peft_adapter", "transformers"})
 
 
-def write(draft: Draft, out_dir: Path) -> Path:
-    """Write the copy below `out_dir` and return its path; a copy that fails half-way is removed.
+class Copy(NamedTuple):
+    """A copy of a checkpoint."""
+
+    path: Path  # What to give to a loader.
+    folder: Path  # It holds the copy, and all that lies with it.
+    companions: tuple[Path, ...] = ()  # Those that the project names, in the same place as seen from the checkpoint.
+
+
+def write(draft: Draft, out_dir: Path) -> Copy:
+    """Write the copy below `out_dir`; one that fails half-way is removed.
 
     Raises:
         NotApplicable: The original cannot be written again without running code from it.
@@ -42,9 +51,16 @@ def write(draft: Draft, out_dir: Path) -> Path:
     if in_directory and out_dir.resolve().is_relative_to(weights.parent.resolve()):
         raise ValueError(f"out_dir={str(out_dir)!r} must not lie within the checkpoint {original}")
     try:
-        folder = out_dir / weights.parent.resolve().name if in_directory else out_dir
-        _copy_companions(weights, folder, whole_folder=in_directory)
+        source = weights.parent.resolve()
+        named = [each.path.resolve() for each in draft.checkpoint.companions if each.named]
+        # What is seen from the checkpoint as `../projector.bin` is seen so from the copy.
+        top = os.path.commonpath([source.parent if in_directory else source, *(path.parent for path in named)])
+        folder = out_dir / source.relative_to(top)
         target = folder / weights.name
+        _copy_companions(weights, folder, whole_folder=in_directory)
+        companions = tuple(out_dir / path.relative_to(top) for path in named)
+        for path, place in zip(named, companions, strict=True):
+            _copy_named(path, place)
         if draft.has_new_tensors:
             write_tensors(draft, target)
         else:
@@ -57,7 +73,7 @@ def write(draft: Draft, out_dir: Path) -> Path:
     except BaseException:
         _remove(out_dir, was_there=was_there)
         raise
-    return folder if original.is_dir() else folder / original.name
+    return Copy(folder if original.is_dir() else folder / original.name, out_dir, companions)
 
 
 def _copy_companions(weights: Path, folder: Path, *, whole_folder: bool) -> None:
@@ -72,6 +88,15 @@ def _copy_companions(weights: Path, folder: Path, *, whole_folder: bool) -> None
     for name in (MANIFEST, f"{weights.stem}.{MANIFEST}"):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+
+
+def _copy_named(path: Path, place: Path) -> None:
+    """Copy a companion that the project names, unless it lies with the checkpoint and is there, or is missing."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() and not place.exists():
+        shutil.copytree(path, place)
+    elif path.is_file() and not place.exists():
+        shutil.copyfile(path, place)
 
 
 def _remove(out_dir: Path, *, was_there: bool) -> None:

@@ -164,7 +164,11 @@ def lora_loaded_model(_connected_lora_run: AuditContext) -> torch.nn.Module:
 
 @pytest.fixture
 def loader_fault(
-    lora_ckpt: Path | str, _lora_harnesses: list[LoaderHarness], request: pytest.FixtureRequest, tmp_path: Path
+    lora_ckpt: Path | str,
+    lora_companions: Sequence[Path | str],
+    _lora_harnesses: list[LoaderHarness],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> InjectedFault:
     """A damaged copy of the checkpoint, for `assert_loader_notices`: one test run for each fault that applies to it."""
     from pytest_lora_ckpt.faults import NotApplicable
@@ -174,7 +178,7 @@ def loader_fault(
         pytest.skip(NEEDS_OPTION)
     try:
         with _failing():
-            return inject_for_test(request.param, lora_ckpt, tmp_path, _lora_harnesses)
+            return inject_for_test(request.param, lora_ckpt, tmp_path, _lora_harnesses, lora_companions)
     except NotApplicable as reason:
         pytest.skip(f"{request.param}: {reason}")
 

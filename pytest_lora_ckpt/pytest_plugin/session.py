@@ -19,7 +19,7 @@ from pytest_lora_ckpt.pytest_plugin.sources import Sources
 from pytest_lora_ckpt.wording import WIDTH, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pytest_lora_ckpt.auditing.evidence import AuditContext
     from pytest_lora_ckpt.auditing.result import AuditResult, CheckReport
@@ -73,7 +73,7 @@ class LoraAudit:
 
         Fixtures are matched by the nodes above an item, so that an override reaches the checks only from there.
         """
-        overriding = {Path(plugin.__file__).parent for plugin in self._overriding_conftests()}
+        overriding = {Path(plugin.__file__).parent for plugin in self._conftests_that_override(OVERRIDABLE)}
 
         def reach(directory: pytest.Directory) -> int:
             return sum(place == directory.path or place in directory.path.parents for place in overriding)
@@ -99,11 +99,11 @@ class LoraAudit:
         )
         return report
 
-    def _overriding_conftests(self) -> Iterator[Any]:
+    def _conftests_that_override(self, fixtures: Iterable[str]) -> Iterator[Any]:
         for plugin in self.config.pluginmanager.get_plugins():
             if Path(getattr(plugin, "__file__", None) or "").name == "conftest.py":
                 names = {*vars(plugin), *(getattr(value, "name", None) for value in vars(plugin).values())}
-                if not names.isdisjoint(OVERRIDABLE):
+                if not names.isdisjoint(fixtures):
                     yield plugin
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:
@@ -113,7 +113,10 @@ class LoraAudit:
         if "loader_fault" in metafunc.fixturenames:
             from pytest_lora_ckpt.scoring import fault_params
 
-            metafunc.parametrize("loader_fault", fault_params(specs, self.settings.faults), indirect=True)
+            overridden = any(self._conftests_that_override(["lora_companions"]))
+            companions = None if overridden else self.settings.companion
+            chosen = fault_params(specs, self.settings.faults, companions)
+            metafunc.parametrize("loader_fault", chosen, indirect=True)
 
     def _ids(self) -> list[str]:
         """Name each checkpoint in test ids: by its short name, or in full where two have the same."""

@@ -38,7 +38,8 @@ def assert_loader_notices(
         faults: A name of `pytest_lora_ckpt.faults.FAULTS`, a `Fault`, what the fixture `loader_fault` gives, or a list
             of them; None for all that apply.
         checkpoint: A healthy checkpoint; what `loader_fault` gives knows its own.
-        options: `inputs`, `base_model`, `manifest`, `accepted`, `timeout` and `at_one_path`, as for `score_loader`.
+        options: `inputs`, `base_model`, `manifest`, `companions`, `accepted`, `timeout` and `at_one_path`, as for
+            `score_loader`.
 
     Raises:
         AssertionError: Faults load silently; the message names them, and the lines that would notice them.
@@ -59,6 +60,8 @@ def assert_loader_notices(
     healthy = _one_checkpoint(given, {each.healthy for each in injected} if checkpoint is None else {Path(checkpoint)})
     if unknown := options.keys() - ScoringOptions.__annotations__.keys():
         raise TypeError(f"assert_loader_notices() got an unexpected keyword argument {min(unknown)!r}")
+    if injected:
+        options.setdefault("companions", injected[0].companions)
     here = options.get("timeout") is None and not options.get("at_one_path")
     if here and checkpoint is None and injected and len(injected) == len(given):
         score = score_injected(loader, injected, options)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError, name_companions, open_checkpoint
 from pytest_lora_ckpt.faults import FAULTS, Fault, faults_for, find_fault
 from pytest_lora_ckpt.faults.draft import Draft
-from pytest_lora_ckpt.faults.inject import write
+from pytest_lora_ckpt.faults.inject import Copy, write
 
 if TYPE_CHECKING:
     import os
@@ -30,10 +30,15 @@ class InjectedFault:
     """
 
     fault: Fault  # What was injected.
-    path: Path  # The damaged copy.
+    copy: Copy  # The damaged copy.
     healthy: Path  # The original, which is only read.
-    folder: Path = field(repr=False)  # It holds the copy and its companions.
+    companions: tuple[Path, ...] = ()  # The original's, as far as the project names them.
     harnesses: list[LoaderHarness] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def path(self) -> Path:
+        """What to give to a loader."""
+        return self.copy.path
 
     @property
     def name(self) -> str:
@@ -46,8 +51,9 @@ def inject_for_test(
     checkpoint: str | os.PathLike[str],
     tmp_path: str | os.PathLike[str],
     harnesses: list[LoaderHarness] | None = None,
+    companions: Iterable[str | os.PathLike[str]] = (),
 ) -> InjectedFault:
-    """Write a damaged copy of a checkpoint for one test, to `tmp_path/FAULT/`; `harnesses` as in `InjectedFault`.
+    """Write a damaged copy of a checkpoint for one test, to `tmp_path/FAULT/`; the rest is as in `InjectedFault`.
 
     Raises:
         NotApplicable: The fault does not apply to the checkpoint.
@@ -63,27 +69,36 @@ def inject_for_test(
         ('wrapper-prefix', 'last.pt')
     """
     chosen = find_fault(fault) if isinstance(fault, str) else fault
-    healthy, folder = Path(checkpoint), Path(tmp_path) / chosen.name
-    path = chosen.inject(healthy, folder)
+    named = tuple(map(Path, companions))
+    copy = write(chosen.apply(name_companions(open_checkpoint(checkpoint), named)), Path(tmp_path) / chosen.name)
     # An empty list may be shared as well.
-    return InjectedFault(chosen, path, healthy, folder, [] if harnesses is None else harnesses)
+    return InjectedFault(chosen, copy, Path(checkpoint), named, [] if harnesses is None else harnesses)
 
 
-def fault_params(checkpoints: Iterable[str], chosen: Iterable[str] | None = None) -> list[str]:
+def fault_params(
+    checkpoints: Iterable[str],
+    chosen: Iterable[str] | None = None,
+    companions: Iterable[str | os.PathLike[str]] | None = (),
+) -> list[str]:
     """Name the faults for which the fixture `loader_fault` runs a test.
 
     Args:
         checkpoints: What `--lora-ckpt` names. Those that exist are read; a replica or an address cannot be read before
             the tests run: for them every fault is named, and the fixture skips where one does not apply.
         chosen: Names out of `FAULTS` to keep to; None for all that apply.
+        companions: Trained weights that lie elsewhere; None where only a fixture will name them: then the faults of
+            companions are named too.
     """
-    names = {name for spec in checkpoints for name in _applicable(spec)}
+    named = [] if companions is None else [*companions]
+    names = {name for spec in checkpoints for name in _applicable(spec, named)}
+    if companions is None:
+        names |= {name for name in FAULTS if name.startswith("companion-")}
     return [name for name in FAULTS if name in names and (chosen is None or name in chosen)]
 
 
-def _applicable(spec: str) -> Iterable[str]:
+def _applicable(spec: str, companions: Iterable[str | os.PathLike[str]]) -> Iterable[str]:
     try:
-        return [fault.name for fault in faults_for(spec)]
+        return [fault.name for fault in faults_for(spec, companions)]
     except (CheckpointError, OSError):
         return FAULTS
 
@@ -96,26 +111,26 @@ class Workspace:
 
     @classmethod
     @contextmanager
-    def open(cls, checkpoint: str | os.PathLike[str], *, at_one_path: bool = False) -> Iterator[Workspace]:
+    def open(
+        cls, checkpoint: str | os.PathLike[str], companions: Iterable[Path] = (), *, at_one_path: bool = False
+    ) -> Iterator[Workspace]:
         """Make the directory, and remove it at the end."""
         # A loader may still have a copy mapped into memory, and some systems do not delete a file in use.
         with tempfile.TemporaryDirectory(prefix="lora-faults-", ignore_cleanup_errors=True) as root:
-            yield cls(Path(root), open_checkpoint(checkpoint), at_one_path=at_one_path)
+            yield cls(Path(root), name_companions(open_checkpoint(checkpoint), companions), at_one_path=at_one_path)
 
-    def healthy(self) -> tuple[Path, Path]:
-        """Write a healthy copy; return its path and the directory that holds it."""
+    def healthy(self) -> Copy:
+        """Write a healthy copy."""
         return self._write(Draft(self.checkpoint), "healthy")
 
     def damaged(self, fault: Fault, draft: Draft) -> InjectedFault:
         """Write a damaged copy; `NotApplicable` where that would run code from the checkpoint."""
-        path, folder = self._write(draft, fault.name)
-        return InjectedFault(fault, path, self.checkpoint.path, folder)
+        return InjectedFault(fault, self._write(draft, fault.name), self.checkpoint.path)
 
-    def _write(self, draft: Draft, name: str) -> tuple[Path, Path]:
+    def _write(self, draft: Draft, name: str) -> Copy:
         for earlier in self._root.iterdir():
             shutil.rmtree(earlier, ignore_errors=True)
         folder = self._root / ("checkpoint" if self._at_one_path else name)
         original = self.checkpoint.path
         # The copy of a file keeps the name of its directory as well; an adapter's directory is the checkpoint itself.
-        folder = folder / original.resolve().parent.name if original.is_file() else folder
-        return write(draft, folder), folder
+        return write(draft, folder / original.resolve().parent.name if original.is_file() else folder)

@@ -39,6 +39,7 @@ def audit_faults(
     if loader is None:
         return _not_scored("there is no loader: give --lora-loader, or override the fixture lora_loader", strict=strict)
     options.setdefault("manifest", run.demands.manifest)
+    options.setdefault("companions", run.demands.companions)
     # A fault that was named and does not apply is reported; of all, those that apply are meant.
     chosen = None if names is None or set(names) == set(FAULTS) else names
     try:

@@ -18,11 +18,11 @@ from pytest_lora_ckpt.scoring.score import CheckVerdict, Load, ScoringError, Tri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
 
     import torch
 
     from pytest_lora_ckpt.auditing.result import CheckReport
+    from pytest_lora_ckpt.faults.inject import Copy
 
 _NOT_JUDGED = CheckVerdict("n/a")
 
@@ -50,22 +50,22 @@ class LoaderHarness:
         self._warnings: frozenset[str] = frozenset()
         self._usable: frozenset[str] = frozenset()
 
-    def start(self, path: Path, folder: Path) -> tuple[str, ...]:
+    def start(self, healthy: Copy) -> tuple[str, ...]:
         """Load the healthy checkpoint twice, run every check on it, and return remarks about the loader as such.
 
-        The folder holds the copy and its companions. `ScoringError`: the loader fails, or a check does.
+        `ScoringError`: the loader fails, or a check does.
         """
         base, inputs = self.setup.base_model, self.setup.inputs
         self._base = base() if callable(base) and not is_module(base) else base
         self._inputs = inputs() if callable(inputs) else inputs
         others = self.setup.generate_inputs
         self._generate_inputs = others() if callable(others) else others
-        first = self._load_healthy(path, folder)
+        first = self._load_healthy(healthy)
         with quietly():
             # The same inputs for every copy: those made from a damaged config would not be comparable.
             self._inputs = first.run.loaded.inputs if first.run.loaded else None
         digest, output = self._look(first.model)
-        second = self._load_healthy(path, folder)
+        second = self._load_healthy(healthy)
         results = self._check(second.run)
         _require_sound(results)
         again, output_again = self._look(second.model)
@@ -78,11 +78,9 @@ class LoaderHarness:
             self._usable = usable_lines(second.run, second.model)
         return tuple(self._notes(second, stable=stable))
 
-    def trial(
-        self, path: Path, folder: Path, *, thorough: bool = True, loaded: Callable[[], None] = lambda: None
-    ) -> Trial:
+    def trial(self, copy: Copy, *, thorough: bool = True, loaded: Callable[[], None] = lambda: None) -> Trial:
         """Load a damaged copy and judge the result; if `thorough`, also where the loader noticed, or coped."""
-        attempt = self._attempt(path, folder)
+        attempt = self._attempt(copy)
         loaded()
         load = self._classify(attempt)
         if attempt.model is None:
@@ -103,16 +101,16 @@ class LoaderHarness:
     def close(self) -> None:
         """Do nothing; as `IsolatedHarness.close`."""
 
-    def judge_without_model(self, path: Path, error: Exception) -> CheckVerdict:
+    def judge_without_model(self, copy: Copy, error: Exception) -> CheckVerdict:
         """Judge a copy whose load did not come to an end; `error` says how."""
 
         def loader(_: Any) -> Any:
             raise error
 
-        return self._judge(self._run(path, loader))
+        return self._judge(self._run(copy, loader))
 
-    def _run(self, path: Path, loader: Callable[[Any], Any]) -> AuditContext:
-        run = AuditContext(path, Demands(manifest=self.setup.manifest))
+    def _run(self, copy: Copy, loader: Callable[[Any], Any]) -> AuditContext:
+        run = AuditContext(copy.path, Demands(manifest=self.setup.manifest, companions=copy.companions))
         run.project.connect(
             loader=lambda: loader,
             inputs=lambda: self._inputs,
@@ -121,17 +119,17 @@ class LoaderHarness:
         )
         return run
 
-    def _attempt(self, path: Path, folder: Path) -> Attempt:
-        recorded = RecordedLoader(self._loader, folder)
-        run = self._run(path, recorded)
+    def _attempt(self, copy: Copy) -> Attempt:
+        recorded = RecordedLoader(self._loader, copy.folder)
+        run = self._run(copy, recorded)
         model = None
         # `recorded` keeps the exception. Random states, torch's defaults and the working directory are restored.
         with contextlib.suppress(ProjectError):
             model = run.project.loaded
         return Attempt(run, recorded, model)
 
-    def _load_healthy(self, path: Path, folder: Path) -> Attempt:
-        attempt = self._attempt(path, folder)
+    def _load_healthy(self, copy: Copy) -> Attempt:
+        attempt = self._attempt(copy)
         if attempt.model is None:
             raise ScoringError(
                 f"The loader does not load the healthy checkpoint (a copy, so that the original stays as it is): "

@@ -13,7 +13,8 @@ from pytest_lora_ckpt.scoring.score import Load, ScoringError, Trial
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from pathlib import Path
+
+    from pytest_lora_ckpt.faults.inject import Copy
 
 # A new process imports torch, and the loader its libraries: that is not the time of a load.
 _STARTING = 300.0
@@ -57,7 +58,7 @@ class IsolatedHarness:
         """Whether there is a process; where there is none, `start` makes one."""
         return self._process is not None
 
-    def start(self, path: Path, folder: Path) -> tuple[str, ...]:
+    def start(self, healthy: Copy) -> tuple[str, ...]:
         """As `LoaderHarness.start`, in a new process."""
         # Not fork: torch's threads do not survive it.
         context = multiprocessing.get_context("spawn")
@@ -66,7 +67,7 @@ class IsolatedHarness:
         self._process.start()
         theirs.close()
         try:
-            self._send((path, folder))
+            self._send(healthy)
             answer = self._receive(_STARTING)
         except (_DiedError, _TookTooLongError) as error:
             self.close()
@@ -78,11 +79,11 @@ class IsolatedHarness:
         notes: tuple[str, ...] = answer
         return notes
 
-    def trial(self, path: Path, folder: Path, *, thorough: bool = True) -> Trial:
+    def trial(self, copy: Copy, *, thorough: bool = True) -> Trial:
         """As `LoaderHarness.trial`; a load may also hang, or end the process."""
         late = f"did not return within {self._timeout:g} s"
         try:
-            self._send((path, folder, thorough))
+            self._send((copy, thorough))
             self._receive(self._timeout)
             late = f"returned a model on which the checks did not end within {_JUDGING:g} s"
             trial: Trial = self._receive(_JUDGING)
@@ -94,7 +95,7 @@ class IsolatedHarness:
         else:
             return trial
         self.close()
-        gate = self._judge.judge_without_model(path, TimeoutError(f"The loader {message}."))
+        gate = self._judge.judge_without_model(copy, TimeoutError(f"The loader {message}."))
         return Trial(load, "unknown", same_model=False, gate=gate)
 
     def close(self) -> None:
@@ -141,7 +142,7 @@ def _serve(connection: Connection, setup: bytes) -> None:
     """Try one copy after the other, in the process of its own."""
     try:
         harness = LoaderHarness(pickle.loads(setup))  # noqa: S301  # Our own parent wrote it.
-        connection.send(harness.start(*connection.recv()))
+        connection.send(harness.start(connection.recv()))
     except ScoringError as error:
         connection.send(str(error))
         return
@@ -150,7 +151,7 @@ def _serve(connection: Connection, setup: bytes) -> None:
         return
     while True:
         try:
-            path, folder, thorough = connection.recv()
+            copy, thorough = connection.recv()
         except EOFError:
             return
-        connection.send(harness.trial(path, folder, thorough=thorough, loaded=lambda: connection.send(None)))
+        connection.send(harness.trial(copy, thorough=thorough, loaded=lambda: connection.send(None)))

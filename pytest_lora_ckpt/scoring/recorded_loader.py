@@ -47,10 +47,11 @@ class Setup:
     generate_inputs: Any = None
     base_model: Any = None
     manifest: Path | None = None
+    companions: tuple[Path, ...] = ()
 
     def equals(self, other: Setup) -> bool:
         """Whether both try the same: an equal loader (bound methods are made anew), the same inputs and base model."""
-        mine, theirs = ((each.loader, each.checkpoint, each.manifest) for each in (self, other))
+        mine, theirs = ((each.loader, each.checkpoint, each.manifest, each.companions) for each in (self, other))
         objects = ((each.inputs, each.generate_inputs, each.base_model) for each in (self, other))
         return mine == theirs and all(map(operator.is_, *objects))
 

@@ -19,7 +19,7 @@ from pytest_lora_ckpt.scoring.score import CheckVerdict, LoaderScore, Row, Scori
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import torch
 
@@ -36,6 +36,7 @@ class ScoringOptions(TypedDict, total=False):
     generate_inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
     base_model: torch.nn.Module | Callable[[], torch.nn.Module] | str | os.PathLike[str] | None
     manifest: str | os.PathLike[str] | None
+    companions: Iterable[str | os.PathLike[str]]
     accepted: Accepted
     timeout: float | None
     at_one_path: bool
@@ -50,6 +51,7 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
     generate_inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     base_model: torch.nn.Module | Callable[[], torch.nn.Module] | str | os.PathLike[str] | None = None,
     manifest: str | os.PathLike[str] | None = None,
+    companions: Iterable[str | os.PathLike[str]] = (),
     accepted: Accepted = None,
     timeout: float | None = None,
     at_one_path: bool = False,
@@ -68,6 +70,8 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
         generate_inputs: The same for `generate`, where it takes others.
         base_model: The base model before any adapter, a function that builds it, or the path of its weights.
         manifest: What was written at training time; by default the one next to the checkpoint.
+        companions: Trained weights that lie elsewhere. A copy of the checkpoint has copies of them in the same place as
+            seen from it, where the loader must look for them.
         accepted: Names of faults that the project accepts, best with the reason: they are tried and shown, and not
             counted.
         timeout: Seconds that a load may take. The loader then runs in a process of its own, which may end or hang; it
@@ -99,16 +103,17 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
     began = time.perf_counter()
     reasons, chosen = choose_accepted(accepted), choose_faults(faults)
     given = None if manifest is None else Path(manifest)
-    setup = Setup(loader, Path(checkpoint), inputs, generate_inputs, base_model, given)
+    named = tuple(map(Path, companions))
+    setup = Setup(loader, Path(checkpoint), inputs, generate_inputs, base_model, given, named)
     harness = LoaderHarness(setup) if timeout is None else IsolatedHarness(setup, timeout)
     skipped: list[str] = []
-    with Workspace.open(checkpoint, at_one_path=at_one_path) as work, contextlib.closing(harness):
-        notes = list(harness.start(*work.healthy()))
+    with Workspace.open(checkpoint, named, at_one_path=at_one_path) as work, contextlib.closing(harness):
+        notes = list(harness.start(work.healthy()))
         rows = _try_each(harness, _injected(work, harness, chosen, skipped), reasons)
     if not rows:
         raise ScoringError(f"No fault applies to {checkpoint}: {'; '.join(skipped) or 'it holds no LoRA'}.")
     notes += [f"Not applicable: {'; '.join(skipped)}."] if skipped else []
-    notes += _remarks(rows, loader)
+    notes += _remarks(rows, setup)
     return _score(setup, rows, seconds=time.perf_counter() - began, notes=notes)
 
 
@@ -126,13 +131,19 @@ def score_injected(
     first, manifest = faults[0], options.get("manifest")
     given = None if manifest is None else Path(manifest)
     setup = Setup(
-        loader, first.healthy, options.get("inputs"), options.get("generate_inputs"), options.get("base_model"), given
+        loader,
+        first.healthy,
+        options.get("inputs"),
+        options.get("generate_inputs"),
+        options.get("base_model"),
+        given,
+        first.companions,
     )
     harness = next((each for each in first.harnesses if each.setup.equals(setup)), None)
     if harness is None:
         harness = LoaderHarness(setup)
-        with Workspace.open(first.healthy) as work:
-            harness.start(*work.healthy())
+        with Workspace.open(first.healthy, first.companions) as work:
+            harness.start(work.healthy())
         first.harnesses.append(harness)
     return _score(setup, _try_each(harness, faults, choose_accepted(options.get("accepted")), thorough=False))
 
@@ -149,7 +160,7 @@ def _injected(
                 skipped.append(f"{fault.name} ({reason})")
             continue
         if not harness.is_ready:
-            harness.start(*work.healthy())
+            harness.start(work.healthy())
         try:
             injected = work.damaged(fault, draft)
         except NotApplicable as reason:
@@ -168,7 +179,7 @@ def _try_each(
     has_manifest = _has_manifest(harness.setup)
     rows = []
     for each in faults:
-        trial = harness.trial(each.path, each.folder, thorough=thorough)
+        trial = harness.trial(each.copy, thorough=thorough)
         trial = _with_advice(each.fault, trial, has_manifest=has_manifest)
         rows.append(Row(each.fault, trial, accepted.get(each.name)))
     return tuple(rows)
@@ -196,12 +207,19 @@ def _has_manifest(setup: Setup) -> bool:
     return (setup.manifest or find_manifest(setup.checkpoint)) is not None
 
 
-def _remarks(rows: Sequence[Row], loader: Any) -> Iterator[str]:
+def _remarks(rows: Sequence[Row], setup: Setup) -> Iterator[str]:
+    loader = _name_of(setup.loader)
     blind = [row.fault.name for row in rows if row.unharmed and row.fault.erases]
     if blind:
         yield (
-            f"{_name_of(loader)} gives the healthy model where nothing can be loaded ({', '.join(blind)}): it does not "
+            f"{loader} gives the healthy model where nothing can be loaded ({', '.join(blind)}): it does not "
             "read the path that it is given."
+        )
+    elsewhere = [row for row in rows if setup.companions and row.fault.name.startswith("companion-")]
+    if elsewhere and all(row.unharmed for row in elsewhere):
+        yield (
+            f"{loader} gives the healthy model, however its companions are damaged: it does not read them from their "
+            "place as seen from the path that it is given."
         )
     now = [row.fault.name for row in rows if row.accepted is not None and not row.unnoticed]
     if now:

@@ -66,6 +66,10 @@ def load(path: Path, name: str = REST) -> Any:
     return peft.PeftModel.from_pretrained(model, str(path)).eval()
 
 
+def load_with_projector_above(path: Path) -> Any:
+    return load(path, f"../{REST}" if (path.parent / REST).exists() else "../projector.bin")
+
+
 def load_merged(path: Path) -> Any:
     return load(path).merge_and_unload()
 
