@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.auditing.file_evidence import FileEvidence
 from pytest_lora_ckpt.auditing.plain import from_plain
 from pytest_lora_ckpt.auditing.project import Once, Project, ProjectError
-from pytest_lora_ckpt.auditing.renamings import settle_renamings
 from pytest_lora_ckpt.auditing.result import CheckpointFacts, ComparisonFacts, Facts
 from pytest_lora_ckpt.checkpoint import CheckpointError, name_companions, open_checkpoint
-from pytest_lora_ckpt.comparison.companion import compare_with_companion
 from pytest_lora_ckpt.comparison.stages import Demands
-from pytest_lora_ckpt.manifest import ManifestError, find_manifest, read_manifest
+from pytest_lora_ckpt.manifest import find_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,6 +111,9 @@ class AuditContext:
         model = self.manifest if model is None else model
         if model is None:
             return self.file.alone
+        from pytest_lora_ckpt.auditing.renamings import settle_renamings  # Only with something to compare with.
+        from pytest_lora_ckpt.comparison.companion import compare_with_companion
+
         report = compare_with_companion(self.checkpoint, model, stage=self.demands.stage).report
         with contextlib.suppress(ProjectError):  # As above.
             if (loaded := self.loaded) is not None:
@@ -132,6 +133,8 @@ class AuditContext:
         path = self.demands.manifest or find_manifest(self.path)
         if path is None:
             return None
+        from pytest_lora_ckpt.manifest import ManifestError, read_manifest
+
         try:
             return read_manifest(path)
         except (ManifestError, OSError) as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.findings.finding import finding
 from pytest_lora_ckpt.findings.from_names import like_modules
-from pytest_lora_ckpt.keys import infer_remapping, parse_keys
+from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.tensors import KeySet
 from pytest_lora_ckpt.wording import printable
@@ -75,6 +75,8 @@ def companion_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     here, there = (_adapter_keys(part.keys) for part in (checkpoint, companion))
     if not here or not there:
         return
+    from pytest_lora_ckpt.keys import infer_remapping
+
     mapping = infer_remapping(there, here, adapter_config=companion.adapter_config).mapping
     differing = [own for key, own in mapping.items() if not _agree(companion, key, checkpoint, own)]
     if differing:

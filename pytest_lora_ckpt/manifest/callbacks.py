@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.manifest.facts import is_sharded
-from pytest_lora_ckpt.manifest.read import own_name
-from pytest_lora_ckpt.manifest.schema import FILE_NAME, ManifestError
+from pytest_lora_ckpt.manifest.places import own_name
+from pytest_lora_ckpt.manifest.schema import ManifestError
 from pytest_lora_ckpt.manifest.write import make_manifest, save_manifest
+from pytest_lora_ckpt.vocabulary.files import MANIFEST
 
 if TYPE_CHECKING:
     import os
@@ -88,20 +89,20 @@ class LoraManifestCallback:
         """Transformers: a checkpoint was just saved from this model."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and (self.path is not None or folder.is_dir()):
-            self.write(kwargs["model"], [folder / FILE_NAME])
+            self.write(kwargs["model"], [folder / MANIFEST])
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Lightning: `(trainer, module)`; transformers: `(arguments, state, control, model=…)`."""
         if "model" in kwargs:
             arguments, state = args[:2]
             if state.is_world_process_zero:
-                self.write(kwargs["model"], [Path(arguments.output_dir) / FILE_NAME])
+                self.write(kwargs["model"], [Path(arguments.output_dir) / MANIFEST])
             return
         trainer, module = args
         if trainer.is_global_zero:
             saver = getattr(trainer, "checkpoint_callback", None)
             folder = str(getattr(saver, "dirpath", None) or trainer.default_root_dir)
-            self.write(module, [] if is_remote(folder) else [Path(folder) / FILE_NAME])
+            self.write(module, [] if is_remote(folder) else [Path(folder) / MANIFEST])
 
     def write(self, model: Any, places: Iterable[Path], values: Mapping[str, Any] | None = None) -> None:
         """Write the manifest of a model to `path`, or else to these places: files or directories.
@@ -176,7 +177,7 @@ class ManifestIO:
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save, and write the manifest of what is saved."""
         target = Path(path)
-        places = [] if is_remote(path) else [own_name(target), target.parent / FILE_NAME]
+        places = [] if is_remote(path) else [own_name(target), target.parent / MANIFEST]
         # First the manifests: an asynchronous saver may still be at work on the tensors when it returns.
         for write in self._writers.values():
             write(places, checkpoint.get("state_dict"))

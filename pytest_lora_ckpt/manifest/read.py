@@ -1,4 +1,4 @@
-"""`read_manifest` and `find_manifest`. Needs no torch."""
+"""`read_manifest`. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lora_ckpt.checkpoint.limits import Limits
-from pytest_lora_ckpt.manifest.schema import FILE_NAME, SCHEMA, BaseModel, Manifest, ManifestError, TensorEntry
+from pytest_lora_ckpt.manifest.schema import SCHEMA, BaseModel, Manifest, ManifestError, TensorEntry
+from pytest_lora_ckpt.vocabulary.files import MANIFEST
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """
     file = Path(path)
     if file.is_dir():
-        file /= FILE_NAME
+        file /= MANIFEST
     most = Limits().manifest_bytes
     with file.open("rb") as stream:
         raw = stream.read(most + 1)
@@ -59,34 +60,6 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         cut = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc.rstrip()) - 1
         found = "an empty file" if not raw.strip() else f"{'a file cut off: ' if cut else ''}{error}"
         raise ManifestError(file, expected="JSON in UTF-8", found=f"{found:.300}", remedy=_AGAIN) from error
-
-
-def find_manifest(checkpoint_path: str | os.PathLike[str]) -> Path | None:
-    """Return the manifest that belongs to a checkpoint, or None.
-
-    For a directory (an adapter, a Trainer's `checkpoint-500`) that is `lora_manifest.json` in it. For a file it is
-    `NAME.lora_manifest.json` next to `NAME.ckpt`, which belongs to that file alone, else `lora_manifest.json` there.
-
-    Example:
-        >>> find_manifest("no/such.ckpt") is None
-        True
-    """
-    path = Path(checkpoint_path)
-    try:
-        places = [path / FILE_NAME] if path.is_dir() else [own_name(path), path.parent / FILE_NAME]
-        return next((place for place in places if place.is_file()), None)
-    except (OSError, ValueError):  # A name that no file can have.
-        return None
-
-
-def own_name(checkpoint_path: Path) -> Path:
-    """Return the name of the manifest that belongs to one file among several in a directory.
-
-    Example:
-        >>> own_name(Path("run/epoch=1.ckpt")).name
-        'epoch=1.lora_manifest.json'
-    """
-    return checkpoint_path.parent / f"{checkpoint_path.stem}.{FILE_NAME}"
 
 
 class _Leaf(NamedTuple):

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the format. It grows when an older release could misread a newer file."""
 
-FILE_NAME = "lora_manifest.json"
-
 # One number where all modules of an adapter have the same scaling, else module path -> scaling.
 Scaling: TypeAlias = "float | Mapping[str, float]"
 

@@ -17,9 +17,10 @@ from pytest_lora_ckpt.lora.layers import active_adapters, merged_modules
 from pytest_lora_ckpt.manifest.digests import NARROWED, digest_bytes, digest_tensors, why_not
 from pytest_lora_ckpt.manifest.facts import adapter_configs, base_names, module_scalings
 from pytest_lora_ckpt.manifest.probe import record_probe
-from pytest_lora_ckpt.manifest.schema import FILE_NAME, BaseModel, Manifest, TensorEntry
+from pytest_lora_ckpt.manifest.schema import BaseModel, Manifest, TensorEntry
 from pytest_lora_ckpt.models import is_module, is_tensor
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
+from pytest_lora_ckpt.vocabulary.files import MANIFEST
 from pytest_lora_ckpt.wording import dtype_name, type_name
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def save_manifest(manifest: Manifest, path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     if target.is_dir():
-        target /= FILE_NAME
+        target /= MANIFEST
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

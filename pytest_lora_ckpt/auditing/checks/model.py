@@ -9,7 +9,6 @@ from pytest_lora_ckpt.auditing.checks import needs
 from pytest_lora_ckpt.auditing.checks.check import check
 from pytest_lora_ckpt.auditing.judges import manifest as manifest_judges
 from pytest_lora_ckpt.auditing.judges import model as judges
-from pytest_lora_ckpt.auditing.judges import scaling
 from pytest_lora_ckpt.auditing.judges.judgement import failed, skipped
 from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
 from pytest_lora_ckpt.auditing.result import Facts, ProofFacts, UpdateFacts
@@ -64,6 +63,8 @@ def adapter_active(context: AuditContext) -> Judgement:
         from pytest_lora_ckpt.proof import method_effect  # torch, only with a loader.
 
         return needs.inputs(context) or judges.effect(method_effect(evidence.method, evidence.inputs or {}))
+    from pytest_lora_ckpt.auditing.judges import scaling
+
     merge = evidence.match.merge
     if merge is not None and any(each.kind != "base" and each.model_key for each in merge.modules):
         hints = () if file.lora_config else file.hinted_configs

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.judges.judgement import failed, passed, skipped
 from pytest_lora_ckpt.findings import finding
-from pytest_lora_ckpt.manifest import summarise
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -29,6 +28,8 @@ def manifest(
         live: The loaded model, compared with it.
         probe: What the loaded model answers to the recorded probe. A probe that cannot be run says nothing against it.
     """
+    from pytest_lora_ckpt.manifest import summarise  # Only with a manifest.
+
     parts, differences = [summarise(file, live)], [*file.differences, *(live.differences if live else ())]
     findings = []
     if probe is not None:

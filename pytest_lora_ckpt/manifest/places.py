@@ -1,0 +1,39 @@
+"""Where the manifest of a checkpoint lies: `find_manifest`. Each audit looks, and few find one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.vocabulary.files import MANIFEST
+
+if TYPE_CHECKING:
+    import os
+
+
+def find_manifest(checkpoint_path: str | os.PathLike[str]) -> Path | None:
+    """Return the manifest that belongs to a checkpoint, or None.
+
+    For a directory (an adapter, a Trainer's `checkpoint-500`) that is `lora_manifest.json` in it. For a file it is
+    `NAME.lora_manifest.json` next to `NAME.ckpt`, which belongs to that file alone, else `lora_manifest.json` there.
+
+    Example:
+        >>> find_manifest("no/such.ckpt") is None
+        True
+    """
+    path = Path(checkpoint_path)
+    try:
+        places = [path / MANIFEST] if path.is_dir() else [own_name(path), path.parent / MANIFEST]
+        return next((place for place in places if place.is_file()), None)
+    except (OSError, ValueError):  # A name that no file can have.
+        return None
+
+
+def own_name(checkpoint_path: Path) -> Path:
+    """Return the name of the manifest that belongs to one file among several in a directory.
+
+    Example:
+        >>> own_name(Path("run/epoch=1.ckpt")).name
+        'epoch=1.lora_manifest.json'
+    """
+    return checkpoint_path.parent / f"{checkpoint_path.stem}.{MANIFEST}"
