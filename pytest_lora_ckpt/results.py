@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from pytest_lora_ckpt.wording import sentence
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -153,6 +155,8 @@ class Component:
 class Finding:
     """Something that a person should know: its cause, the keys it is about, and what to do.
 
+    What its texts quote of a file becomes safe to print; the keys stay as they are.
+
     Attributes:
         cause: Slug of the cause, stable; `docs/causes.md` has a paragraph on each.
         severity: `"error"` (a weight is lost, or the adapter does nothing), `"warning"` (act before serving), `"note"`.
@@ -168,6 +172,11 @@ class Finding:
     remedy: str
     keys: tuple[str, ...] = ()
     follows: str = ""
+
+    def __post_init__(self) -> None:
+        """Make the texts safe to print, whoever wrote them."""
+        for name in ("message", "remedy"):
+            object.__setattr__(self, name, sentence(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding for the JSON report."""

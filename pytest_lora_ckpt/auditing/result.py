@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
 from pytest_lora_ckpt.checkpoint.checkpoint import AdapterInfo  # noqa: TC001  # The same.
 from pytest_lora_ckpt.results import Component, Finding  # noqa: TC001  # `from_plain` reads the annotations.
+from pytest_lora_ckpt.wording import block
 
 SCHEMA = 1
 """Version of `AuditResult.to_dict()` and of the JSON report; raised when a field changes its meaning.
@@ -186,6 +187,10 @@ class CheckReport:
     facts: Facts = NO_FACTS
     same_as: str = field(default="", compare=False, metadata={"plain": False})
     error: BaseException | None = field(default=None, compare=False, repr=False, metadata={"plain": False})
+
+    def __post_init__(self) -> None:
+        """Make the summary safe to print, whatever it quotes of a file."""
+        object.__setattr__(self, "summary", block(self.summary, wrapped=False))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report in JSON's types."""

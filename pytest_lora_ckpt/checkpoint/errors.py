@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_lora_ckpt.wording import printable
+from pytest_lora_ckpt.wording import SafeText, block, printable
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
@@ -37,9 +37,9 @@ class CheckpointError(Exception):
         self.problem = problem
         self.path = Path(path)
         self._shown = str(path)  # As a Path, an address loses one of its slashes.
-        self.expected = expected
-        self.found = found
-        self.remedy = remedy
+        self.expected: str = block(expected, wrapped=False)
+        self.found: str = block(found, wrapped=False)
+        self.remedy: str = block(remedy, wrapped=False)
         self.globals: tuple[Global, ...] = ()
 
     def __str__(self) -> str:
@@ -92,9 +92,9 @@ class _Explained(Protocol):
     remedy: str
 
 
-def explained(fact: str, error: _Explained) -> str:
-    """Put the fact first, then what was expected, what is there instead, and what to do."""
+def explained(fact: str, error: _Explained) -> SafeText:
+    """Put the fact first, then what was expected, what is there instead, and what to do; safe to print."""
     lines = [fact]
     for label, text in (("expected", error.expected), ("found", error.found), ("what to do", error.remedy)):
-        lines.append(f"  {label}: " + "\n    ".join(map(printable, text.strip().split("\n"))))
-    return "\n".join(lines)
+        lines.append(f"  {label}: " + text.strip().replace("\n", "\n    "))
+    return block("\n".join(lines), wrapped=False)

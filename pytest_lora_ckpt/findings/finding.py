@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.findings.causes import ALL
 from pytest_lora_ckpt.results import Finding, Severity
-from pytest_lora_ckpt.wording import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +45,7 @@ def finding(
     remedy: str | None = None,
     severity: Severity | None = None,
 ) -> Finding:
-    """Make a finding of a cause that is listed above; what the message quotes of a file becomes printable.
+    """Make a finding of a cause that is listed above.
 
     Remedy and severity are those of the cause, where no others are given.
 
@@ -54,4 +53,4 @@ def finding(
         KeyError: The slug is not listed.
     """
     cause = CAUSES[slug]
-    return Finding(slug, severity or cause.severity, sentence(message), remedy or cause.remedy, tuple(sorted(keys)))
+    return Finding(slug, severity or cause.severity, message, remedy or cause.remedy, tuple(sorted(keys)))

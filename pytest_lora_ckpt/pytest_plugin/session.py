@@ -16,7 +16,7 @@ from pytest_lora_ckpt.pytest_plugin import transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
 from pytest_lora_ckpt.pytest_plugin.sources import Sources
-from pytest_lora_ckpt.wording import WIDTH, printable
+from pytest_lora_ckpt.wording import WIDTH, line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -140,16 +140,16 @@ class LoraAudit:
         """Print one section per checkpoint."""
         for result in self.results():
             reporter.write_sep("=", f"LoRA checkpoint: {printable(self.sources.targets[result.spec].name, WIDTH)}")
-            for line in section(result):
-                reporter.write_line(line)
+            for each in section(result):
+                reporter.write_line(each)
             if result.faults:
                 from pytest_lora_ckpt.scoring import render_score
 
                 reporter.write_sep("-", f"faults: {printable(result.faults['loader'], WIDTH)}")
-                for line in render_score(result.faults):
-                    reporter.write_line(line)
+                for each in map(line, render_score(result.faults)):
+                    reporter.write_line(each)
         for path in self.settings.report:
-            reporter.write_line(f"LoRA report written to {path}")
+            reporter.write_line(line(f"LoRA report written to {path}"))
 
     def write_reports(self) -> None:
         """Write the files asked for; under xdist only the controller does."""

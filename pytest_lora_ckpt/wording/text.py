@@ -1,49 +1,21 @@
-"""Text that people read: counts, lists, tables, key groups, and the one way in which a file's own text is printed."""
+"""Text that people read: counts, lists, tables, key groups, paragraphs."""
 
 from __future__ import annotations
 
-import re
 import textwrap
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.wording.patterns import group_keys
+from pytest_lora_ckpt.wording.safe import WIDTH, SafeText, line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-WIDTH = 100
-"""Columns of a line in a report."""
-
-# Lines in which a CI server takes a command: `::error::` at the beginning (GitHub), `##[error]` (GitHub, Azure),
-# `##vso[…]` (Azure) and `##teamcity[…]` anywhere.
-_COMMAND = re.compile(r"^:(?=:)|#(?=#\w*\[)")
-
 _WORDS = 400
 """Words of a text that are printed at most."""
 
-
-def printable(text: object, limit: int | None = None) -> str:
-    r"""Make text that comes from a file safe to print: one line, no control characters, at most `limit` characters.
-
-    Everything that a checkpoint, a config or a manifest says passes through here before it is printed. No CI server
-    takes it for a command. Printable text stays as it is, so that it may pass through here twice.
-
-    Example:
-        >>> printable("layers.0\n\x1b[31mFAILED"), printable("layers.0.weight", 8)
-        ('layers.0\\n\\x1b[31mFAILED', 'layers.…')
-    """
-    shown = str(text)
-    if limit is not None:
-        shown = shown[: limit + 1]  # What is cut off needs no escaping.
-    if not shown.isprintable():  # Controls, surrogates, and what changes how its neighbours show (bidi overrides).
-        shown = "".join(each if each.isprintable() else _escaped(each) for each in shown)
-    if "::" in shown or "##" in shown:
-        shown = _COMMAND.sub(lambda found: rf"\x{ord(found[0]):02x}", shown)
-    return shown if limit is None or len(shown) <= limit else f"{shown[: limit - 1]}…"
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+_SENTENCE = 1_500
+"""Characters of a text that are printed at most."""
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -56,59 +28,69 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def listed(names: Iterable[object], most: int = 3) -> str:
+def listed(names: Iterable[object], most: int = 3) -> SafeText:
     """List names in the order given, the first few by name and the others by number.
 
     Example:
         >>> listed(["q", "k", "v", "o"]), listed(["q"])
         ('q, k, v and 1 more', 'q')
     """
-    shown = [printable(name) for name in names]
-    more = f" and {len(shown) - most} more" if len(shown) > most else ""
-    return ", ".join(shown[:most]) + more
+    given = list(names)
+    more = f" and {len(given) - most} more" if len(given) > most else ""
+    return SafeText(", ".join(printable(name, 2 * WIDTH) for name in given[:most]) + more)
 
 
-def key_groups(keys: Iterable[str], most: int = 4, width: int = WIDTH) -> list[str]:
+def key_groups(keys: Iterable[str], most: int = 4, width: int = WIDTH) -> list[SafeText]:
     """Write keys as lines `count pattern`, the patterns in braces, with the rest counted in the last line.
 
     Example:
         >>> key_groups(["layers.0.q.weight", "layers.1.q.weight", "head.bias"])
         ['    1 head.bias', '    2 layers.{0,1}.q.weight']
     """
-    return [f"{number:>5} {printable(pattern, width)}" for pattern, number in group_keys(keys, limit=most)]
+    return [SafeText(f"{number:>5} {printable(pattern, width)}") for pattern, number in group_keys(keys, limit=most)]
 
 
-def grouped(keys: Iterable[str], most: int = 3) -> str:
+def grouped(keys: Iterable[str], most: int = 3) -> SafeText:
     """Write keys in a sentence, as patterns in braces with their numbers.
 
     Example:
         >>> grouped(["layers.0.q.weight", "layers.1.q.weight", "head.bias"])
         'head.bias (1), layers.{0,1}.q.weight (2)'
     """
-    return ", ".join(f"{printable(pattern)} ({number})" for pattern, number in group_keys(keys, limit=most))
+    return SafeText(", ".join(f"{printable(pattern)} ({number})" for pattern, number in group_keys(keys, limit=most)))
 
 
-def table(rows: Sequence[Sequence[str]], *, indent: str = "  ", numbers: bool = True) -> list[str]:
+def table(rows: Sequence[Sequence[str]], *, indent: str = "  ", numbers: bool = True) -> list[SafeText]:
     """Align rows of cells: the first column to the left, the others to the right where they are numbers.
 
     Example:
         >>> table([["component", "in file"], ["resampler", "34"]])
         ['  component  in file', '  resampler       34']
     """
+    rows = [[printable(cell, WIDTH) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
     align = str.rjust if numbers else str.ljust
-    return ["  ".join([indent + row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows]
+    lines = ("  ".join([indent + row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows)
+    return [line(each, sum(widths) + WIDTH) for each in lines]
 
 
-def sentence(text: str, width: int = 2 * WIDTH) -> str:
-    r"""Make a text safe to print in one line: of hundreds of words at most, none of which is longer than `width`.
+def sentence(text: str, width: int = 2 * WIDTH) -> SafeText:
+    r"""Make a text safe to print in one line, cut to hundreds of words, none of which is longer than `width`.
 
     Example:
         >>> sentence("1 key: layers.0\n::error::", 10)
         '1 key: layers.0 \\x3a:erro…'
     """
-    words = [printable(word, width) for word in text.split(maxsplit=_WORDS)[:_WORDS]]
-    return " ".join(words) if len(words) < _WORDS else " ".join([*words, "…"])
+    words: list[str] = []
+    left = _SENTENCE
+    for number, word in enumerate(text.split(maxsplit=_WORDS)):
+        shown = printable(word, width)
+        left -= len(shown) + 1
+        if left < 0 or number == _WORDS:
+            words.append("…")
+            break
+        words.append(shown)
+    return SafeText(" ".join(words))
 
 
 def beginning(text: str, most: int = 8) -> str:
@@ -118,12 +100,17 @@ def beginning(text: str, most: int = 8) -> str:
         >>> beginning("size mismatch\nfor q_proj\nfor k_proj", 1)
         'size mismatch\n… and 2 more lines'
     """
-    lines = text.split("\n")
-    left = len(lines) - most
-    return text if left <= 0 else "\n".join([*lines[:most], f"… and {count(left, 'more line')}"])
+    lines, left = _head(text, most)
+    return "\n".join([*lines, f"… and {count(left, 'more line')}"]) if left else text
 
 
-def wrap(text: str, indent: str = "  ", *, first: str = "", width: int = WIDTH) -> list[str]:
+def _head(text: str, most: int) -> tuple[list[str], int]:
+    """Return the first lines of a text, and how many are left."""
+    lines = text.split("\n", most)
+    return (lines[:most], lines[most].count("\n") + 1) if len(lines) > most else (lines, 0)
+
+
+def wrap(text: str, indent: str = "  ", *, first: str = "", width: int = WIDTH) -> list[SafeText]:
     """Break text into lines, with whole words; a word that is longer than a line is shortened.
 
     Example:
@@ -131,25 +118,48 @@ def wrap(text: str, indent: str = "  ", *, first: str = "", width: int = WIDTH) 
         ['two', '  words']
     """
     shown = sentence(text, width - max(len(indent), len(first)))
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         shown, width, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
+    return [line(each, width) for each in lines]
 
 
-def block(text: str, *, most: int = 60) -> str:
-    r"""Make a text of several lines safe to print: long lines are wrapped, and lines beyond `most` are counted.
+def block(text: str, *, most: int = 60, wrapped: bool = True) -> SafeText:
+    r"""Make a text of several lines safe to print: long lines are wrapped, or cut; lines beyond `most` are counted.
 
     Example:
         >>> print(block("a fact\n  -> what to do", most=1))
         a fact
         … and 1 more line
     """
-    lines = []
-    for line in text.expandtabs(4).split("\n"):
-        shown, indent = printable(line, WIDTH + 1), " " * min(len(line) - len(line.lstrip(" ")), WIDTH // 4)
-        lines += [shown] if len(shown) <= WIDTH else wrap(line, f"{indent}  ", first=indent)
-    left = len(lines) - most
-    return "\n".join(lines if left <= 0 else [*lines[:most], f"… and {count(left, 'more line')}"])
+    lines: list[SafeText] = []
+    head, left = _head(text, most)
+    for each in head:
+        shown = line(each.expandtabs(4), _SENTENCE)
+        if not wrapped or len(shown) <= WIDTH:
+            lines.append(shown)
+        else:
+            indent = " " * min(len(shown) - len(shown.lstrip(" ")), WIDTH // 4)
+            lines += wrap(shown, f"{indent}  ", first=indent)
+    left += max(len(lines) - most, 0)
+    return SafeText("\n".join([*lines[:most], f"… and {count(left, 'more line')}"] if left else lines))
+
+
+def capped(lines: Iterable[SafeText], most: int, nbytes: int) -> tuple[list[SafeText], int]:
+    """Return the first lines, at most so many and in so many bytes; and the number of those that are left out.
+
+    Example:
+        >>> capped([line("a"), line("b"), line("c")], 2, 100)
+        (['a', 'b'], 1)
+    """
+    lines = list(lines)
+    kept = []
+    for each in lines[:most]:
+        nbytes -= len(each.encode()) + 1
+        if nbytes < 0:
+            break
+        kept.append(each)
+    return kept, len(lines) - len(kept)
 
 
 def size(nbytes: int) -> str:

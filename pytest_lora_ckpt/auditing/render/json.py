@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from typing import TYPE_CHECKING
+from unicodedata import combining
 
 from pytest_lora_ckpt.auditing.result import SCHEMA
+from pytest_lora_ckpt.wording.safe import COMMAND, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_lora_ckpt.auditing.result import AuditResult
 
-_BEYOND_ASCII = re.compile(r"[^\n -~]")
+# What an escape may stand for, and a command of a CI server that shows the file.
+_DOUBTFUL = re.compile(rf"[^\n -~]|{COMMAND.pattern}")
 
 
 class JsonRenderer:
@@ -22,12 +25,14 @@ class JsonRenderer:
     ending: str | None = ".json"
 
     def render(self, results: Sequence[AuditResult]) -> str:
-        """Return the report; characters that do not print (controls, bidirectional overrides) are escaped."""
+        """Return the report; what does not show as itself (controls, bidirectional overrides) is escaped."""
         report = {"schema": SCHEMA, "runs": [result.to_dict() for result in results]}
         text = json.dumps(report, indent=2, ensure_ascii=False)
-        return _BEYOND_ASCII.sub(_escaped, text) + "\n"
+        return _DOUBTFUL.sub(_escaped, text) + "\n"
 
 
 def _escaped(found: re.Match[str]) -> str:
     character = found[0]
-    return character if character.isprintable() else json.dumps(character)[1:-1]
+    if not character.isascii():
+        return character if is_plain(character) and not combining(character) else json.dumps(character)[1:-1]
+    return f"\\u{ord(character):04x}"  # Within a string: outside of strings there is no such character.

@@ -5,16 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.checks import CHECKS
-from pytest_lora_ckpt.wording import WIDTH, count, key_groups, printable, size, table, wrap
+from pytest_lora_ckpt.wording import WIDTH, capped, count, key_groups, line, literal, printable, size, table, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_lora_ckpt.auditing.result import AuditResult, CheckpointFacts, CompanionFacts, RuleFacts, StateFacts
     from pytest_lora_ckpt.results import Component, Finding
+    from pytest_lora_ckpt.wording import SafeText
 
+# A section is a page, whatever is in the file: lines and bytes of each of its three parts, at most.
+_LINES = (22, 40, 40)
+_BYTES = 8 << 10
 _COMPONENTS = 20
+_RULES = 8
 _APPLIED = 3
+_MOST_OF_A_MESSAGE = 6
+_ELSEWHERE = "All of it is in the JSON report: --lora-report=FILE.json"
 _SHOWN = {name for name, check in CHECKS.items() if check.show_when_passed}
 _WHO = {"torch": "nothing to do", "peft": "PEFT's loader does it", "you": "your loader must"}
 
@@ -26,25 +33,37 @@ class TerminalRenderer:
 
     def render(self, results: Sequence[AuditResult]) -> str:
         """Return one section per checkpoint."""
-        return "\n".join("".join(f"{line}\n" for line in section(result)) for result in results)
+        return "\n".join("".join(f"{each}\n" for each in section(result)) for result in results)
 
 
-def section(result: AuditResult) -> Iterator[str]:
-    """Give the lines of one checkpoint's section.
+def section(result: AuditResult) -> Iterator[SafeText]:
+    """Give the lines of one checkpoint's section: about a hundred, and what was left out, counted.
 
     Example:
         >>> from pytest_lora_ckpt.auditing.result import AuditResult, CheckpointFacts
         >>> list(section(AuditResult("a.ckpt", CheckpointFacts("a.ckpt"))))
         ['a.ckpt', 'verdict: not-compared (there was no model or loader to compare with)']
     """
-    yield printable(result.checkpoint.path, 2 * WIDTH)
-    if result.checkpoint.layout is not None:
-        yield from _about(result.checkpoint)
+    is_cut = False
+    for part, most in zip((_about(result.checkpoint), _compared(result), _judged(result)), _LINES, strict=True):
+        lines, left = capped(map(line, part), most, _BYTES)
+        yield from lines
+        if left:
+            yield line(f"  … and {count(left, 'more line')}")
+            is_cut = True
+    if is_cut:
+        yield line(_ELSEWHERE)
+
+
+def _compared(result: AuditResult) -> Iterator[str]:
     yield from _components(result.components, compared=result.remapped is not None)
     if result.as_is is not None and result.remapped is not None:
         yield _state("as is", result.as_is)
         yield from _rules(result.rules)
         yield _state("after remapping", result.remapped)
+
+
+def _judged(result: AuditResult) -> Iterator[str]:
     yield f"verdict: {result.verdict} ({result.meaning})"
     for check in result.checks:
         if check.outcome == "passed" and check.name in _SHOWN:
@@ -59,6 +78,9 @@ def section(result: AuditResult) -> Iterator[str]:
 
 
 def _about(checkpoint: CheckpointFacts) -> Iterator[str]:
+    yield checkpoint.path
+    if checkpoint.layout is None:
+        return
     parts = [checkpoint.layout, checkpoint.format, f"{checkpoint.keys} keys", size(checkpoint.bytes or 0)]
     if checkpoint.stage:
         parts.append(f"stage {checkpoint.stage}")
@@ -98,32 +120,27 @@ def _components(rows: Sequence[Component], *, compared: bool) -> Iterator[str]:
 
 
 def _rules(rules: Sequence[RuleFacts]) -> Iterator[str]:
-    shown = rules[:_APPLIED] if all(rule.applied for rule in rules) else rules
+    shown = rules[: _APPLIED if all(rule.applied for rule in rules) else _RULES]
     for number, rule in enumerate(shown, 1):
         who = "your loader does it" if rule.applied else _WHO[rule.by]
-        yield printable(f"  {number}. {rule.rule} ({count(rule.keys, 'key')}, {who})", 2 * WIDTH)
+        yield f"  {number}. {printable(rule.rule, WIDTH)} ({count(rule.keys, 'key')}, {who})"
         if rule.by != "torch":
-            yield printable(f"     {rule.example[0]} -> {rule.example[1]}", 2 * WIDTH)
+            yield f"     {printable(rule.example[0], WIDTH)} -> {printable(rule.example[1], WIDTH)}"
     if left := rules[len(shown) :]:
-        yield f"  … and {count(len(left), 'more rule')} that your loader applies"
+        applied = " that your loader applies" if left[0].applied else ""
+        yield f"  … and {count(len(left), 'more rule')}{applied}"
     if any(rule.by == "you" and not rule.applied for rule in rules):
         yield "  before load_state_dict:"
-        yield from (f"    {line}" for line in _code(rules))
+        yield from (f"    {each}" for each in _code(rules))
 
 
 def _code(rules: Sequence[RuleFacts]) -> list[str]:
     """Write the rules as the function that renames the keys."""
-    calls = [f"    key = re.sub({_literal(rule.pattern)}, {_literal(rule.replacement)}, key)" for rule in rules]
-    if any(len(call) > 2 * WIDTH for call in calls):
+    calls = [f"    key = re.sub({literal(rule.pattern)}, {literal(rule.replacement)}, key)" for rule in rules[:_RULES]]
+    if len(rules) > _RULES or any(len(call) > 2 * WIDTH - 4 for call in calls):
         return ["the patterns are too long to print: take lora_report.remapping.as_python()"]
     last = "state_dict = {rename(key): tensor for key, tensor in state_dict.items()}"
     return ["import re", "def rename(key):", *calls, "    return key", last]
-
-
-def _literal(text: str) -> str:
-    """Write a pattern as people do: a raw string where that says the same."""
-    plain = printable(text) == text and '"' not in text and not text.endswith("\\")
-    return f'r"{text}"' if plain and "\\" in text else f'"{text}"' if plain else printable(repr(text))
 
 
 def _state(when: str, state: StateFacts) -> str:
@@ -165,8 +182,11 @@ def _consequences(cause: str, result: AuditResult) -> Iterator[str]:
 
 
 def _finding(finding: Finding, *, with_remedy: bool) -> Iterator[str]:
-    yield from wrap(f"{finding.severity}: {finding.message} [{finding.cause}]", "    ")
+    lines = wrap(f"{finding.severity}: {finding.message} [{finding.cause}]", "    ")
+    yield from lines[:_MOST_OF_A_MESSAGE]
+    if left := lines[_MOST_OF_A_MESSAGE:]:
+        yield f"    … and {count(len(left), 'more line')}"
     if finding.severity != "note":
-        yield from (f"    {line}" for line in key_groups(finding.keys))
+        yield from (f"    {each}" for each in key_groups(finding.keys))
     if with_remedy and finding.remedy:
         yield from wrap(f"-> {finding.remedy}", "     ", first="  ")

@@ -10,7 +10,7 @@ from pytest_lora_ckpt.keys.grammar import parse_key
 from pytest_lora_ckpt.keys.rules.build import flat_goals
 from pytest_lora_ckpt.keys.rules.search import find_rules
 from pytest_lora_ckpt.vocabulary.lora import MAGNITUDE, PEFT_PREFIX
-from pytest_lora_ckpt.wording import printable
+from pytest_lora_ckpt.wording import literal, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +32,10 @@ def python_source(rules: Sequence[Rule], name: str) -> str:
         f"def {name}(state_dict):",
         '    """Return the state dict with the names that the model has (written by pytest-lora-ckpt)."""',
         "    rules = [",
-        *(f"        ({rule.pattern!r}, {rule.replacement!r}),  # {printable(rule.text)}" for rule in rules),
+        *(
+            f"        ({literal(rule.pattern)}, {literal(rule.replacement)}),  # {printable(rule.text)}"
+            for rule in rules
+        ),
         "    ]",
         "    renamed = {}",
         "    for key, tensor in state_dict.items():",
