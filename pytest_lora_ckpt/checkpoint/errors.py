@@ -75,6 +75,10 @@ class BrokenFileError(Exception):
         self.globals = globals
 
 
+class AmbiguousArchiveError(BrokenFileError):
+    """Two readers could find different things in an archive; the message says what could part them."""
+
+
 def big_endian(path: str | Path, found: str) -> CheckpointError:
     """Return the error for values that this machine would have to turn around."""
     return CheckpointError(
@@ -83,6 +87,17 @@ def big_endian(path: str | Path, found: str) -> CheckpointError:
         expected="values with the lowest byte first",
         found=f"{found}: names and shapes are known, values are not",
         remedy="Load it with `torch.load`, which swaps the bytes, and save it again.",
+    )
+
+
+def changed(path: str | Path, expected: str, found: str) -> CheckpointError:
+    """Return the error for a file that is another than when the checkpoint was opened."""
+    return CheckpointError(
+        "changed",
+        path,
+        expected=expected,
+        found=found,
+        remedy="Open the checkpoint again once nothing writes to it any more.",
     )
 
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError, changed
 from pytest_lora_ckpt.checkpoint.window import DeflatedWindow, PartWindow
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 
@@ -114,13 +114,8 @@ def read_bytes(info: TensorInfo, pieces: tuple[Piece, ...]) -> memoryview:
             return piece.window.view(piece.offset, piece.length)
         return memoryview(_put_together(info, pieces))
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "changed",
-            piece.window.origin,
-            expected=f"{piece.length} bytes of a tensor at byte {piece.offset}, as when the checkpoint was opened",
-            found=f"they cannot be read: {error}",
-            remedy="Open the checkpoint again once nothing writes to it any more.",
-        ) from error
+        expected = f"{piece.length} bytes of a tensor at byte {piece.offset}, as when the checkpoint was opened"
+        raise changed(piece.window.origin, expected, f"they cannot be read: {error}") from error
 
 
 def read_tensor(info: TensorInfo, pieces: tuple[Piece, ...]) -> torch.Tensor:

@@ -24,6 +24,9 @@ HEAD = 4096
 MAX_SAFETENSORS_HEADER = 100_000_000
 """Bytes of a safetensors header: a rule of the format (`MAX_HEADER_SIZE` in safetensors/src/tensor.rs)."""
 
+MAX_DIRECTORY = 1 << 28
+"""Bytes of the directory of an archive: a record takes a hundred."""
+
 MAX_KEY_PARTS = 1000
 """Values in a tuple, and in the tuples inside it, that is the key of a dict or an element of a set."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import companions, unsupported
 from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
-from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError
+from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError, CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, peft_adapter
 from pytest_lora_ckpt.checkpoint.limits import HEAD, Budget, OverLimitError, over_limit
@@ -143,6 +143,14 @@ def _index_file(listing: Listing, name: str) -> FileIndex:
                 reasons.append(f"{form.NAME}: {error}")
             except OverLimitError as error:
                 raise over_limit(path, error) from error
+            except AmbiguousArchiveError as error:
+                raise CheckpointError(
+                    "ambiguous-archive",
+                    path,
+                    expected="an archive in which every reader finds the same records, as `torch.save` writes it",
+                    found=f"{error}: what is audited might not be what is loaded",
+                    remedy="Save it again with `torch.save`, or take it from its source again.",
+                ) from error
             except BrokenFileError as error:
                 broken = CheckpointError(
                     "truncated" if error.truncated else "damaged",

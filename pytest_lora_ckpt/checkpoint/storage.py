@@ -168,7 +168,7 @@ class LocalStorage:
 
     def window(self, path: str) -> Window:
         """See `Storage`."""
-        return FileWindow(path, os.stat(path).st_size, self.budget)  # noqa: PTH116
+        return FileWindow.of(path, os.path.realpath(path), self.budget)
 
     def join(self, folder: str, name: str) -> str:
         """See `Storage`."""

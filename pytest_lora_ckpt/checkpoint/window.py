@@ -1,20 +1,34 @@
-"""`Window`: a stretch of bytes, whatever it lies in. All formats read from windows."""
+"""`Window`: a stretch of bytes, whatever it lies in. All formats read from windows.
+
+A file is opened in one way: a regular file only, never waiting for it, and every time the same one as the first time.
+Its bytes are copied, not mapped: a map of a file that gets shorter ends the process.
+"""
 
 from __future__ import annotations
 
+import mmap
+import os
+import stat
 import zlib
 from dataclasses import dataclass, field
 from io import FileIO
-from mmap import ACCESS_COPY, ALLOCATIONGRANULARITY, mmap
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from pytest_lora_ckpt.checkpoint.errors import changed
 from pytest_lora_ckpt.checkpoint.limits import Budget
 
-_SMALL = 1 << 17  # Bytes. Up to here a copy takes less time than the page faults of a map.
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_BIG = 1 << 24  # Bytes. From here on memory in huge pages costs less than memory that the allocator has.
+# Opening a pipe or a device must not wait; where the path is a link has been looked at before.
+_NEVER_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NOCTTY", 0)
 
 
 class Window(Protocol):
     """A stretch of bytes. Windows are immutable and keep no file open.
+
+    Reading from one raises `CheckpointError` where its file is another than when it was opened.
 
     Attributes:
         origin: What messages call it: the path of the file.
@@ -37,6 +51,14 @@ class Window(Protocol):
         """
         ...
 
+    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """Read several stretches, each given by its offset and length.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        ...
+
     def view(self, offset: int, length: int) -> memoryview:
         """Return `length` bytes as writable memory of the caller's own: writing into it changes nothing else.
 
@@ -47,36 +69,126 @@ class Window(Protocol):
         ...
 
 
+class Identity(NamedTuple):
+    """Which file it is, and which state of it."""
+
+    device: int
+    inode: int
+    size: int
+    changed: int
+
+
 @dataclass(frozen=True, slots=True)
 class FileWindow:
-    """A whole file on this machine."""
+    """A whole file on this machine.
+
+    Attributes:
+        path: Where it lies, if that is not its origin. A link is not followed.
+        identity: Which file it was when it was opened first; None to take any.
+    """
 
     origin: str
     length: int
     budget: Budget = field(default_factory=Budget, repr=False, compare=False)
+    path: str | None = None
+    identity: Identity | None = None
+
+    @classmethod
+    def of(cls, origin: str, path: str, budget: Budget) -> FileWindow:
+        """Return a file as a window onto the state in which it is now.
+
+        Raises:
+            OSError: It cannot be opened, or is no regular file.
+        """
+        with FileIO(path, opener=_never_waiting) as file:
+            identity = _identity(file)
+        return cls(origin, identity.size, budget, path, identity)
+
+    def _open(self) -> FileIO:
+        file = FileIO(self.path or self.origin, opener=_never_waiting)
+        if self.identity not in {None, _identity(file)}:
+            file.close()
+            raise changed(self.origin, "the file as it was when it was opened", "other contents, or another file")
+        return file
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""
-        with FileIO(self.origin) as file:
-            file.seek(offset)
-            return file.read(length)
+        with self._open() as file:
+            return _read(file, offset, min(length, self.length - offset))
+
+    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """See `Window`: the file is opened once for all."""
+        with self._open() as file:
+            for offset, length in stretches:
+                yield _read(file, offset, min(length, self.length - offset))
 
     def view(self, offset: int, length: int) -> memoryview:
-        """See `Window`: a copy where it is small, else a copy-on-write map."""
-        with FileIO(self.origin) as file:
-            if length <= _SMALL:
-                data = bytearray(length)
-                file.seek(offset)
-                if file.readinto(data) != length:
+        """See `Window`."""
+        with self._open() as file:
+            view = _memory(length)
+            file.seek(offset)
+            filled = 0
+            while filled < length:
+                number = file.readinto(view[filled:])
+                if not number:
                     raise ValueError("the file is shorter")
-                return memoryview(data)
-            start = offset - offset % ALLOCATIONGRANULARITY
-            whole = memoryview(mmap(file.fileno(), offset - start + length, offset=start, access=ACCESS_COPY))
-            return whole[offset - start :]
+                filled += number
+            return view
+
+
+def _never_waiting(path: str, flags: int) -> int:
+    """Open a regular file, and nothing else."""
+    descriptor = os.open(path, flags | _NEVER_WAIT)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("no regular file, but a device, a pipe or a socket")
+    return descriptor
+
+
+def _identity(file: FileIO) -> Identity:
+    found = os.fstat(file.fileno())
+    return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _read(file: FileIO, offset: int, length: int) -> bytes:
+    """Read until there are so many bytes: one call gives 2 GB at most."""
+    if length <= 0:
+        return b""
+    file.seek(offset)
+    data = file.read(length)
+    while len(data) < length and (more := file.read(length - len(data))):
+        data += more
+    return data
+
+
+def _memory(length: int) -> memoryview:
+    """Return memory that is nobody else's."""
+    if length < _BIG or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return memoryview(bytearray(length))
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
+class _Copied:
+    """What windows have in common that give out copies of bytes in memory."""
+
+    __slots__ = ()
+
+    def read_each(self: Window, stretches: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """See `Window`."""
+        return (self.read(offset, length) for offset, length in stretches)
+
+    def view(self: Window, offset: int, length: int) -> memoryview:
+        """See `Window`."""
+        data = self.read(offset, length)
+        if len(data) != length:
+            raise ValueError("the stretch is shorter")
+        return memoryview(bytearray(data))
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryWindow:
+class MemoryWindow(_Copied):
     """Bytes in memory."""
 
     origin: str
@@ -91,10 +203,6 @@ class MemoryWindow:
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""
         return self.data[offset : offset + length]
-
-    def view(self, offset: int, length: int) -> memoryview:
-        """See `Window`."""
-        return memoryview(bytearray(_whole(self.read(offset, length), length)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +233,12 @@ class PartWindow:
         """See `Window`."""
         return self.window.read(self.start + offset, max(0, min(length, self.length - offset)))
 
+    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """See `Window`."""
+        return self.window.read_each(
+            (self.start + at, max(0, min(length, self.length - at))) for at, length in stretches
+        )
+
     def view(self, offset: int, length: int) -> memoryview:
         """See `Window`."""
         if offset + length > self.length:
@@ -133,7 +247,7 @@ class PartWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class DeflatedWindow:
+class DeflatedWindow(_Copied):
     """The bytes that another window holds compressed (RFC 1951)."""
 
     packed: Window
@@ -151,20 +265,15 @@ class DeflatedWindow:
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""
-        self.budget.spend("inflated_bytes", min(offset + length, self.length))
-        packed = self.packed.read(0, self.packed.length)
+        end = min(offset + length, self.length)
+        self.budget.spend("inflated_bytes", end)
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, min(offset + length, self.length) or 1)
+            data = unpacker.decompress(self.packed.read(0, self.packed.length), end or 1)
+            if end == self.length:
+                more = unpacker.decompress(unpacker.unconsumed_tail, 1)
+                if len(data) != end or more or not unpacker.eof or unpacker.unused_data:
+                    raise ValueError(f"it does not unpack to {end} bytes")
         except zlib.error as error:
             raise ValueError(f"it cannot be unpacked: {error}") from error
-        return data[offset : offset + length]
-
-    def view(self, offset: int, length: int) -> memoryview:
-        """See `Window`."""
-        return memoryview(bytearray(_whole(self.read(offset, length), length)))
-
-
-def _whole(data: bytes, length: int) -> bytes:
-    if len(data) != length:
-        raise ValueError("the stretch is shorter")
-    return data
+        return data[offset:end]

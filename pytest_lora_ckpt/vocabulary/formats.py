@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +34,16 @@ SAFETENSORS_DTYPES: Mapping[str, tuple[str, int]] = {
 }
 """safetensors' name -> torch's name and bits per element (safetensors/src/tensor.rs, `Dtype`). torch has no type
 for the six-bit ones."""
+
+TORCH_RECORDS = re.compile(
+    rb"data\.pkl|data/[0-9]+|version|byteorder|\.format_version|\.storage_alignment|\.data/(?:version|serialization_id)"
+    rb"|(?:\.?data/)?"
+)
+"""What `torch.save` calls its records inside their folder (torch/serialization.py, `_save`;
+caffe2/serialize/inline_container.cc, `writeEndOfFile`), and what a packer calls the folders."""
+
+TORCHSCRIPT_RECORDS = (b"constants.pkl", b"code/", b"bytecode.pkl", b"attributes.pkl")
+"""How records of a TorchScript archive begin (torch/csrc/jit/serialization/export_module.cpp)."""
 
 STORAGE_DTYPES: Mapping[str, str] = {
     "DoubleStorage": "float64",

@@ -1,6 +1,6 @@
 """torch's zip format, since torch 1.6: a pickle, `data.pkl`, and each storage as a record of its own, `data/N`.
 
-Source: `torch.serialization._save` and `_load`. Only the archive's directory and the pickle are read.
+Source: `torch.serialization._save` and `_load`. Of the records only `data.pkl` is read.
 """
 
 from __future__ import annotations
@@ -11,17 +11,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError, big_endian
-from pytest_lora_ckpt.checkpoint.formats.zip_index import ZipIndex, read_index
+from pytest_lora_ckpt.checkpoint.errors import (
+    AmbiguousArchiveError,
+    BrokenFileError,
+    CheckpointError,
+    NotMineError,
+    big_endian,
+)
+from pytest_lora_ckpt.checkpoint.formats.zip_index import Entry, ZipIndex, read_index
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, read_bytes
 from pytest_lora_ckpt.checkpoint.limits import MAX_CHECKSUMMED, OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.torch_types import Storage, TorchCalls, span
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
-from pytest_lora_ckpt.wording import listed, printable
+from pytest_lora_ckpt.vocabulary.formats import TORCH_RECORDS, TORCHSCRIPT_RECORDS
+from pytest_lora_ckpt.wording import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pytest_lora_ckpt.checkpoint.window import Window
 
@@ -35,11 +42,13 @@ def accepts(head: bytes, name: str) -> bool:  # noqa: ARG001 - All formats are a
 
 
 def index(window: Window) -> FileIndex:
-    """See `Format`: read the directory and the pickle."""
-    archive = read_index(window)
-    prefix = _prefix(archive)
+    """See `Format`: read the directory, the records' headers, and the pickle."""
+    archive = read_index(window, partial(_check_names, window.origin))
+    prefix = next(iter(archive.records)).partition("/")[0] + "/"
     contents = archive.read(f"{prefix}data.pkl", window.budget.limits.pickle_bytes)
     order = archive.read(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in archive.records else b"little"
+    if order not in {b"little", b"big"}:
+        raise BrokenFileError(f"the unknown byte order {order!r}")
     calls = TorchCalls(partial(_check, archive, prefix))
     name = f"{prefix}data.pkl"
     machine = PickleMachine(contents, name, builders=calls.builders, persistent=calls.persistent)
@@ -71,18 +80,18 @@ def _check(archive: ZipIndex, prefix: str, storage: Storage) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ZipSource:
-    """Finds a tensor's record; its header is read only then."""
+    """Finds a tensor's record."""
 
     archive: ZipIndex
     prefix: str
     order: bytes
 
-    def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
+    def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:  # noqa: ARG002 - Its storage says it.
         """See `TensorSource`."""
         size = ITEM_SIZES[info.dtype]
         if self.order != b"little" and size > 1:
             raise big_endian(self.archive.window.origin, f"byte order {self.order!r}")
-        window, start = self._record(key, info)
+        window, start = self.archive.record(f"{self.prefix}data/{info.storage}")
         return (Piece(window, start + info.storage_offset * size, span(info.shape, info.stride) * size),)
 
     def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
@@ -95,44 +104,36 @@ class ZipSource:
             record = self.archive.records[f"{self.prefix}data/{storage}"]
             if not record.crc or record.size > MAX_CHECKSUMMED * sum(infos[key].nbytes for key in sharing):
                 continue
-            window, start = self._record(sharing[0], infos[sharing[0]])
+            window, start = self.archive.record(f"{self.prefix}data/{storage}")
             data = read_bytes(TensorInfo((record.size,), "uint8"), (Piece(window, start, record.size),))
             if zlib.crc32(data) != record.crc:
                 damaged += sharing
         return damaged
 
-    def _record(self, key: str, info: TensorInfo) -> tuple[Window, int]:
-        """Return the window that holds the tensor's storage, and where in it the storage begins."""
-        try:
-            return self.archive.record(f"{self.prefix}data/{info.storage}")
-        except (OSError, BrokenFileError) as error:
-            raise CheckpointError(
-                "changed",
-                self.archive.window.origin,
-                expected=f"the record of {key!r}, as when the checkpoint was opened",
-                found=str(error),
-                remedy="Open the checkpoint again once nothing writes to it any more.",
-            ) from error
 
-
-def _prefix(index: ZipIndex) -> str:
-    """Return the folder inside the archive that torch puts everything in.
+def _check_names(origin: str, entries: Sequence[Entry]) -> None:
+    """Check that an archive has what torch writes, in one folder, and nothing else.
 
     Raises:
         NotMineError: There is no `data.pkl`.
         CheckpointError: A TorchScript archive.
+        AmbiguousArchiveError: Not all is torch's: its reader ignores case, and takes the folder of the first record.
     """
-    found = [name for name in index.records if name.endswith("/data.pkl") and name.count("/") == 1]
-    if not found:
-        shown = listed((printable(name, 60) for name in index.records), 3) if index.records else "no records"
+    names = [entry.name.partition(b"/") for entry in entries]
+    inside = {name for _, _, name in names}
+    if not any(name.lower() == b"data.pkl" for name in inside):
+        shown = listed((entry.shown for entry in entries), 3) if entries else "no records"
         raise NotMineError(f"a zip archive without `data.pkl` ({shown})")
-    prefix = found[0].removesuffix("data.pkl")
-    if f"{prefix}constants.pkl" in index.records or any(name.startswith(f"{prefix}code/") for name in index.records):
+    if any(name.startswith(TORCHSCRIPT_RECORDS) for name in inside):
         raise CheckpointError(
             "torchscript",
-            index.window.origin,
+            origin,
             expected="a checkpoint, as `torch.save` writes it",
             found="a TorchScript archive, as `torch.jit.save` writes it: a program, with weights in it",
             remedy="Save the state dict of the original model: `torch.save(model.state_dict(), path)`.",
         )
-    return prefix
+    if len({folder for folder, _, _ in names}) > 1:
+        raise AmbiguousArchiveError("its records lie in several folders")
+    for entry, (_, _, name) in zip(entries, names, strict=True):
+        if not TORCH_RECORDS.fullmatch(name):
+            raise AmbiguousArchiveError(f"record {entry.shown} is not among those that `torch.save` writes")

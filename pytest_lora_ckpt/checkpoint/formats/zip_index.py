@@ -1,20 +1,32 @@
-"""The index of a zip archive: its central directory only, however many gigabytes lie before it.
+"""The records of a zip archive, where every reader finds the same ones.
 
-`zipfile` reads the same, in ten times the time (it makes an object of thirty fields per record). Layout of the fields:
-APPNOTE.TXT of PKWARE, sections 4.3.7 to 4.3.16 and 4.5.3.
+Readers differ in which end record they take, in whether case, local headers and zip64 fields count, and in what may lie
+before, between and behind the records. An archive in which any of that could matter is refused. What is left: records
+one behind another from the first byte on, each with the header that the directory says, then the directory, then the
+end record, which ends the file. However many gigabytes the records have, only their headers are read.
+
+`zipfile` reads neither the local headers nor what lies between them, and takes ten times as long for the directory (it
+makes an object of thirty fields per record). Layout of the fields: APPNOTE.TXT of PKWARE, sections 4.3.7 to 4.3.16 and
+4.5.3. Which differences there are: `miniz.c`, which torch reads by, and Python's `zipfile`.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
+from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError
+from pytest_lora_ckpt.checkpoint.limits import MAX_DIRECTORY
 from pytest_lora_ckpt.checkpoint.window import DeflatedWindow, PartWindow
+from pytest_lora_ckpt.wording import count as counted
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from pytest_lora_ckpt.checkpoint.window import Window
 
 _END = struct.Struct("<4s4H2LH")
@@ -22,22 +34,49 @@ _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_DESCRIPTOR = struct.Struct("<4s3L")
+_DESCRIPTOR64 = struct.Struct("<4sL2Q")
+_EXTRA = struct.Struct("<2H")
+
 _END_MARK = b"PK\x05\x06"
-_COMMENT = 0xFFFF
-_FULL = 0xFFFFFFFF
-_ZIP64 = 1
+_DESCRIPTOR_MARK = b"PK\x07\x08"
+_PADDING = b"FB"  # The field with which torch moves a record to a multiple of 64 bytes.
+_FULL, _FULL16 = 0xFFFFFFFF, 0xFFFF
+_ZIP64, _OTHER_NAME = 0x0001, 0x7075
 _STORED, _DEFLATED = 0, 8
-_ENCRYPTED = 1
+_ENCRYPTED, _SIZES_BEHIND = 1, 8
+_FLAGS = _SIZES_BEHIND | 0x0800 | 0x0006  # Names are UTF-8; how hard the packer tried.
+_FOLDER_ATTRIBUTE = 0x10
+_HEADER_READ = 160  # Bytes: a header, its name and torch's padding.
+# A reader could take it for another one, or for none.
+_UNSAFE_NAME = re.compile(rb"[\0\\]|^[A-Za-z]:|^/|//|(?:^|/)\.\.?(?:/|$)|^$")
+
+
+class Entry(NamedTuple):
+    """What the directory says of one record; `header` is where its local header begins."""
+
+    name: bytes
+    flags: int
+    method: int
+    crc: int
+    packed: int
+    size: int
+    header: int
+
+    @property
+    def shown(self) -> str:
+        """The name, for messages."""
+        return printable(self.name.decode("utf-8", "backslashreplace"), 60)
 
 
 class Record(NamedTuple):
-    """One record: where its local header begins, its size packed and unpacked, how it is packed, its checksum.
+    """One record: where its data begin, their size packed and unpacked, how they are packed, their checksum.
 
     A checksum of 0 is none: `torch.serialization.set_crc32_options(False)` writes it for every record, and of records
     that have one only one in four thousand million has this.
     """
 
-    header: int
+    start: int
     packed: int
     size: int
     deflated: bool
@@ -46,34 +85,17 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ZipIndex:
-    """The records of an archive, by name, in the order of the directory."""
+    """The records of an archive, by name, in the order in which they lie in it."""
 
     window: Window
     records: dict[str, Record]
 
-    def data_offset(self, name: str) -> int:
-        """Return where in the archive the record's data begins.
-
-        Raises:
-            BrokenFileError: Its header is not where the directory says.
-        """
-        header = self.records[name].header
-        raw = self.window.read(header, _LOCAL.size)
-        if len(raw) < _LOCAL.size or raw[:4] != b"PK\x03\x04":
-            raise BrokenFileError(f"no header of record {name[:60]!r} at byte {header}")
-        fields = _LOCAL.unpack(raw)
-        return header + _LOCAL.size + int(fields[9]) + int(fields[10])
-
     def record(self, name: str) -> tuple[Window, int]:
-        """Return the window that the record's data lies in, unpacked, and where in it they begin.
-
-        Raises:
-            BrokenFileError: Its header is not where the directory says.
-        """
-        record, start = self.records[name], self.data_offset(name)
+        """Return the window that the record's data lie in, unpacked, and where in it they begin."""
+        record = self.records[name]
         if record.deflated:
-            return DeflatedWindow(PartWindow(self.window, start, record.packed), record.size), 0
-        return self.window, start
+            return DeflatedWindow(PartWindow(self.window, record.start, record.packed), record.size), 0
+        return self.window, record.start
 
     def read(self, name: str, limit: int) -> bytes:
         """Return the data of a record of at most `limit` bytes.
@@ -94,81 +116,222 @@ class ZipIndex:
         return data
 
 
-def read_index(window: Window) -> ZipIndex:
-    """Read the central directory.
+def read_index(window: Window, accept: Callable[[Sequence[Entry]], None] = lambda _: None) -> ZipIndex:
+    """Read the directory, and the header of each record.
+
+    Args:
+        window: The archive.
+        accept: Looks at the directory before anything else is read; raises if the archive is of another kind.
 
     Raises:
-        BrokenFileError: There is none, or it is damaged.
+        AmbiguousArchiveError: Two readers could find different records in it.
+        BrokenFileError: There is no directory, or it is damaged.
     """
-    length = window.length
-    first = max(0, length - _COMMENT - _END.size - _END64_LOCATOR.size)
-    tail = window.read(first, length - first)
-    position = _end_record(tail)
-    if position < 0 or len(tail) - position < _END.size:
-        raise BrokenFileError("the directory at the end of the archive is missing", truncated=True)
-    end = first + position
-    _, _, _, _, count, size, start, _ = _END.unpack_from(tail, position)
-    locator = position - _END64_LOCATOR.size
-    if locator >= 0 and tail[locator : locator + 4] == b"PK\x06\x07":
-        end = _END64_LOCATOR.unpack_from(tail, locator)[2]
-        raw = window.read(end, _END64.size) if end < length else b""
-        if len(raw) < _END64.size or raw[:4] != b"PK\x06\x06":
-            raise BrokenFileError("the archive's zip64 directory is not where its end says")
-        count, size, start = _END64.unpack(raw)[7:10]
-    if start + size > end:
-        raise BrokenFileError("the archive's directory does not lie before its end")
-    return ZipIndex(window, _records(window.read(start, size), count, start))
+    entries, start = _directory(window)
+    accept(entries)
+    return ZipIndex(window, _records(window, entries, start))
 
 
-def _end_record(tail: bytes) -> int:
-    """Find the record that ends the archive, behind which only its comment lies; a comment may hold its mark too."""
-    position = last = tail.rfind(_END_MARK)
-    while position >= 0:
-        behind = len(tail) - position - _END.size
-        if behind >= 0 and _END.unpack_from(tail, position)[-1] == behind:
-            return position
-        position = tail.rfind(_END_MARK, 0, position)
-    return last
-
-
-def _records(directory: bytes, count: int, start: int) -> dict[str, Record]:
-    """Read the entries of the central directory, which begins at byte `start` of the file."""
-    records: dict[str, Record] = {}
+def _directory(window: Window) -> tuple[list[Entry], int]:
+    """Return the entries of the central directory, and where in the file it begins."""
+    count, size, start = _end(window)
+    if size > MAX_DIRECTORY or size < count * _ENTRY.size:
+        raise BrokenFileError(f"a directory of {size} bytes for {counted(count, 'record')}")
+    window.budget.spend("entries", count)
+    directory = window.read(start, size)
+    entries: list[Entry] = []
+    names: set[bytes] = set()
     position = 0
     for _ in range(count):
-        try:
-            fields = _ENTRY.unpack_from(directory, position)
-        except struct.error:
-            raise BrokenFileError("the archive's directory ends early", truncated=True) from None
-        magic, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length, comment_length = fields[:13]
-        header = fields[16]
-        name_end = position + _ENTRY.size + name_length
-        extra_end = name_end + extra_length
-        if magic != b"PK\x01\x02" or flags & _ENCRYPTED or method not in {_STORED, _DEFLATED}:
-            raise BrokenFileError(
-                f"entry {len(records)} of the archive's directory is damaged, encrypted or packed by an unknown method"
-            )
-        name = directory[position + _ENTRY.size : name_end].decode("utf-8", "replace")
-        if _FULL in {size, packed, header}:
-            size, packed, header = _zip64(directory[name_end:extra_end], size, packed, header)
-        if header + _LOCAL.size + packed > start or (method == _STORED and packed != size):
-            raise BrokenFileError(f"record {name[:60]!r} does not lie inside the archive")
-        if name in records:
-            raise BrokenFileError(f"two records are called {name[:60]!r}: readers differ in which one they take")
-        records[name] = Record(header, packed, size, method == _DEFLATED, crc)
-        position = extra_end + comment_length
+        entry, position = _entry(directory, position, len(entries))
+        if _UNSAFE_NAME.search(entry.name):
+            raise AmbiguousArchiveError(f"a record is called {entry.shown}: readers differ in what they make of it")
+        if (name := entry.name.lower()) in names:
+            raise AmbiguousArchiveError(f"two records are called {entry.shown}: readers differ in which one they take")
+        names.add(name)
+        entries.append(entry)
+    if position != size:
+        raise AmbiguousArchiveError(f"its directory has {size - position} bytes behind the last entry")
+    return entries, start
+
+
+def _end(window: Window) -> tuple[int, int, int]:
+    """Return how many records there are, and the directory's size and start, by the record that ends the file."""
+    tail_size = min(window.length, _FULL16 + _END.size + _END64_LOCATOR.size)
+    tail = window.read(window.length - tail_size, tail_size)
+    position = _only_end(tail)
+    _, disk, first_disk, here, count, size, start, _ = _END.unpack_from(tail, position)
+    end = window.length - tail_size + position
+    if tail.startswith(b"PK\x06\x07", max(0, position - _END64_LOCATOR.size)):
+        end -= _END64_LOCATOR.size + _END64.size
+        full = _end64(window, end, tail[position - _END64_LOCATOR.size : position])
+        for value, most, whole in zip((here, count, size, start), (_FULL16, _FULL16, _FULL, _FULL), full, strict=True):
+            if value not in {whole, most}:
+                raise AmbiguousArchiveError("its two end records contradict each other")
+        here, count, size, start = full
+    if disk or first_disk or here != count:
+        raise AmbiguousArchiveError("it is one disk of several")
+    if start + size > end:
+        raise BrokenFileError("the archive's directory does not lie before its end")
+    if start + size < end:
+        raise AmbiguousArchiveError(f"{counted(end - start - size, 'byte')} between its directory and its end record")
+    return count, size, start
+
+
+def _only_end(tail: bytes) -> int:
+    """Return where the end record lies, behind which only its comment may lie, and none that could stand in for it."""
+    position = tail.rfind(_END_MARK, 0, max(0, len(tail) - _END.size + len(_END_MARK)))
+    if position < 0:
+        raise BrokenFileError("the directory at the end of the archive is missing", truncated=True)
+    behind = len(tail) - position - _END.size
+    if behind != _END.unpack_from(tail, position)[-1] or tail.find(_END_MARK, position + 1) >= 0:
+        raise AmbiguousArchiveError(f"{counted(behind, 'byte')} behind its end record, where another can hide")
+    other = tail.find(_END_MARK)
+    while other < position:
+        if other + _END.size + _END.unpack_from(tail, other)[-1] == len(tail):
+            raise AmbiguousArchiveError("it has two end records, of which one could be the other's comment")
+        other = tail.find(_END_MARK, other + 1)
+    return position
+
+
+def _end64(window: Window, end: int, locator: bytes) -> tuple[int, int, int, int]:
+    """Return the last four fields of the zip64 end record, which must lie at byte `end`."""
+    _, locator_disk, at, disks = _END64_LOCATOR.unpack(locator)
+    raw = window.read(end, _END64.size) if at == end else b""
+    if not raw.startswith(b"PK\x06\x06"):
+        raise BrokenFileError("the archive's zip64 directory is not where its end says")
+    _, length, _, _, disk, first_disk, here, count, size, start = _END64.unpack(raw)
+    if length != _END64.size - 12 or (locator_disk, disks, disk, first_disk) != (0, 1, 0, 0):
+        raise AmbiguousArchiveError("its zip64 end record is of another version, or of one disk of several")
+    return here, count, size, start
+
+
+def _entry(directory: bytes, position: int, number: int) -> tuple[Entry, int]:
+    """Return the entry at a position of the central directory, and the position behind it."""
+    try:
+        fields = _ENTRY.unpack_from(directory, position)
+    except struct.error:
+        raise BrokenFileError("the archive's directory ends early", truncated=True) from None
+    magic, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length, comment_length = fields[:13]
+    disk, _, attributes, header = fields[13:]
+    name_end = position + _ENTRY.size + name_length
+    extra_end = name_end + extra_length
+    if magic != b"PK\x01\x02" or flags & _ENCRYPTED or method not in {_STORED, _DEFLATED}:
+        raise BrokenFileError(
+            f"entry {number} of the archive's directory is damaged, encrypted or of an unknown method"
+        )
+    name = directory[position + _ENTRY.size : name_end]
+    zip64 = b""
+    if extra_length:
+        zip64 = _zip64(directory[name_end:extra_end], name)
+    wanted = (size, packed, header).count(_FULL)
+    if len(zip64) != 8 * wanted:
+        raise BrokenFileError("a big record without its size")
+    if wanted:
+        full = iter(struct.unpack(f"<{wanted}Q", zip64))
+        size, packed, header = (next(full) if value == _FULL else value for value in (size, packed, header))
+    entry = Entry(name, flags, method, crc, packed, size, header)
+    if flags & ~_FLAGS or disk:
+        raise AmbiguousArchiveError(f"record {entry.shown} is marked as patched, masked or on another disk")
+    # torch leaves the memory for a record that is marked as a folder as it is; a folder itself has no data.
+    is_folder = name.endswith(b"/")
+    if (is_folder or attributes & _FOLDER_ATTRIBUTE) and (not is_folder or size or packed):
+        raise AmbiguousArchiveError(f"record {entry.shown} is a folder to some readers, and has data")
+    return entry, extra_end + comment_length
+
+
+def _zip64(extra: bytes, name: bytes) -> bytes:
+    """Return the contents of the zip64 field in a record's extra fields; empty without one."""
+    found = None
+    position = 0
+    while position < len(extra):
+        if position + _EXTRA.size > len(extra):
+            raise BrokenFileError(f"the extra fields of record {printable(name)} are damaged")
+        kind, length = _EXTRA.unpack_from(extra, position)
+        position += _EXTRA.size + length
+        if position > len(extra):
+            raise BrokenFileError(f"the extra fields of record {printable(name)} are damaged")
+        if kind == _OTHER_NAME or (kind == _ZIP64 and found is not None):
+            raise AmbiguousArchiveError(f"record {printable(name)} has a second name or size")
+        if kind == _ZIP64:
+            found = extra[position - length : position]
+    return found or b""
+
+
+def _records(window: Window, entries: Sequence[Entry], start: int) -> dict[str, Record]:
+    """Return the records after reading their headers: they must lie one behind another and fill all up to `start`."""
+    before = _DESCRIPTOR64.size  # Bytes that are read with a header: what may lie behind the record before it.
+    stretches = [(max(0, entry.header - before), before + _HEADER_READ) for entry in entries]
+    stretches.append((max(0, start - before), before))
+    records: dict[str, Record] = {}
+    previous, end = None, 0
+    for entry, raw in zip(entries, window.read_each(stretches[:-1]), strict=True):
+        lead = min(before, entry.header)
+        _check_joined(previous, entry.header - end, raw[:lead], entry.shown)
+        data = _local(window, entry, raw[lead:])
+        end = data + entry.packed
+        if entry.method == _STORED and entry.packed != entry.size:
+            raise BrokenFileError(f"record {entry.shown} of {entry.size} bytes takes {entry.packed}, and is not packed")
+        record = Record(data, entry.packed, entry.size, entry.method == _DEFLATED, entry.crc)
+        records[entry.name.decode("utf-8", "backslashreplace")] = record
+        previous = entry
+    _check_joined(previous, start - end, window.read(*stretches[-1]), "the directory")
     return records
 
 
-def _zip64(extra: bytes, *fields: int) -> tuple[int, ...]:
-    """Return the fields, those that did not fit into four bytes taken from the zip64 extra field."""
-    position = 0
-    while position + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, position)
-        if kind == _ZIP64:
-            wanted = [index for index, value in enumerate(fields) if value == _FULL]
-            if length >= 8 * len(wanted) and position + 4 + length <= len(extra):
-                full = struct.unpack_from(f"<{len(wanted)}Q", extra, position + 4)
-                return tuple(full[wanted.index(i)] if i in wanted else value for i, value in enumerate(fields))
-        position += 4 + length
-    raise BrokenFileError("a big record without its size")
+def _check_joined(previous: Entry | None, gap: int, before: bytes, what: str) -> None:
+    """Check that something begins where the record before it ends, behind that record's sizes where it has them there.
+
+    Args:
+        previous: The record before it; None at the beginning of the file.
+        gap: How many bytes lie between the two.
+        before: The bytes before it, as many as sizes take.
+        what: What begins there.
+    """
+    if previous is not None and previous.flags & _SIZES_BEHIND:
+        _, _, _, crc, packed, size, _ = previous
+        expected = b""
+        if gap == _DESCRIPTOR.size and max(packed, size) <= _FULL:
+            expected = _DESCRIPTOR.pack(_DESCRIPTOR_MARK, crc, packed, size)
+        elif gap == _DESCRIPTOR64.size:
+            expected = _DESCRIPTOR64.pack(_DESCRIPTOR_MARK, crc, packed, size)
+        if not expected or not before.endswith(expected):
+            raise AmbiguousArchiveError(f"the sizes behind record {previous.shown} are not those of the directory")
+    elif gap:
+        between = f"{counted(gap, 'byte')} before it that belong to no record" if gap > 0 else "another record over it"
+        raise AmbiguousArchiveError(f"{what} has {between}")
+
+
+def _local(window: Window, entry: Entry, raw: bytes) -> int:
+    """Return where a record's data begin, after comparing its own header with what the directory says."""
+    if len(raw) < _LOCAL.size or not raw.startswith(b"PK\x03\x04"):
+        raise BrokenFileError(f"no header of record {entry.shown} at byte {entry.header}")
+    _, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL.unpack_from(raw)
+    name_end = _LOCAL.size + name_length
+    data = name_end + extra_length
+    if data > len(raw):
+        raw = window.read(entry.header, data)
+    if (flags, method) != (entry.flags, entry.method) or raw[_LOCAL.size : name_end] != entry.name or len(raw) < data:
+        raise AmbiguousArchiveError(
+            f"the header of record {entry.shown} has another name or packing than the directory"
+        )
+    extra = raw[name_end:data]
+    zip64 = b""
+    if extra and not (extra.startswith(_PADDING) and _EXTRA.unpack_from(extra)[1] == extra_length - _EXTRA.size):
+        zip64 = _zip64(extra, entry.name)
+    said = (crc, packed, size)
+    whole = entry.crc, entry.packed, entry.size
+    if flags & _SIZES_BEHIND:
+        # Nothing is known yet, or it is; torch writes the record's offset in the zip64 field as well.
+        known = {b"\0" * 8, *(value.to_bytes(8, "little") for value in (entry.packed, entry.size, entry.header))}
+        same = (
+            said in {(0, 0, 0), whole, (0, _FULL, _FULL)}
+            and {zip64[i : i + 8] for i in range(0, len(zip64), 8)} <= known
+        )
+    elif _FULL in {packed, size}:
+        same = said == (entry.crc, _FULL, _FULL) and zip64.startswith(struct.pack("<2Q", entry.size, entry.packed))
+    else:
+        same = said == whole
+    if not same:
+        raise AmbiguousArchiveError(f"the header of record {entry.shown} has other sizes than the directory")
+    return entry.header + int(data)

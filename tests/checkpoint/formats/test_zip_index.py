@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
+from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError
 from pytest_lora_ckpt.checkpoint.formats.zip_index import read_index
 from pytest_lora_ckpt.checkpoint.window import MemoryWindow
 
@@ -23,27 +24,43 @@ def archive(records: dict[str, bytes], compression: int = zipfile.ZIP_STORED, co
     return MemoryWindow("memory", buffer.getvalue())
 
 
+NAMES = st.lists(st.text("abcéA", min_size=1, max_size=3), min_size=1, max_size=3).map("/".join)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    st.dictionaries(st.text("abcé/", min_size=1, max_size=6), st.binary(max_size=50), max_size=6),
+    st.lists(st.tuples(NAMES, st.binary(max_size=50)), max_size=6, unique_by=lambda pair: pair[0].lower()),
     st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
-    st.binary(max_size=20),
+    st.binary(max_size=20).filter(lambda comment: b"PK\x05\x06" not in comment),
 )
-def test_as_zipfile(records: dict[str, bytes], compression: int, comment: bytes) -> None:
-    window = archive(records, compression, comment)
+def test_as_zipfile(records: list[tuple[str, bytes]], compression: int, comment: bytes) -> None:
+    window = archive(dict(records), compression, comment)
     index = read_index(window)
-    assert list(index.records) == list(records)
-    for name, data in records.items():
+    assert list(index.records) == list(dict(records))
+    for name, data in records:
         assert index.read(name, 1000) == data
         record = index.records[name]
         if not record.deflated:
-            start = index.data_offset(name)
-            assert window.data[start : start + record.size] == data
+            assert window.data[record.start : record.start + record.size] == data
 
 
-@pytest.mark.parametrize("comment", [b"PK\x05\x06", b"PK\x05\x06" + bytes(30), b"x" * 0xFFFF])
-def test_a_comment_like_the_end_of_an_archive(comment: bytes) -> None:
-    assert list(read_index(archive({"a": b"x"}, comment=comment)).records) == ["a"]
+@pytest.mark.parametrize("written", ["to a stream", "with sizes of eight bytes", "both"])
+def test_headers_written_before_the_sizes_are_known(written: str) -> None:
+    class Stream(io.BytesIO):
+        def seekable(self) -> bool:
+            return written == "with sizes of eight bytes"
+
+    buffer = Stream()
+    with zipfile.ZipFile(buffer, "w") as opened:
+        for name in ("a", "b"):
+            with opened.open(name, "w", force_zip64=written != "to a stream") as record:
+                record.write(b"x" * 30)
+    index = read_index(MemoryWindow("memory", buffer.getvalue()))
+    assert {name: index.read(name, 100) for name in index.records} == {"a": b"x" * 30, "b": b"x" * 30}
+
+
+def test_a_comment_that_holds_no_end_record() -> None:
+    assert list(read_index(archive({"a": b"x"}, comment=b"x" * 0xFFFF)).records) == ["a"]
 
 
 def test_the_fields_of_archives_over_four_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +91,112 @@ def test_every_cut_is_an_error() -> None:
     for length in range(len(whole)):
         with pytest.raises(BrokenFileError):
             read_index(MemoryWindow("memory", whole[:length]))
+
+
+def test_bytes_like_an_end_record_in_a_record_are_none() -> None:
+    assert list(read_index(archive({"a": b"PK\x05\x06" * 20, "b": b"PK\x06\x07" * 20})).records) == ["a", "b"]
+
+
+def struct_at(data: bytes, mark: bytes, offset: int, value: bytes, number: int = 0) -> bytes:
+    """Write a value into the `number`-th structure that begins with a mark."""
+    at = -1
+    for _ in range(number + 1):
+        at = data.index(mark, at + 1)
+    return data[: at + offset] + value + data[at + offset + len(value) :]
+
+
+LOCAL, ENTRY, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+WHOLE = archive({"a/x": b"first", "a/y": b"second"}).data
+DIRECTORY, LAST = WHOLE.index(ENTRY), WHOLE.index(END)
+
+
+def moved(data: bytes, by: int) -> bytes:
+    """Let the end record say that the directory begins so many bytes later."""
+    start = int.from_bytes(data[data.rindex(END) + 16 :][:4], "little") + by
+    return data[: data.rindex(END) + 16] + start.to_bytes(4, "little") + data[data.rindex(END) + 20 :]
+
+
+def hidden_end() -> bytes:
+    """An archive whose first record holds another end record, with the rest of the file as its comment."""
+    inside = END + bytes(16)
+    data = archive({"a/x": inside + b"\0\0", "a/y": b"second"}).data
+    at = data.index(END)
+    behind = len(data) - at - 22
+    return data[: at + 20] + behind.to_bytes(2, "little") + data[at + 22 :]
+
+
+AMBIGUOUS = {
+    "a comment that holds an end record": (
+        lambda: archive({"a": b"x"}, comment=END + bytes(30)).data,
+        "another can hide",
+    ),
+    "a comment that holds its mark": (lambda: archive({"a": b"x"}, comment=END).data, "another can hide"),
+    "bytes behind the end": (lambda: WHOLE + b"\n", "1 byte behind its end record"),
+    "a second archive behind it": (lambda: WHOLE + WHOLE, "belong to no record|between its directory"),
+    "an archive before it": (lambda: moved(WHOLE + WHOLE, len(WHOLE)), "belong to no record|over it"),
+    "an end record inside a record": (hidden_end, "two end records"),
+    "bytes before the first": (lambda: b"junk" + WHOLE, "between its directory|no header"),
+    "bytes before the directory": (lambda: moved(WHOLE[:DIRECTORY] + b"junk" + WHOLE[DIRECTORY:], 4), "4 bytes before"),
+    "bytes behind the directory": (lambda: WHOLE[:LAST] + b"junk" + WHOLE[LAST:], "4 bytes between its directory"),
+    "a directory longer than its entries": (lambda: struct_at(WHOLE, END, 8, b"\1\0\1\0"), "behind the last entry"),
+    "one disk of several": (lambda: struct_at(WHOLE, END, 4, b"\1\0"), "disk"),
+    "fewer entries on this disk": (lambda: struct_at(WHOLE, END, 8, b"\1\0"), "disk"),
+    "a record on another disk": (lambda: struct_at(WHOLE, ENTRY, 34, b"\1\0"), "another disk"),
+    "a patch": (lambda: struct_at(WHOLE, ENTRY, 8, b"\x20"), "patched"),
+    "a masked header": (lambda: struct_at(WHOLE, ENTRY, 9, b"\x20"), "masked"),
+    "a folder with data": (lambda: struct_at(WHOLE, ENTRY, 38, b"\x10"), "folder"),
+    "the same record twice": (lambda: struct_at(WHOLE, ENTRY, 42, bytes(4), 1), "over it"),
+    "another name in the header": (lambda: struct_at(WHOLE, LOCAL, 30, b"b"), "another name"),
+    "another packing in the header": (lambda: struct_at(WHOLE, LOCAL, 8, b"\x08"), "another name or packing"),
+    "other flags in the header": (lambda: struct_at(WHOLE, LOCAL, 7, b"\x08"), "another name or packing"),
+    "another checksum in the header": (lambda: struct_at(WHOLE, LOCAL, 14, b"\xff"), "other sizes"),
+    "another size in the header": (lambda: struct_at(WHOLE, LOCAL, 22, b"\x04"), "other sizes"),
+    "a longer name in the header": (lambda: struct_at(WHOLE, LOCAL, 26, b"\x04"), "another name"),
+    "names that differ in case": (lambda: archive({"a/x": b"1", "a/X": b"2"}).data, "two records"),
+}
+
+
+@pytest.mark.parametrize("kind", AMBIGUOUS)
+def test_what_two_readers_could_read_differently_is_refused(kind: str) -> None:
+    make, words = AMBIGUOUS[kind]
+    with pytest.raises(AmbiguousArchiveError, match=words):
+        read_index(MemoryWindow("memory", make()))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../x", "a/./x", "/a/x", "a//x", "C:x", "a\\x", "a\0x"])
+def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
+    written = name.replace("\\", "?").replace("\0", "?")
+    data = archive({written: b"x"}).data.replace(written.encode(), name.encode())
+    with pytest.raises(AmbiguousArchiveError, match="readers differ"):
+        read_index(MemoryWindow("memory", data))
+
+
+def test_a_second_name_in_the_extra_fields_is_refused() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as opened:
+        info = zipfile.ZipInfo("a/x")
+        info.extra = b"\x75\x70\x08\x00\x01" + zlib.crc32(b"a/x").to_bytes(4, "little") + b"a/y"
+        opened.writestr(info, b"x")
+    with pytest.raises(AmbiguousArchiveError, match="second name"):
+        read_index(MemoryWindow("memory", buffer.getvalue()))
+
+
+@pytest.mark.parametrize("field", range(4, 12))
+def test_a_zip64_end_that_contradicts_the_other_is_refused(field: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    data = archive({"a": b"x", "b": b"y"}).data
+    at = {4: 16, 5: 20, 6: 24, 7: 32, 8: 40, 9: 48, 10: 4, 11: 12}[field]
+    spoilt = struct_at(data, b"PK\x06\x06", at, (data[data.index(b"PK\x06\x06") + at] ^ 1).to_bytes(1, "little"))
+    if field == 11:  # Which version wrote it is nobody's concern.
+        assert len(read_index(MemoryWindow("memory", spoilt)).records) == 2
+        return
+    with pytest.raises(AmbiguousArchiveError):
+        read_index(MemoryWindow("memory", spoilt))
+
+
+def test_a_record_that_unpacks_to_more_or_less_is_damaged() -> None:
+    data = archive({"a": b"x" * 100}, zipfile.ZIP_DEFLATED).data
+    for size in (99, 101):
+        spoilt = struct_at(struct_at(data, ENTRY, 24, bytes([size])), LOCAL, 22, bytes([size]))
+        with pytest.raises(BrokenFileError, match="unpack"):
+            read_index(MemoryWindow("memory", spoilt)).read("a", 1000)
