@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.findings import RENAMINGS, finding
+from pytest_lora_ckpt.findings import RENAMINGS, TELLING_RENAMINGS, finding
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.wording import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pytest_lora_ckpt.proof import Proof, ProvedTensor
     from pytest_lora_ckpt.results import Finding, LoadReport
 
-# Other names of modules are in healthy files too: that nothing arrived may have another cause.
-_TELLING = RENAMINGS - {"renamed-module", "modules-to-save"}
 _ARRIVED = {"equal", "cast", "merged"}
 _DROPPED = {"still-initial", "adapter-not-loaded"}
 
@@ -38,7 +36,7 @@ def settle_renamings(report: LoadReport, prove: Callable[[], Proof]) -> LoadRepo
     done = False
     for each in report.findings:
         ends = _ends(each, rows) if each.cause in RENAMINGS else set[str | None]()
-        if each.cause in _TELLING and not ends & _ARRIVED and ends & _DROPPED:
+        if each.cause in TELLING_RENAMINGS and not ends & _ARRIVED and ends & _DROPPED:
             message = f"{each.message.rstrip('.')}: the loader drops {len(each.keys)} of them."
             kept.insert(0, dataclasses.replace(each, severity="error", message=message))
         elif ends & _ARRIVED and not ends & _DROPPED:
@@ -49,6 +47,22 @@ def settle_renamings(report: LoadReport, prove: Callable[[], Proof]) -> LoadRepo
         rules = [rule.text for rule in report.remapping.rules if rule.by == "you"]
         kept.append(finding("loader-renames", f"Your loader renames the keys: {listed(rules).rstrip('.')}."))
     return dataclasses.replace(report, findings=tuple(kept))
+
+
+def settle_targets(findings: Iterable[Finding], prove: Callable[[], Proof | None]) -> Iterator[Finding]:
+    """Warn only of modules that `target_modules` does not name where all of them arrived: they have other names now.
+
+    Args:
+        findings: What was found in a config.
+        prove: Proves the loaded model, if there is one; called only where there is such a finding.
+    """
+    for each in findings:
+        proof = prove() if each.cause == "config-targets" and each.severity == "error" and each.keys else None
+        if proof is not None and {row.key for row in proof.of("equal", "cast", "merged")} >= {*each.keys}:
+            message = f"{each.message.rstrip('.')}; all of them are in the loaded model."
+            yield dataclasses.replace(each, severity="warning", message=message)
+        else:
+            yield each
 
 
 def _ends(each: Finding, rows: Mapping[str, ProvedTensor]) -> set[str | None]:

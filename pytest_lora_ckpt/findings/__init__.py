@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.findings import from_comparison
-from pytest_lora_ckpt.findings.causes import RENAMINGS, Cause
+from pytest_lora_ckpt.findings.causes import RENAMINGS, TELLING_RENAMINGS, Cause
 from pytest_lora_ckpt.findings.finding import CAUSES, finding
 from pytest_lora_ckpt.findings.from_comparison import Comparison
 from pytest_lora_ckpt.findings.from_names import lora_pair_findings
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.results import Finding
 
-__all__ = ["CAUSES", "RECOGNISERS", "RENAMINGS", "Cause", "Comparison", "diagnose", "finding", "lora_pair_findings"]
+__all__ = [
+    "CAUSES",
+    "RECOGNISERS",
+    "RENAMINGS",
+    "TELLING_RENAMINGS",
+    "Cause",
+    "Comparison",
+    "diagnose",
+    "finding",
+    "lora_pair_findings",
+]
 
 RECOGNISERS: tuple[Callable[[Comparison], Iterable[Finding]], ...] = (
     from_comparison.empty,

@@ -394,3 +394,6 @@ RENAMINGS = frozenset(
     }
 )
 """Causes that ask for a renaming."""
+
+TELLING_RENAMINGS = RENAMINGS - {"renamed-module", "modules-to-save"}
+"""Those of them that explain why nothing arrived: other names of modules are in healthy files too."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.comparison.companion import Part, compare_with_companion, with_parts
 from pytest_lora_ckpt.comparison.compare import compare, compare_excusing
 from pytest_lora_ckpt.comparison.pairing import Excuses
-from pytest_lora_ckpt.findings import finding
+from pytest_lora_ckpt.findings import TELLING_RENAMINGS, finding
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.lora.pairs import lora_factor, lora_pairs
+from pytest_lora_ckpt.lora.pairs import LoraPair, lora_factor, lora_pairs
 from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
+from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
 from pytest_lora_ckpt.wording import count, listed
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def match_loaded(
         # What is no part of a pair, such as trained tokens, goes into the weights with the rest.
         present |= {key for key, own in source.keys.derived(parse_keys).items() if own.is_adapter}
     if not present and all(each.kind == "base" or not each.model_key for each in merge.modules):
+        report = dataclasses.replace(report, findings=(*_names_of_dropped(loaded, source), *report.findings))
         return LoadedMatch(report, companion, merge, parts)
     if present:
         excuses = Excuses(stage, merged=frozenset(present))
@@ -98,6 +100,20 @@ def match_loaded(
     findings = [each for each in report.findings if each.cause != "adapter-not-loaded" or not own & {*each.keys}]
     report = dataclasses.replace(report, findings=(*findings, *_merge_findings(merge)))
     return LoadedMatch(report, {} if present else companion, merge, parts)
+
+
+def _names_of_dropped(loaded: LoadedModel, adapter: Checkpoint) -> Iterator[Finding]:
+    """Say which renaming an adapter lacks of which nothing arrived: that of the weights which it adapts."""
+    keys_of: dict[str, LoraPair] = {}
+    for pair in adapter.keys.derived(lora_pairs):
+        parsed = adapter.keys.derived(parse_keys)[pair.keys[0]]
+        path = ".".join(parsed.segments[: parsed.roles.index("lora")])
+        keys_of[f"{path.removeprefix(PEFT_PREFIX)}.weight"] = pair
+    for each in compare({name: own.shape for name, own in keys_of.items()}, loaded.keys, scope="adapter").findings:
+        if each.cause in TELLING_RENAMINGS:
+            keys = [key for name in each.keys for key in keys_of[name].keys]
+            message = f"{each.message.rstrip('.')}: the loader drops {count(len(keys), 'key')} of the adapter."
+            yield dataclasses.replace(each, severity="error", message=message, keys=tuple(keys))
 
 
 def _next_to_others(merge: Merge, adapters: Sequence[Checkpoint]) -> Merge:

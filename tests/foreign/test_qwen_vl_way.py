@@ -17,9 +17,7 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.foreign
 
-WRONG_TODAY: dict[str, str] = {
-    "old-names-merged": "broken, and red for another cause: config-targets, base-overwritten",
-}
+WRONG_TODAY: dict[str, str] = {}
 REST = "non_lora_state_dict.bin"
 
 

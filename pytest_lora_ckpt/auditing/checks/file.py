@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from pytest_lora_ckpt.auditing.checks import needs
 from pytest_lora_ckpt.auditing.checks.check import check
 from pytest_lora_ckpt.auditing.judges import file as judges
 from pytest_lora_ckpt.auditing.judges.judgement import by_findings, failed, passed
+from pytest_lora_ckpt.auditing.project import ProjectError
+from pytest_lora_ckpt.auditing.renamings import settle_targets
 from pytest_lora_ckpt.auditing.result import Facts
 from pytest_lora_ckpt.findings.copies import companion_findings, twin_findings
 from pytest_lora_ckpt.findings.from_names import diffusers_without_alpha, empty_findings
@@ -22,6 +25,7 @@ from pytest_lora_ckpt.findings.from_values import (
 if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.evidence import AuditContext
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
+    from pytest_lora_ckpt.proof import Proof
 
 
 @check("readable")
@@ -57,7 +61,13 @@ def config(context: AuditContext) -> Judgement:
     """adapter_config.json agrees with the tensors."""
     with_config = (part for part in context.file.adapter_parts if part.adapter_config is not None)
     twins = [each for part in with_config for each in twin_findings(part)]
-    return judges.config(context.file.parts, twins)
+    return judges.config(context.file.parts, twins, lambda found: settle_targets(found, lambda: _proof(context)))
+
+
+def _proof(context: AuditContext) -> Proof | None:
+    with contextlib.suppress(ProjectError):  # A loader that fails is for the checks of the loaded model to report.
+        return context.loaded.proof if context.loaded else None
+    return None
 
 
 @check("values", needs=(needs.lora,))

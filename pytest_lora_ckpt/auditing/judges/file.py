@@ -11,7 +11,7 @@ from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
@@ -44,8 +44,18 @@ def lora_complete(parts: Iterable[Part], notes: Iterable[Finding] = ()) -> Judge
     return by_findings(findings, f"{modules} adapted modules, each with both factors")
 
 
-def config(parts: Iterable[Part], twins: Iterable[Finding] = ()) -> Judgement:
-    """adapter_config.json agrees with the tensors, and with what lies next to it."""
+def config(
+    parts: Iterable[Part],
+    twins: Iterable[Finding] = (),
+    settle: Callable[[Sequence[Finding]], Iterable[Finding]] = tuple,
+) -> Judgement:
+    """adapter_config.json agrees with the tensors, and with what lies next to it.
+
+    Args:
+        parts: The parts that are to hold adapters.
+        twins: What lies next to them.
+        settle: What is left of the findings where a loaded model shows more.
+    """
     with_config = [(keys, config) for _, keys, config in parts if config is not None]
     if not with_config:
         return skipped("there is no adapter_config.json", applies=False)
@@ -55,7 +65,7 @@ def config(parts: Iterable[Part], twins: Iterable[Finding] = ()) -> Judgement:
     intruders = (each for keys, config in with_config for each in intruder_findings(config, keys))
     findings += [each for each in intruders if each.severity != "error"]
     return by_findings(
-        findings, "adapter_config.json agrees with the tensors (lora_alpha and use_rslora cannot be checked)"
+        settle(findings), "adapter_config.json agrees with the tensors (lora_alpha and use_rslora cannot be checked)"
     )
 
 
