@@ -175,7 +175,7 @@ def _unchanged(keys: KeySet) -> dict[str, Entry]:
 
 def _whole_pairs(keys: KeySet) -> tuple[Pair, ...]:
     return tuple(
-        Pair(pair.module, pair.adapter, pair.down[0], pair.up[0], tuple(pair.others))
+        Pair(pair.module, pair.adapter, pair.down[0], pair.up[0], tuple(pair.others.values()))
         for pair in lora_pairs(keys)
         if pair.down and pair.up
     )

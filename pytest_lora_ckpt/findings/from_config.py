@@ -36,7 +36,7 @@ def config_findings(content: AdapterConfig | Mapping[str, Any], keys: KeySet) ->
         keys: The adapter's keys.
     """
     config = AdapterConfig.of(content)
-    pairs = [pair for pair in lora_pairs(keys) if pair.down or pair.up]
+    pairs = [pair for pair in lora_pairs(keys) if (pair.down or pair.up) and not pair.product]
     if not config.is_lora:
         kind = f"{_FILE} has peft_type {printable(config.method, 40)!r}"
         if not config.names_lora_factors and pairs:

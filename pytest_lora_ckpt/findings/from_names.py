@@ -5,6 +5,7 @@ The layers of a network are alike, so the one that lacks a factor, or has anothe
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,6 +29,9 @@ _SEVERAL = 3
 # What ZeRO-3 leaves of a partitioned parameter (`free_param` in deepspeed/runtime/zero/partition_parameters.py).
 _PLACEHOLDER = (0,)
 
+# A flattened path up to its last layer: `lora_unet_mid_block_attentions_0_transformer_blocks_0` of `…_attn1_to_q`.
+_LAYER = re.compile(r".*_\d+(?=_[A-Za-z])")
+
 _Place: TypeAlias = "tuple[str, str | None]"
 
 
@@ -40,13 +44,14 @@ def lora_pair_findings(keys: KeySet, adapter_config: AdapterConfig | Mapping[str
             differ were meant. With its `use_dora`, every module has a magnitude vector.
     """
     pairs = [pair for pair in lora_pairs(keys) if pair.down or pair.up]
+    plain = [pair for pair in pairs if not pair.product]
     config = AdapterConfig.of(adapter_config)
     return [
         *empty_findings(keys),
         *_halves(pairs),
         *_magnitudes(keys, pairs, dora=bool(config.dora)),
-        *_disagreeing_ranks(pairs),
-        *_exchanged_factors(pairs),
+        *_disagreeing_ranks(plain),
+        *_exchanged_factors(plain),
         *([] if config.rank_pattern else _uneven_ranks(pairs)),
         *([] if config.chooses_layers else _uneven_layers(keys, pairs)),
     ]
@@ -94,7 +99,8 @@ def like_modules(module: str) -> str:
         >>> like_modules("layers.3.mlp.up_proj")
         'layers.*.mlp.up_proj'
     """
-    return ".".join("*" if segment.isdigit() else segment for segment in module.split("."))
+    mark = "_" if "." not in module else "."  # kohya and LyCORIS flatten the path.
+    return mark.join("*" if segment.isdigit() else segment for segment in module.split(mark))
 
 
 def stand_out(outliers: int, total: int) -> bool:
@@ -113,13 +119,14 @@ def keys_of(pairs: Iterable[LoraPair]) -> list[str]:
 
 
 def _halves(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
-    for word, halves in (
-        ("lora_B", [pair for pair in pairs if pair.down and not pair.up]),
-        ("lora_A", [pair for pair in pairs if pair.up and not pair.down]),
-    ):
-        if halves:
+    by_factor: dict[str, list[LoraPair]] = defaultdict(list)
+    for pair in pairs:
+        by_factor[pair.lacks].append(pair)
+    for word, halves in sorted(by_factor.items(), reverse=True):
+        if word:
             names = listed(sorted(pair.module for pair in halves))
-            message = f"{_have(len(halves))} no {word}, only the other factor: {names}."
+            rest = "the others" if halves[0].product else "the other factor"
+            message = f"{_have(len(halves))} no {word}, only {rest}: {names}."
             yield finding("lora-pair-incomplete", message, keys_of(halves))
 
 
@@ -222,7 +229,7 @@ def _uneven_layers(keys: KeySet, pairs: Iterable[LoraPair]) -> Iterator[Finding]
     adapted = {pair.module for pair in pairs}
     similar: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for module in adapted:
-        parent, _, leaf = module.rpartition(".")
+        parent, leaf = _parent_and_leaf(module)
         similar[like_modules(parent)][parent].add(leaf)
     lacking: list[str] = []
     for pattern, parents in similar.items():
@@ -232,13 +239,22 @@ def _uneven_layers(keys: KeySet, pairs: Iterable[LoraPair]) -> Iterator[Finding]
         usual, number = max(sets.items(), key=lambda each: (each[1], len(each[0])))
         outliers = [(parent, leaves) for parent, leaves in parents.items() if leaves < usual]
         if len(outliers) <= number and stand_out(len(outliers), len(parents)):
-            lacking += [f"{parent}.{leaf}" for parent, leaves in outliers for leaf in usual - leaves]
+            lacking += [f"{parent}{leaf}" for parent, leaves in outliers for leaf in usual - leaves]
     lacking += _layers_left_out(keys, adapted)
     if lacking:
-        near = {module.rpartition(".")[0] for module in lacking}
+        near = {_parent_and_leaf(module)[0] for module in lacking}
         message = f"{_have(len(lacking))} no adapter, and the same modules of the other layers have one: "
-        own = [pair for pair in pairs if pair.module.rpartition(".")[0] in near]
+        own = [pair for pair in pairs if _parent_and_leaf(pair.module)[0] in near]
         yield finding("lora-uneven-layers", f"{message}{listed(sorted(lacking))}.", keys_of(own))
+
+
+def _parent_and_leaf(module: str) -> tuple[str, str]:
+    """Split a path before its last name; a flattened one behind the last number of a layer around it."""
+    if "." in module:
+        parent, _, leaf = module.rpartition(".")
+        return parent, f".{leaf}"
+    found = _LAYER.match(module)
+    return (found[0], module[found.end() :]) if found else ("", module)
 
 
 def _layers_left_out(keys: KeySet, adapted: set[str]) -> list[str]:

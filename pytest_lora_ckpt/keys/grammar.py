@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from pytest_lora_ckpt.vocabulary.lora import (
     CONTAINED_FACTORS,
+    IMPORTANCE,
     LORA_CONTAINERS,
     LORA_MID,
     LORA_SCALES,
@@ -21,6 +22,7 @@ from pytest_lora_ckpt.vocabulary.lora import (
     OTHER_FACTORS,
     PEFT_FACTORS,
     PEFT_PARAMETER_DICTS,
+    PRODUCT_FACTORS,
     TOKENS_DELTA,
 )
 from pytest_lora_ckpt.vocabulary.models import WRAPPERS
@@ -41,7 +43,7 @@ Role: TypeAlias = Literal[
     "parameter",
 ]
 
-PEFT_LORA = frozenset({*PEFT_FACTORS, MAGNITUDE, TOKENS_DELTA})
+PEFT_LORA = frozenset({*PEFT_FACTORS, *PRODUCT_FACTORS, IMPORTANCE, MAGNITUDE, TOKENS_DELTA})
 _OTHER_LORA = frozenset({*OTHER_FACTORS, LORA_MID})
 _PARAMETERS = frozenset({"weight", "bias"})
 

@@ -5,6 +5,7 @@ Layers are recognised by their attributes; neither torch nor a library of adapte
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pytest_lora_ckpt.keys import ParsedKey, parse_key
 from pytest_lora_ckpt.lora.config import scaling_of
 from pytest_lora_ckpt.lora.pairs import lora_factor, stacked_blocks
+from pytest_lora_ckpt.lora.update import factors_of_update
 from pytest_lora_ckpt.models import attribute, is_module, is_tensor
+from pytest_lora_ckpt.vocabulary.lora import IMPORTANCE, PRODUCT_FACTORS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -177,9 +180,9 @@ def _of_peft(path: str, module: Any) -> Iterator[AdapterLayer]:
         for name in [name for name in downs if name in ups]:
             down, up = _tensor(downs[name]), _tensor(ups[name])
             scaling = _number(_of(module, "scaling", name))
-            if (importance := _of(module, "lora_E", name)) is not None:
+            if (importance := _of(module, IMPORTANCE, name)) is not None:
                 # AdaLoRA: B (A * E) scaling / (rank number + 1e-5), peft/tuners/adalora/layer.py.
-                down = down * _tensor(importance)
+                down, up = factors_of_update(down, up, {IMPORTANCE: _tensor(importance)})
                 number = _of(module, "ranknum", name)
                 scaling = None if scaling is None or number is None else scaling / (float(number) + 1e-5)
             bias = attribute(ups[name], "bias")
@@ -225,12 +228,14 @@ def _of_another(path: str, module: Any, parameters: Sequence[tuple[ParsedKey, to
     """Pair the factors of a library that has no switches of its own, or none that is known here."""
     by_adapter: dict[str | None, dict[str, torch.Tensor]] = defaultdict(dict)
     for parsed, tensor in parameters:
-        factor = None if parsed.parameter == "bias" else lora_factor(parsed.lora)
-        by_adapter[parsed.adapter][factor or f"{parsed.lora}.{parsed.parameter}".strip(".")] = tensor
+        by_adapter[parsed.adapter][f"{parsed.lora}.bias" if parsed.parameter == "bias" else parsed.lora or ""] = tensor
     for adapter, own in by_adapter.items():
-        down, up = own.pop("down", None), own.pop("up", None)
+        down, up = (next((own[kind] for kind in own if lora_factor(kind) == word), None) for word in ("down", "up"))
         if down is None or up is None:
             continue
+        rank = down.shape[0] // stacked_blocks(down.shape, up.shape) if down.ndim and "lokr_w2" not in own else None
+        with contextlib.suppress(KeyError):  # Half of a product.
+            down, up = factors_of_update(down, up, own)
         merged = attribute(module, "merged", default=False) is True
         enabled = attribute(module, "disabled", default=False) is not True
         yield AdapterLayer(
@@ -241,12 +246,12 @@ def _of_another(path: str, module: Any, parameters: Sequence[tuple[ParsedKey, to
             up=up,
             weight=_weight_next_to(module, down, up),
             scaling=_scaling_of_another(module),
-            rank=down.shape[0] // stacked_blocks(down.shape, up.shape) if down.ndim else None,
+            rank=rank,
             alpha=_number(attribute(module, "lora_alpha", attribute(module, "alpha"))),
             enabled=enabled,
             merged=int(merged),
             applied=enabled,
-            others=own,
+            others={kind: tensor for kind, tensor in own.items() if kind in PRODUCT_FACTORS or not lora_factor(kind)},
         )
 
 

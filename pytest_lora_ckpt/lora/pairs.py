@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from pytest_lora_ckpt.keys import parse_keys
+from pytest_lora_ckpt.lora.update import shape_of_update
 from pytest_lora_ckpt.tensors import ITEM_SIZES, KeySet
-from pytest_lora_ckpt.vocabulary.lora import FACTORS, FUSED_PROJECTIONS, LORA_SCALES
+from pytest_lora_ckpt.vocabulary.lora import FACTORS, FUSED_PROJECTIONS, LORA_SCALES, PRODUCT_FACTORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ _SIGNED = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e5m2",
 _CHUNK = 1 << 20
 
 _PROJECTIONS = 3  # Queries, keys and values.
+_MATRIX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +33,55 @@ class LoraPair:
         adapter: Name of the adapter, or None where the keys carry none.
         down: Key and tensor of `lora_A` (rank x in), or None if missing.
         up: Key and tensor of `lora_B` (out x rank), or None if missing.
-        others: Further adapter parameters of the module (magnitude vector, alpha …).
+        others: Further adapter parameters of the module, by what they are (`lora_magnitude_vector`, `alpha`,
+            `lora_B.bias` …) -> key.
+        product: The matrices of a LoHa or LoKr by name -> key, for which A and B stand; empty for a plain pair.
         again: Pairs of keys that name one factor, such as one with `module.` before it; the first of each is kept.
+        shape: Shape of the weight that the factors change (out x in x kernel); empty where they are not complete.
     """
 
     module: str
     adapter: str | None
     down: tuple[str, TensorInfo] | None = None
     up: tuple[str, TensorInfo] | None = None
-    others: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
+    product: Mapping[str, str] = field(default_factory=dict)
     again: tuple[tuple[str, str], ...] = ()
+    shape: tuple[int, ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
         """All keys of the pair."""
         factors = [factor[0] for factor in (self.down, self.up) if factor]
-        return (*factors, *self.others, *(second for _, second in self.again))
+        further = [*self.product.values(), *self.others.values(), *(second for _, second in self.again)]
+        return tuple(dict.fromkeys([*factors, *further]))
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Keys of the matrices whose product is the update, B first."""
+        return tuple(self.product.values()) or tuple(factor[0] for factor in (self.up, self.down) if factor)
 
     @property
     def rank(self) -> int | None:
-        """First size of the down factor, or of one block of it; None if it is missing or has no size."""
+        """First size of the down factor, or of one block of it; None if it is missing, or the update has no rank."""
+        if "lokr_w2" in self.product:
+            return self.up[1].shape[-1] if self.up and "lokr_w1_a" in self.product and self.up[1].shape else None
         return self.down[1].shape[0] // self.blocks if self.down and self.down[1].shape else None
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether alpha scales the update: LyCORIS ignores it for a Kronecker product of two whole matrices."""
+        return not {"lokr_w1", "lokr_w2"} <= self.product.keys()
+
+    @property
+    def lacks(self) -> str:
+        """The factor that is missing, by its name; empty where the update is whole."""
+        if not self.product:
+            return "" if self.up and self.down else "lora_A" if self.up else "lora_B"
+        wanted = [f"hada_w{number}" for number in "12"] if any("hada" in name for name in self.product) else []
+        wanted = [*wanted] or [name for number in "12" if (name := f"lokr_w{number}") not in self.product]
+        names = (f"{name}_{factor}" for name in wanted for factor in "ab")
+        return next((name for name in names if name not in self.product), "")
 
     @property
     def blocks(self) -> int:
@@ -75,7 +105,7 @@ def stacked_blocks(down: Sequence[int], up: Sequence[int]) -> int:
         >>> stacked_blocks((8, 32), (48, 4)), stacked_blocks((4, 32), (48, 4))
         (2, 1)
     """
-    if len(down) != 2 or len(up) != 2 or not up[1] or down[0] % up[1]:  # noqa: PLR2004  # Matrices.
+    if not len(down) == len(up) == _MATRIX or not up[1] or down[0] % up[1]:
         return 1
     number = down[0] // up[1]
     return number if number <= min(_PROJECTIONS, up[0]) else 1
@@ -91,8 +121,8 @@ def lora_factor(kind: str | None) -> Literal["down", "up"] | None:
         >>> lora_factor("lora_A"), lora_factor("lora.up"), lora_factor("lora_magnitude_vector")
         ('down', 'up', None)
     """
-    factor = FACTORS.get(kind or "")
-    return None if factor is None else "down" if factor == "A" else "up"
+    factor = FACTORS.get(kind or "", PRODUCT_FACTORS.get(kind or ""))
+    return {"A": "down", "B": "up"}.get(factor or "")  # type: ignore[return-value]  # The two words.
 
 
 def lora_pairs(keys: KeySet | Mapping[str, TensorInfo]) -> tuple[LoraPair, ...]:
@@ -108,31 +138,36 @@ def lora_pairs(keys: KeySet | Mapping[str, TensorInfo]) -> tuple[LoraPair, ...]:
 
 
 def _pair_up(keys: KeySet) -> tuple[LoraPair, ...]:
-    places: dict[tuple[str, str | None, bool, int], list[tuple[str, str | None]]] = {}
+    places: dict[tuple[str, str | None, bool, int], list[tuple[str, str]]] = {}
     for key, parsed in parse_keys(keys).items():
         if parsed.is_lora:
             kind = parsed.lora or ""
             # Two parameters of one module (PEFT's `target_parameters`) have their adapters one inside the other.
             place = (parsed.module_path, parsed.adapter, "embedding" in kind, parsed.roles.count("base_layer"))
-            factor = None if parsed.parameter == "bias" else lora_factor(kind)
-            places.setdefault(place, []).append((key, factor))
+            places.setdefault(place, []).append((key, f"{kind}.bias" if parsed.parameter == "bias" else kind))
     pairs = (_pair(keys, module, adapter, own) for (module, adapter, *_), own in places.items())
-    return tuple(pair for pair in pairs if pair.down or pair.up or not _is_only_scale(pair))
+    return tuple(pair for pair in pairs if pair.down or pair.up or not pair.others.keys() <= LORA_SCALES)
 
 
-def _is_only_scale(pair: LoraPair) -> bool:
-    return all(key.rpartition(".")[2] in LORA_SCALES for key in pair.others)
-
-
-def _pair(keys: KeySet, module: str, adapter: str | None, parameters: list[tuple[str, str | None]]) -> LoraPair:
+def _pair(keys: KeySet, module: str, adapter: str | None, parameters: list[tuple[str, str]]) -> LoraPair:
     factors: dict[str, str] = {}
+    others: dict[str, str] = {}
+    product: dict[str, str] = {}
     again: list[tuple[str, str]] = []
-    for key, factor in parameters:
-        if factor is not None and factors.setdefault(factor, key) != key:
+    for key, kind in parameters:
+        factor = lora_factor(kind)
+        if factor and factors.setdefault(factor, key) != key:
             again.append((factors[factor], key))
+        elif kind in PRODUCT_FACTORS:
+            product[kind] = key
+        elif not factor:
+            others[key if kind in others else kind] = key
     down, up = ((factors[word], keys[factors[word]]) if word in factors else None for word in ("down", "up"))
-    others = tuple(key for key, factor in parameters if factor is None)
-    return LoraPair(module, adapter, down, up, others, tuple(again))
+    pair = LoraPair(module, adapter, down, up, others, product, tuple(again))
+    shapes = {name: keys[key].shape for name, key in (product or others).items()}
+    if not down or not up or pair.lacks or (product and any(len(shape) < _MATRIX for shape in shapes.values())):
+        return pair
+    return replace(pair, shape=shape_of_update(down[1].shape, up[1].shape, shapes))
 
 
 def changes_nothing(keys: KeySet, is_zero: Callable[[str], bool]) -> bool:
@@ -149,9 +184,9 @@ def changes_nothing(keys: KeySet, is_zero: Callable[[str], bool]) -> bool:
         >>> changes_nothing(keys, lambda key: "lora_B" in key)
         True
     """
-    pairs = [(pair.up, pair.down) for pair in lora_pairs(keys) if pair.up and pair.down]
+    updates = [pair.factors for pair in lora_pairs(keys) if pair.up and pair.down]
     # An embedding's `lora_embedding_A` begins at zero, any other `lora_B` (peft/tuners/lora/layer.py).
-    return bool(pairs) and all(any(not info.numel or is_zero(key) for key, info in factors) for factors in pairs)
+    return bool(updates) and all(any(not keys[key].numel or is_zero(key) for key in factors) for factors in updates)
 
 
 def is_all_zero(data: memoryview | bytes, dtype: str) -> bool:

@@ -38,10 +38,9 @@ def alpha_of(pair: LoraPair, read: Callable[[str], Any]) -> float | None:
         pair: The factors, and what lies next to them.
         read: Reads one tensor of the checkpoint.
     """
-    key = next((key for key in pair.others if key.rpartition(".")[2] == "alpha"), None)
-    if key is None:
+    if "alpha" not in pair.others:
         return None
-    value = read(key)
+    value = read(pair.others["alpha"])
     return float(value) if value.numel() == 1 and math.isfinite(float(value)) else None
 
 

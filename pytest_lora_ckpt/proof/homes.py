@@ -6,6 +6,7 @@ By names and shapes where both fit as for a plain layer; else by the path alone,
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -53,15 +54,10 @@ def _by_shape(pairs: Iterable[LoraPair], model: KeySet) -> dict[str, str]:
     left = list(pairs)
     for transposed in (False, True):
         left = [pair for pair in left if pair.module not in homes]
-        wanted = {f"{pair.module}.weight": _shape(pair, transposed=transposed) for pair in left}
+        wanted = {f"{pair.module}.weight": pair.shape[1::-1] if transposed else pair.shape for pair in left}
         mapping = infer_remapping(wanted, model).mapping if wanted else {}
         homes |= {key.removesuffix(".weight"): model_key for key, model_key in mapping.items()}
     return homes
-
-
-def _shape(pair: LoraPair, *, transposed: bool) -> tuple[int, ...]:
-    down, up = (factor[1].shape if factor else () for factor in (pair.down, pair.up))
-    return (*down[1:2], *up[:1]) if transposed else (*up[:1], *down[1:])
 
 
 class _Names:
@@ -103,14 +99,15 @@ class _Names:
 
     def _fits(self, pair: LoraPair, key: str) -> bool:
         """Whether factors of these shapes may change some rows of a weight, or each matrix of a stack."""
-        if not pair.down or not pair.up or not pair.up[1].shape:
+        shape, own = self.model[key].shape, pair.shape
+        if not own or not pair.down:
             return False
-        shape, down, out = self.model[key].shape, pair.down[1].shape, pair.up[1].shape[0]
-        if len(shape) == _STACK and len(down) == _MATRIX:
-            return bool(shape[0]) and not down[0] % shape[0] and shape[1:] in {(out, down[1]), (down[1], out)}
-        if shape == (out, *down[1:]):
+        if len(shape) == _STACK and len(own) == _MATRIX and not pair.product:
+            return bool(shape[0]) and not pair.down[1].shape[0] % shape[0] and shape[1:] in {own, own[::-1]}
+        # LyCORIS flattens the kernels of a convolution.
+        if shape[:1] == own[:1] and math.prod(shape) == math.prod(own):
             return True
-        return len(shape) == len(down) == _MATRIX and shape[1] == down[1] and out <= shape[0]
+        return len(shape) == len(own) == _MATRIX and shape[1] == own[1] and own[0] <= shape[0]
 
 
 def _ends_alike(path: str, other: str) -> bool:

@@ -12,13 +12,14 @@ import torch
 from pytest_lora_ckpt.lora.config import AdapterConfig, scaling_of
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
 from pytest_lora_ckpt.lora.scaling import alpha_of
+from pytest_lora_ckpt.lora.update import factors_of_update
 from pytest_lora_ckpt.proof.bitwise import same_bits
 from pytest_lora_ckpt.proof.fitting import fit_together, fit_update
 from pytest_lora_ckpt.proof.homes import homes_of
 from pytest_lora_ckpt.proof.proved_tensor import STATE_DICT, ProvedTensor
 from pytest_lora_ckpt.proof.residual import move_when_merged
 from pytest_lora_ckpt.proof.traces import shows_none, trace_of
-from pytest_lora_ckpt.vocabulary.lora import UNREPEATABLE_INITS
+from pytest_lora_ckpt.vocabulary.lora import IMPORTANCE, LORA_MID, MAGNITUDES, UNREPEATABLE_INITS
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class _Finder:
         self, loaded: LoadedModel, checkpoint: Checkpoint, mapping: Mapping[str, str], reference: Reference | None
     ) -> None:
         self.loaded, self.checkpoint, self.reference = loaded, checkpoint, reference
-        self.pairs = [pair for pair in lora_pairs(checkpoint.keys) if pair.down and pair.up]
+        self.pairs = [pair for pair in lora_pairs(checkpoint.keys) if pair.shape]
         self.places = homes_of(self.pairs, checkpoint.keys, loaded.keys, mapping)
         self.held = {model_key: key for key, model_key in mapping.items()}
         self.config = AdapterConfig.of(reference.config if reference else None)
@@ -225,10 +226,10 @@ class _Finder:
         rank = pair.rank
         if rank and self.loaded.keys[model_key].shape[:-2] and pair.down and len(pair.down[1].shape) == _MATRIX:
             rank //= self.loaded.keys[model_key].shape[0]  # Experts.
-        alpha = alpha_of(pair, self.checkpoint.read) if rank else None
+        alpha = alpha_of(pair, self.checkpoint.read)
         expected = self.reference.scaling(pair.module, rank) if self.reference else None
-        if alpha is not None and rank:
-            expected = scaling_of(alpha, rank)
+        if alpha is not None:
+            expected = scaling_of(alpha, rank) if rank and pair.is_scaled else 1.0
         module = MergedModule(pair, model_key, "unknown", 0.0, 0.0, expected, alpha is not None, rank)
         module = replace(module, brings_base=model_key in self.held)
         if now is None or base is None:
@@ -238,14 +239,10 @@ class _Finder:
             return replace(module, kind="merged")
         if self.config.moves_base and module.expected:
             return self._on_moved_base(module, now, base, self.config.start)
-        magnitude = next((key for key in pair.others if "magnitude" in key), None)
+        magnitude = next((pair.others[name] for name in MAGNITUDES if name in pair.others), None)
         fit = fit_update(now, base, down, up, self.checkpoint.read(magnitude) if magnitude else None)
         if fit.kind == "unknown":
             return replace(module, why="its factors explain the change, but not which rows belong to which of them")
-        # LyCORIS' `lora_mid` and `dora_scale`, AdaLoRA's `lora_E`: the update is not B A alone.
-        further = [key for key in pair.others if key != magnitude and key.rpartition(".")[2] not in {"alpha", "bias"}]
-        if fit.kind == "other" and further:
-            return replace(module, why=f"{printable(further[0])} takes part in the update")
         return replace(module, kind=fit.kind, scaling=fit.scaling or 0.0, doubt=fit.doubt)
 
     def _on_moved_base(self, module: MergedModule, now: torch.Tensor, base: torch.Tensor, start: str) -> MergedModule:
@@ -254,7 +251,7 @@ class _Finder:
         said = f"init_lora_weights is {printable(start)!r}"
         if start.startswith(UNREPEATABLE_INITS):
             return replace(module, why=f"{said}, and the weights that it left are not known")
-        if any("magnitude" in key for key in module.pair.others):
+        if MAGNITUDES[0] in module.pair.others:
             return replace(module, why=f"{said}, with DoRA's magnitude vectors")
         move = move_when_merged(base, now, *self._factors(module.pair), scaling)
         if move == "start":
@@ -285,10 +282,10 @@ class _Finder:
 
     def bias_of(self, module: MergedModule) -> Iterator[MergedModule]:
         """Judge the bias of a module whose `lora_B` has one (PEFT's `lora_bias`)."""
-        own = next((key for key in module.pair.others if key.endswith(".bias") and "lora_B" in key), None)
+        own = module.pair.others.get("lora_B.bias")
         if own is None or module.model_key is None:
             return
-        pair, model_key = LoraPair(module.pair.module, module.pair.adapter, others=(own,)), None
+        pair, model_key = LoraPair(module.pair.module, module.pair.adapter, others={"lora_B.bias": own}), None
         path = module.model_key.rpartition(".")[0]
         if f"{path}.bias" in self.loaded.keys:
             model_key = f"{path}.bias"
@@ -309,7 +306,8 @@ class _Finder:
 
     def _factors(self, pair: LoraPair) -> tuple[torch.Tensor, torch.Tensor]:
         down, up = (self.checkpoint.read(factor[0]) for factor in (pair.down, pair.up) if factor)
-        return down, up
+        further = pair.product or {name: key for name, key in pair.others.items() if name in {IMPORTANCE, LORA_MID}}
+        return factors_of_update(down, up, {name: self.checkpoint.read(key) for name, key in further.items()})
 
     def _now(self, model_key: str) -> torch.Tensor | None:
         return self.loaded.read(model_key).tensor

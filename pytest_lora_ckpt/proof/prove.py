@@ -11,6 +11,7 @@ import torch
 from pytest_lora_ckpt.checkpoint import Checkpoint, open_checkpoint
 from pytest_lora_ckpt.findings import CAUSES, finding
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.proof.bitwise import cast_between, pieces, same_bits
 from pytest_lora_ckpt.proof.embedding_rows import trained_rows
@@ -121,10 +122,12 @@ class _Prover:
         # A module without a weight in this model is lost by its names.
         modules = [each for each in merge.parts if each.model_key] if merge else []
         merged = {each.model_key: each for each in modules if each.kind == "merged"}
+        pairs = self.checkpoint.keys.derived(lora_pairs)
+        unused = {pair.others["alpha"] for pair in pairs if "alpha" in pair.others and not pair.is_scaled}
         for key, model_key in self.match.report.mapping.items():
             if merge and model_key in merged:
                 yield merge.prove(merged[model_key], key)
-            else:
+            elif key not in unused:
                 yield self._compare(key, model_key, self.checkpoint.read(key), STATE_DICT)
         if merge:
             yield from (merge.prove(module, key) for module in modules for key in module.pair.keys)

@@ -45,17 +45,42 @@ FACTORS: Mapping[str, str] = {
 }
 """All of them, as `ParsedKey.lora` gives them: name -> "A" or "B"."""
 
+PRODUCT_FACTORS: Mapping[str, str] = {
+    "hada_w1_a": "B",
+    "hada_w1_b": "A",
+    "hada_w2_a": "",
+    "hada_w2_b": "",
+    "hada_t1": "",
+    "hada_t2": "",
+    "lokr_w1": "B",
+    "lokr_w1_a": "B",
+    "lokr_w1_b": "",
+    "lokr_w2": "A",
+    "lokr_w2_a": "",
+    "lokr_w2_b": "A",
+    "lokr_t2": "",
+}
+"""LyCORIS' LoHa and LoKr (lycoris/modules/loha.py, lokr.py), and PEFT's (peft/tuners/loha/layer.py, lokr/layer.py):
+name -> which factor it stands for where one of each is looked for. The update is an elementwise product of two B A, or
+a Kronecker product of two matrices."""
+
+IMPORTANCE = "lora_E"
+"""AdaLoRA's singular values, a column with one number for each row of `lora_A` (peft/tuners/adalora/layer.py)."""
+
 MAGNITUDE = "lora_magnitude_vector"
 """DoRA's magnitude vector in PEFT (peft/tuners/lora/layer.py)."""
 
 TOKENS_DELTA = "trainable_tokens_delta"
 """PEFT's rows of an embedding that are trained (peft/tuners/trainable_tokens/layer.py)."""
 
-PEFT_PARAMETER_DICTS = frozenset({"lora_embedding_A", "lora_embedding_B", TOKENS_DELTA})
+PEFT_PARAMETER_DICTS = frozenset({"lora_embedding_A", "lora_embedding_B", TOKENS_DELTA, IMPORTANCE, *PRODUCT_FACTORS})
 """Those of PEFT's that lie in a ParameterDict, so that the adapter's name ends the key."""
 
+MAGNITUDES = (MAGNITUDE, "dora_scale")
+"""The same by LyCORIS (lycoris/modules/locon.py), a column or a row."""
+
 LORA_SCALES = frozenset({"alpha", "dora_scale"})
-"""Scalars that kohya and diffusers write next to the factors."""
+"""What kohya and LyCORIS write next to the factors."""
 
 ADAPTER_METADATA = "lora_adapter_metadata"
 """What diffusers calls the adapters' configs in the metadata of a safetensors file (loaders/lora_base.py,

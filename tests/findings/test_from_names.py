@@ -210,3 +210,29 @@ def test_a_file_of_diffusers_without_alpha(module: str, more: dict[str, tuple[in
     keys = {f"{module}.lora_A.weight": (4, 8), f"{module}.lora_B.weight": (8, 4), **more}
     found = [each.cause for each in diffusers_without_alpha(as_key_set(keys))]
     assert found == ["alpha-not-in-file"] * said
+
+
+LOHA = {"hada_w1_a": (8, 4), "hada_w1_b": (4, 8), "hada_w2_a": (8, 4), "hada_w2_b": (4, 8)}
+LOKR = {"lokr_w1": (2, 4), "lokr_w2_a": (4, 3), "lokr_w2_b": (3, 2)}
+LOKR_IN_FACTORS = {"lokr_w1_a": (2, 3), "lokr_w1_b": (3, 4), "lokr_w2": (4, 2)}
+
+
+@pytest.mark.parametrize("parts", [LOHA, LOKR, LOKR_IN_FACTORS], ids=["loha", "lokr", "lokr-in-factors"])
+@pytest.mark.parametrize("path", ["lycoris_model_layers_{}_self_attn_q_proj", "model.layers.{}.self_attn.q_proj"])
+def test_products_of_lycoris_are_whole_or_lack_a_matrix(parts: dict[str, tuple[int, ...]], path: str) -> None:
+    keys = {f"{path.format(n)}.{name}": shape for n in range(4) for name, shape in parts.items()}
+    assert causes(keys) == []
+    assert {pair.shape for pair in lora_pairs(as_key_set(keys))} == {(8, 8)}
+    for gone in parts:
+        left = {key: shape for key, shape in keys.items() if key != f"{path.format(2)}.{gone}"}
+        assert causes(left) == ["lora-pair-incomplete"], gone
+
+
+def test_a_flattened_module_that_its_like_in_the_other_layers_have() -> None:
+    names = [f"lora_unet_blocks_{n}_attn_{leaf}" for n in range(4) for leaf in ("to_q", "to_k", "to_out_0")]
+    keys = {f"{name}.{half}": (4, 4) for name in names for half in ("lora_down.weight", "lora_up.weight")}
+    assert causes(keys) == []
+    left = {key: shape for key, shape in keys.items() if not key.startswith("lora_unet_blocks_2_attn_to_out_0.")}
+    (found,) = lora_pair_findings(as_key_set(left))
+    assert found.cause == "lora-uneven-layers"
+    assert "lora_unet_blocks_2_attn_to_out_0" in found.message

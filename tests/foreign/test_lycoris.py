@@ -17,22 +17,7 @@ if TYPE_CHECKING:
 lycoris = pytest.importorskip("lycoris", exc_type=ImportError)
 pytestmark = pytest.mark.foreign
 
-WRONG_TODAY: dict[str, str] = {
-    "locon-module-gone": "broken, and green",
-    "loha": "healthy, and red: wrapper-prefix, wrong-stage",
-    "loha-merged": "healthy, and red: too-few-loaded",
-    "loha-never-applied": "broken, and red for another cause: too-few-loaded",
-    "loha-foreign-names": "broken, and red for another cause: too-few-loaded",
-    "loha-merged-threefold": "broken, and red for another cause: too-few-loaded",
-    "loha-module-gone": "broken, and red for another cause: wrapper-prefix, wrong-stage",
-    "lokr": "healthy, and red: still-initial, wrapper-prefix, wrong-stage",
-    "lokr-merged": "healthy, and red: too-few-loaded",
-    "lokr-never-applied": "broken, and red for another cause: too-few-loaded",
-    "lokr-foreign-names": "broken, and red for another cause: too-few-loaded",
-    "lokr-merged-threefold": "broken, and red for another cause: too-few-loaded",
-    "lokr-module-gone": "broken, and red for another cause: still-initial, wrapper-prefix, wrong-stage",
-    "loha-merged-with-alpha-taken-twice": "broken, and red for another cause: too-few-loaded",
-}
+WRONG_TODAY: dict[str, str] = {}
 RANK, ALPHA = 4, 2
 PRESET = {"target_module": [], "target_name": [".*self_attn.*"], "enable_conv": False}
 

@@ -191,24 +191,55 @@ def test_in_part_and_without_a_base(tmp_path: Path) -> None:
         assert not result.named("failed")
 
 
-@pytest.mark.parametrize("further", ["lora_mid.weight", "dora_scale"])
-def test_an_update_with_a_further_factor_is_not_provable(further: str, tmp_path: Path) -> None:
-    """LyCORIS: the update is not B A alone. The other module is proved all the same, by its alpha."""
-    query, other = (torch.nn.ModuleDict({"q": torch.nn.Linear(24, 32, bias=False)}) for _ in range(2))
-    base = torch.nn.ModuleDict({"one": query, "two": other})
+def of_lycoris(kind: str) -> tuple[Weights, torch.Tensor]:
+    """Return the parameters of a module of LyCORIS that adapts a weight of 32 x 24, and its update."""
+    one, other = (random(32, 4, seed=1), random(4, 24, seed=2)), (random(32, 4, seed=3), random(4, 24, seed=4))
+    small, big = random(4, 3, seed=5), random(8, 8, seed=6)
+    if kind == "loha":
+        names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+        return dict(zip(names, (*one, *other), strict=True)), (one[0] @ one[1]) * (other[0] @ other[1])
+    if kind == "lokr-whole":
+        return {"lokr_w1": small, "lokr_w2": big}, torch.kron(small, big)
+    if kind == "lokr-both-in-factors":
+        names = ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b")
+        parts = (small[:, :2], small[:2], big[:, :2], big[:2])
+        return dict(zip(names, parts, strict=True)), torch.kron(parts[0] @ parts[1], parts[2] @ parts[3])
+    if kind == "lokr":
+        return {"lokr_w1": small, "lokr_w2_a": big[:, :2], "lokr_w2_b": big[:2]}, torch.kron(
+            small, big[:, :2] @ big[:2]
+        )
+    core = random(4, 4, seed=7)
+    parts = {"lora_up.weight": one[0], "lora_down.weight": one[1], "lora_mid.weight": core}
+    return parts, one[0] @ core @ one[1]
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr-whole", "lokr-both-in-factors", "lokr", "locon-with-a-core"])
+@pytest.mark.parametrize("holds", ["merged", "other"])
+def test_products_of_lycoris_are_merged_too(kind: str, holds: str, tmp_path: Path) -> None:
+    base = torch.nn.ModuleDict({"one": torch.nn.ModuleDict({"q": torch.nn.Linear(24, 32, bias=False)})})
+    parts, update = of_lycoris(kind)
+    model = copy.deepcopy(base)
+    scaling = 1.0 if kind == "lokr-whole" else 0.5
+    with torch.no_grad():
+        model["one"]["q"].weight += scaling * update if holds == "merged" else random(32, 24, seed=8)  # type: ignore[index]
+    weights = {f"lycoris_one_q.{name}": each for name, each in parts.items()}
+    weights["lycoris_one_q.alpha"] = torch.tensor(1.0 if "lokr" in kind else 2.0)
+    (found,) = merge_of(model, base, weights, tmp_path).modules
+    assert (found.kind, found.expected) == (holds, scaling)
+    assert holds == "other" or found.scaling == pytest.approx(scaling, abs=1e-3)
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["of-rows", "of-columns"])
+def test_dora_of_lycoris_is_merged_too(axis: int, tmp_path: Path) -> None:
+    base = torch.nn.ModuleDict({"one": torch.nn.ModuleDict({"q": torch.nn.Linear(24, 32, bias=False)})})
     down, up = factors("q")
     model = copy.deepcopy(base)
+    weight = model["one"]["q"].weight  # type: ignore[index]
+    magnitude = 1 + random(32, 24).norm(dim=1 - axis, keepdim=True)
     with torch.no_grad():
-        model["one"]["q"].weight += 0.5 * up @ down  # type: ignore[index]
-        model["two"]["q"].weight += random(32, 24, seed=9)  # type: ignore[index]
-    weights = {
-        f"lycoris_{name}_q.lora_{word}.weight": each
-        for name in ("one", "two")
-        for word, each in (("down", down), ("up", up))
-    }
-    weights |= {f"lycoris_{name}_q.alpha": torch.tensor(2.0) for name in ("one", "two")}
-    weights[f"lycoris_two_q.{further}"] = random(4, 4)
-    found = merge_of(model, base, weights, tmp_path)
-    assert (found.count("merged"), found.count("unknown")) == (1, 1)
-    assert further.partition(".")[0] in next(each.why for each in found.modules if each.kind == "unknown")
-    assert not found.outliers
+        moved = weight + 0.5 * up @ down
+        weight.copy_(moved / moved.norm(dim=1 - axis, keepdim=True) * magnitude)
+    weights = {"lycoris_one_q.lora_down.weight": down, "lycoris_one_q.lora_up.weight": up}
+    weights |= {"lycoris_one_q.alpha": torch.tensor(2.0), "lycoris_one_q.dora_scale": magnitude}
+    (found,) = merge_of(model, base, weights, tmp_path).modules
+    assert (found.kind, found.scaling) == ("merged", pytest.approx(0.5, abs=1e-3))
