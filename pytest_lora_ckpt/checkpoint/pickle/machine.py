@@ -85,6 +85,9 @@ class PickleMachine(PickleState):
                         index = data[position]
                         stack.append(memo[index] if index < len(memo) else sparse[index])
                         position += 1
+                    case 0x4D:  # BININT2
+                        stack.append(data[position] | data[position + 1] << 8)
+                        position += 2
                     case 0x28:  # MARK
                         self.marks.append(stack)
                         stack = []

@@ -149,7 +149,6 @@ _NAMED: dict[bytes, Handler] = {
     b"]": _push(lambda _: []),
     b"}": _push(lambda _: {}),
     b"\x8f": _push(lambda _: set()),
-    b"M": _push(lambda machine: machine.number(2)),
     b"J": _push(lambda machine: machine.number(4, signed=True)),
     b"\x8a": _long(1),
     b"\x8b": _long(4),
