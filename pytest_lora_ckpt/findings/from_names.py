@@ -207,14 +207,14 @@ def _exchanged_factors(pairs: list[LoraPair]) -> Iterator[Finding]:
 
 
 def _uneven_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
-    similar: dict[_Place, list[LoraPair]] = defaultdict(list)
+    similar: dict[_Place, list[tuple[int, LoraPair]]] = defaultdict(list)
     for pair in pairs:
-        if pair.rank:
-            similar[like_modules(pair.module), pair.adapter].append(pair)
-    outliers = []
+        if rank := pair.rank:
+            similar[like_modules(pair.module), pair.adapter].append((rank, pair))
+    outliers: list[LoraPair] = []
     for group in similar.values():
-        usual, number = Counter(pair.rank for pair in group).most_common(1)[0]
-        others = [pair for pair in group if pair.rank != usual]
+        usual, number = Counter(rank for rank, _ in group).most_common(1)[0]
+        others = [pair for rank, pair in group if rank != usual]
         if len(others) < number and stand_out(len(others), len(group)):
             outliers += others
     if outliers:
