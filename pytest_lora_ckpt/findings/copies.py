@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from pytest_lora_ckpt.tensors import KeySet
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.results import Finding
@@ -25,14 +24,14 @@ _LEAST = 16
 
 
 def copy_findings(
-    keys: KeySet, read_bytes: Callable[[str], memoryview | bytes], zero: Collection[str] = ()
+    keys: KeySet, read_bytes: Callable[[str], memoryview | bytes], checksums: Mapping[str, int]
 ) -> Iterator[Finding]:
     """Find factors that are there twice with other values, and layers with the very factors of another layer.
 
     Args:
         keys: The checkpoint's keys.
         read_bytes: Gives the elements of one tensor as bytes.
-        zero: Keys of tensors that hold only zeros.
+        checksums: Of the adapter's tensors that hold anything but zeros.
     """
     pairs, aliases = lora_pairs(keys), keys.alias_of()
     again = [
@@ -45,22 +44,20 @@ def copy_findings(
         message = f"{len(again)} LoRA tensors are there twice, under two prefixes and with different values: "
         message += " and ".join(map(printable, again[0]))
         yield finding("duplicate-adapter", f"{message}.", [key for names in again for key in names])
-    same: dict[tuple[str, ...], dict[bytes, list[str]]] = defaultdict(lambda: defaultdict(list))
+    alike: dict[tuple[str, str | None, int], list[str]] = defaultdict(list)
     for pair in pairs:
-        key = pair.up[0] if pair.up else None
+        key = pair.up[0] if pair.up else ""
         # Layers that share one module have one adapter: Zamba calls it `shared_transformer`.
-        if key is None or key in zero or keys[key].numel < _LEAST or "shared" in pair.module:
-            continue
-        module = like_modules(pair.module)
-        if "*" in module:
-            digest = hashlib.blake2b(read_bytes(key), digest_size=16).digest()
-            same[module, pair.adapter or "", keys[key].dtype][digest].append(key)
-    groups = [
-        group
-        for by_value in same.values()
-        for group in by_value.values()
-        if len({aliases.get(key, (key,)) for key in group}) > 1 and not _is_constant(read_bytes(group[0]))
-    ]
+        if key in checksums and keys[key].numel >= _LEAST and "shared" not in pair.module:
+            module = like_modules(pair.module)
+            if "*" in module:
+                alike[module, pair.adapter, checksums[key]].append(key)
+    groups = []
+    for first, *others in alike.values():
+        if others and not _is_constant(read_bytes(first)):
+            group = [first, *(key for key in others if _same_bytes(keys, read_bytes, first, key))]
+            if len({aliases.get(key, (key,)) for key in group}) > 1:
+                groups.append(group)
     if groups:
         message = f"{sum(map(len, groups))} lora_B are bit for bit those of another layer: "
         message += " and ".join(map(printable, groups[0][:2]))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,6 +64,7 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
     """
     broken: list[str] = []
     zero: set[str] = set()
+    checksums: dict[str, int] = {}
     codes: list[str] = []
     unreadable: list[str] = []
     checked = 0
@@ -73,10 +75,13 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
             (codes if info.dtype.lstrip("uq").startswith("int") else unreadable).append(key)
             continue
         checked += 1
-        finite, nonzero = _look(read_bytes(key), info.dtype)
+        data = read_bytes(key)
+        finite, nonzero = _look(data, info.dtype)
         if not finite:
             broken.append(key)
-        if not nonzero:
+        if nonzero:
+            checksums[key] = zlib.crc32(data)
+        else:
             zero.add(key)
     findings: list[Finding] = []
     if broken:
@@ -84,7 +89,7 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
         findings.append(finding("nan-or-inf", message, broken))
     if codes:
         findings.append(finding("integer-codes", f"{len(codes)} adapter tensors are of an integer dtype.", codes))
-    findings += copy_findings(keys, read_bytes, zero)
+    findings += copy_findings(keys, read_bytes, checksums)
     findings += mixed_dtype_findings(keys)
     zeros, all_zero = _zeros(keys, zero)
     return ValueAudit((*findings, *zeros), checked, tuple(unreadable), all_zero)
