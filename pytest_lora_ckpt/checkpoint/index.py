@@ -114,8 +114,12 @@ def read_bytes(info: TensorInfo, pieces: tuple[Piece, ...]) -> memoryview:
             return piece.window.view(piece.offset, piece.length)
         return memoryview(_put_together(info, pieces))
     except (OSError, ValueError) as error:
-        expected = f"{piece.length} bytes of a tensor at byte {piece.offset}, as when the checkpoint was opened"
-        raise changed(piece.window.origin, expected, f"they cannot be read: {error}") from error
+        expected = f"{piece.length} bytes of a tensor at byte {piece.offset}"
+        found = f"they cannot be read: {error}"
+        if isinstance(error, OSError):
+            raise changed(piece.window.origin, f"{expected}, as when the checkpoint was opened", found) from error
+        remedy = "Copy the file again, from its source."
+        raise CheckpointError("damaged", piece.window.origin, expected=expected, found=found, remedy=remedy) from error
 
 
 def read_tensor(info: TensorInfo, pieces: tuple[Piece, ...]) -> torch.Tensor:

@@ -65,8 +65,17 @@ def index(window: Window) -> FileIndex:
         contents=made,
         source=ZipSource(archive, prefix, order),
         globals=machine.ledger.globals(),
-        notes=calls.notes,
+        notes=(*calls.notes, *_packed_note(archive, prefix)),
     )
+
+
+def _packed_note(archive: ZipIndex, prefix: str) -> tuple[str, ...]:
+    """Say that torch's two ways of reading differ in a packed storage; no release of torch writes one."""
+    if any(
+        record.deflated and record.size for name, record in archive.records.items() if name.startswith(f"{prefix}data/")
+    ):
+        return ("its storages are compressed: `torch.load(…, mmap=True)` takes the packed bytes for the values",)
+    return ()
 
 
 def _check(archive: ZipIndex, prefix: str, storage: Storage) -> None:
