@@ -1,14 +1,13 @@
 """safetensors: the length of a header, the header in JSON, the tensors' bytes.
 
 The rules are those of https://github.com/huggingface/safetensors (README, "Format") as version 0.8 of its library holds
-them. Where that library is lax, so is this module, with a note: of a tensor named twice the last one counts, and the
-file is whole where the bytes of those that count cover it. Two stretches of bytes under one name thus leave a hole.
+them. What that library takes and another reader may take otherwise is refused too: a name or a field that is there
+twice, of which the library takes the last one, and whitespace before the header.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -48,8 +47,7 @@ def index(window: Window) -> FileIndex:
         raise BrokenFileError(f"a header of {length} bytes; the format allows {MAX_SAFETENSORS_HEADER}")
     if len(first) < _LENGTH or start > window.length:
         raise BrokenFileError(f"the header alone needs {_LENGTH + length} bytes", truncated=True)
-    notes: list[str] = []
-    metadata, infos, starts, opaque = _parse(window.read(_LENGTH, length), window.length - start, notes)
+    metadata, infos, starts, opaque = _parse(window.read(_LENGTH, length), window.length - start)
     return FileIndex(
         format=NAME,
         window=window,
@@ -57,7 +55,6 @@ def index(window: Window) -> FileIndex:
         source=SafetensorsSource(window, start, starts),
         metadata=metadata,
         opaque=opaque,
-        notes=tuple(notes),
     )
 
 
@@ -74,24 +71,14 @@ class SafetensorsSource(TensorSource):
         return (Piece(self.window, self.data + self.starts[key], info.nbytes),)
 
 
-def _parse(
-    raw: bytes, data_size: int, notes: list[str]
-) -> tuple[dict[str, str], dict[str, TensorInfo], dict[str, int], dict[str, str]]:
+def _parse(raw: bytes, data_size: int) -> tuple[dict[str, str], dict[str, TensorInfo], dict[str, int], dict[str, str]]:
     """Return metadata, tensors, where each begins, and the entries of which torch has no dtype."""
-    metadata: dict[str, str] = {}
+    header = _header(raw)
+    metadata = _checked_metadata(header.pop(_METADATA, {}))
     infos: dict[str, TensorInfo] = {}
     opaque: dict[str, str] = {}
     ranges: dict[str, tuple[int, int]] = {}
-    for name, entry in _pairs(raw):
-        if name == _METADATA:
-            if metadata or not isinstance(entry, _Object):
-                raise BrokenFileError("`__metadata__` is there twice, or is not an object")
-            metadata = _checked_metadata(entry)
-            continue
-        if name in ranges:
-            notes.append(f"tensor {describe(name, 200)} is named twice in the header: the last one counts")
-            infos.pop(name, None)
-            opaque.pop(name, None)
+    for name, entry in header.items():
         dtype, shape, begin, end = _entry(name, entry)
         ranges[name] = (begin, end)
         if dtype:
@@ -102,37 +89,62 @@ def _parse(
     return metadata, infos, {name: begin for name, (begin, _) in ranges.items()}, opaque
 
 
-class _Object(list[tuple[str, Any]]):
-    """A JSON object as the pairs that it has: a dict would forget a name that is there twice."""
-
-
-def _pairs(raw: bytes) -> _Object:
-    """Return the header's pairs, names that are there twice included."""
+def _header(raw: bytes) -> dict[str, Any]:
+    """Return the header, in which nothing is there twice."""
+    # Only these can stand for a text or a number that no other reader takes; to look at each takes time.
+    texts = _whole_texts if b"\\u" in raw else _once
+    numbers = _natural if b"-0" in raw else None
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_Object, parse_constant=_refuse)
+        text = raw.decode("utf-8")
+        header = json.loads(text, object_pairs_hook=texts, parse_int=numbers, parse_constant=_refuse)
     except UnicodeDecodeError as error:
         raise BrokenFileError(f"the header is not UTF-8: {error}") from error
     except (ValueError, RecursionError) as error:
         raise BrokenFileError(f"the header is not JSON: {error}") from error
-    if not isinstance(header, _Object) or not raw.startswith(b"{"):
+    if not isinstance(header, dict) or not raw.startswith(b"{"):
         raise BrokenFileError("the header is not a JSON object")
     return header
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise BrokenFileError(f"the header has {describe(name, 200)} twice: readers differ in which one they take")
+    return made
+
+
+def _whole_texts(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for name, value in pairs:
+        for text in (name, value):
+            if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+                raise BrokenFileError(f"the header has a text that is not Unicode: {describe(text)}")
+    return _once(pairs)
+
+
+def _natural(number: str) -> int:
+    if number.startswith("-"):
+        raise BrokenFileError(f"the header has {number} for a size or an offset")
+    return int(number)
 
 
 def _refuse(constant: str) -> object:
     raise BrokenFileError(f"the header has {constant} for a number")
 
 
-def _checked_metadata(entry: _Object) -> dict[str, str]:
-    for name, value in entry:
+def _checked_metadata(entry: object) -> dict[str, str]:
+    if not isinstance(entry, dict):
+        raise BrokenFileError("`__metadata__` is not an object")
+    for name, value in entry.items():
         if not isinstance(value, str):
             raise BrokenFileError(f"`__metadata__` has something else than a text under {describe(name)}")
-    return dict(entry)
+    return entry
 
 
 def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
     """Return dtype, shape, begin and end of one entry."""
-    fields = dict(entry) if isinstance(entry, _Object) else {}
+    fields = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     known = SAFETENSORS_DTYPES.get(dtype) if isinstance(dtype, str) else None
     if known is None:
@@ -141,8 +153,8 @@ def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
         raise BrokenFileError(f"tensor {describe(name)}: {describe(fields)} is not a shape and a pair of offsets")
     begin, end = offsets
     torch_name, bits = known
-    total = math.prod(shape) * bits
-    if total >= _UINT64 or total % 8 or begin > end or total // 8 != end - begin:
+    total = _product((*shape, bits))
+    if total is None or total % 8 or begin > end or total // 8 != end - begin:
         raise BrokenFileError(
             f"tensor {describe(name)} of shape {describe(shape)} {dtype} does not take the {end - begin} bytes it has"
         )
@@ -151,6 +163,16 @@ def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
             raise BrokenFileError(f"tensor {describe(name)} has half a byte per row")
         shape = [*shape[:-1], shape[-1] // 2]
     return torch_name, tuple(shape), begin, end
+
+
+def _product(numbers: tuple[int, ...]) -> int | None:
+    """Return the product, or None where it or a step on the way to it takes more than eight bytes."""
+    product = 1
+    for number in numbers:
+        product *= number
+        if product >= _UINT64:
+            return None
+    return product
 
 
 def _is_counts(value: object) -> TypeGuard[list[int]]:

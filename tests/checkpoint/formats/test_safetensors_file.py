@@ -129,13 +129,51 @@ def twice(first: tuple[str, int, int], second: tuple[str, int, int]) -> bytes:
 
 
 @pytest.mark.parametrize("first", [("U8", 0, 2), ("U8", 0, 1), ("U8", 1, 3), ("I8", 0, 0)])
-def test_a_name_that_is_there_twice_is_noted(tmp_path: Path, first: tuple[str, int, int]) -> None:
+def test_a_name_that_is_there_twice_is_refused(tmp_path: Path, fails: Fails, first: tuple[str, int, int]) -> None:
+    """The library takes the last one; the format's other readers need not."""
     path = write(tmp_path / "a.safetensors", twice(first, ("I8", 0, 2)), b"\1\2\3")
     assert load_file(path)["a"].tolist() == [1, 2]
-    checkpoint = open_checkpoint(path)
-    assert checkpoint.read("a").tolist() == [1, 2]
-    assert len(checkpoint.notes) == 1
-    assert "'a' is named twice" in checkpoint.notes[0]
+    assert "'a' twice" in fails(path, "damaged").found
+
+
+ONE = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+STRICTER: dict[str, tuple[bytes, bytes, str]] = {
+    "whitespace in front": (b'{"a"', b' {"a"', "not a JSON object"),
+    "a field twice": (b'"dtype"', b'"dtype":"U8","dtype"', "'dtype' twice"),
+    "a field twice, the second spelled otherwise": (b'"dtype"', b'"dtyp\\u0065":"I8","dtype"', "'dtype' twice"),
+    "a name twice, the second spelled otherwise": (
+        b'{"a"',
+        b'{"\\u0061":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a"',
+        "'a' twice",
+    ),
+    "metadata twice": (b'{"a"', b'{"__metadata__":{"x":"1","x":"2"},"a"', "'x' twice"),
+    "metadata that are null": (b'{"a"', b'{"__metadata__":null,"a"', "not an object"),
+    "minus zero": (b"[0,1]", b"[-0,1]", "-0 for a size"),
+    "minus zero as a float": (b"[0,1]", b"[-0.0,1]", "not a shape"),
+    "a float": (b"[1]", b"[1.0]", "not a shape"),
+    "an exponent": (b"[1]", b"[1e0]", "not a shape"),
+    "half of a pair": (b'"a"', b'"\\ud800"', "not Unicode"),
+    "the other half": (b'"a"', b'"x\\udc00"', "not Unicode"),
+    "half of a pair in the metadata": (b'{"a"', b'{"__metadata__":{"x":"\\udfff"},"a"', "not Unicode"),
+    "an entry that is a list": (b'{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b'["U8",[1],[0,1]]}', "dtype"),
+    "a product that is too big on its way to zero": (b"[1]", b"[4294967296,4294967296,0]", "does not take"),
+}
+
+
+@pytest.mark.parametrize("case", STRICTER)
+def test_what_another_reader_may_take_otherwise_is_refused(tmp_path: Path, fails: Fails, case: str) -> None:
+    old, new, words = STRICTER[case]
+    assert old in ONE
+    assert words in fails(write(tmp_path / "a.safetensors", ONE.replace(old, new), b"x"), "damaged").found
+
+
+@pytest.mark.parametrize("name", ["\U0001f600", "-0", "\u00e9", "a\0b", "\uffff"])
+def test_any_name_that_is_unicode_is_taken(tmp_path: Path, name: str) -> None:
+    for ascii_only in (True, False):
+        header = json.dumps({name: entry("U8", [1], 0, 1)}, ensure_ascii=ascii_only)
+        path = write(tmp_path / "a.safetensors", header.encode(), b"x")
+        assert library_accepts(path)
+        assert list(open_checkpoint(path).keys) == [name]
 
 
 @pytest.mark.parametrize(
