@@ -1,8 +1,8 @@
 """What this package reads, against what `torch.load` and safetensors read: the same, or it refuses.
 
 Each changed file is opened here, then by `torch.load(weights_only=True)`, without and with `mmap=True`, or by
-`safetensors.torch.load_file`. They must give the same keys, shapes, dtypes and bytes; or this package must refuse. It is
-no difference where torch refuses what is read here, but it is counted. A changed file can end torch's process: each
+safetensors' `load_file`. They must give the same keys, shapes, dtypes and bytes; or this package must refuse. Where
+torch refuses what is read here, that is counted. A changed file can end torch's process: each
 batch runs in a process of its own.
 
     python -m tests.fuzz.differential --number 100000 --seed 1 --save found/
@@ -53,7 +53,7 @@ class Outcome:
 
 
 def judged(path: Path, kind: str) -> tuple[str, str]:
-    """Say how one file ended, and why: `"same"`, `"refused"` (by both), `"refused here"`, `"refused there"` or `"different"`."""
+    """Say how one file ended, and why: `same`, `different`, or `refused` by both, or `here` or `there` alone."""
     ours, reason = opened(path)
     theirs: list[tuple[str, object]] = []
     ways = ("safetensors",) if kind == "safetensors" else ("plain", "mmap") if kind == "zip.pt" else ("plain",)
@@ -203,21 +203,21 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--shown", type=int, default=150, help="how many reasons for a refusal to show")
     parser.add_argument("--save", type=Path, help="a directory for the files that were read differently")
     options = parser.parse_args()
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:
         outcome = run(options.seed, options.first, options.number, Path(folder))
-    for name, counter in (("outcomes", outcome.counts), ("refused", outcome.refused)):
-        print(f"{name}:")
-        for what, count in sorted(counter.items(), key=lambda item: -item[1])[:120]:
-            print(f"  {count:7} {what}")
-    print(f"{options.number} changed files, seed {options.seed}, torch {torch.__version__}")
-    print(f"{outcome.seconds:.0f} s of CPU, {time.time() - begun:.0f} s in all")
+    lines = [f"{options.number} changed files, seed {options.seed}, torch {torch.__version__}"]
+    lines.append(f"{outcome.seconds:.0f} s of CPU, {time.time() - begun:.0f} s in all")
+    for counter in (outcome.counts, outcome.refused):
+        lines += ["", *(f"{count:7} {what}" for what, count in counter.most_common(options.shown))]
+    lines += ["", *(f"DIFFERENT {number} {what}" for number, what in outcome.differences)]
+    sys.stdout.write("\n".join(lines) + "\n")
     files = seeds()
-    for number, what in outcome.differences:
+    for number, _ in outcome.differences:
         kind, data = changed_file(options.seed, number, files)
-        print(f"DIFFERENT {number} {what}")
         if options.save:
             options.save.mkdir(exist_ok=True)
             name = f"{options.seed}-{number}-{hashlib.sha256(data).hexdigest()[:8]}.{kind}"
