@@ -375,6 +375,11 @@ ALL = (
         "generate-not-finite",
         "Look at the weights of the first module named: it gives NaN, or the logits are infinite.",
     ),
+    Cause(
+        "internal-error",
+        "This is a defect of pytest-lora-ckpt, and says nothing about the checkpoint: please report it to its issue "
+        "tracker with this message, and with the file if it may be shared.",
+    ),
 )
 
 RENAMINGS = frozenset(
