@@ -12,6 +12,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.auditing.hyperparameters import lora_config_in
+from pytest_lora_ckpt.checkpoint.storage import LocalStorage
 from pytest_lora_ckpt.vocabulary.files import RUN_CONFIGS
 from pytest_lora_ckpt.vocabulary.lora import ADAPTER_METADATA
 
@@ -51,11 +52,11 @@ def _by_component(text: object) -> Mapping[str, Mapping[str, object]]:
 
 def _next_to(path: Path) -> Iterator[object]:
     """Read the configs of the run, where PyYAML is installed; one that cannot be read says nothing."""
-    folder = path if path.is_dir() else path.parent
+    listing = LocalStorage().locate(str(path if path.is_dir() else path.parent))
     for name in RUN_CONFIGS:
-        file = folder / name
         content = None
         with contextlib.suppress(Exception):  # Whatever is wrong with it, or no PyYAML.
-            if file.is_file() and file.stat().st_size <= _MOST_BYTES:
-                content = importlib.import_module("yaml").safe_load(file.read_bytes())
+            window = listing.window(name)
+            if window.length <= _MOST_BYTES:
+                content = importlib.import_module("yaml").safe_load(window.read(0, _MOST_BYTES))
         yield content

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.auditing.renamings import settle_renamings
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
+from pytest_lora_ckpt.checkpoint.storage import may_be_opened
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.lora.config import AdapterConfig, scaling_of
 from pytest_lora_ckpt.lora.layers import idle_copies
@@ -56,6 +57,9 @@ class LoadedEvidence:
         file: The checkpoint.
         manifest: Gives the manifest of its training.
         stage: The training stage that it must hold.
+
+    Attributes:
+        closed_base: The directory that the config names as the base model, if it is not opened for where it lies.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class LoadedEvidence:
     ) -> None:
         self._project, self._file, self._manifest, self._stage = project, file, manifest, stage
         self.model = LoadedModel(project.loaded)
+        self.closed_base = ""
 
     @cached_property
     def match(self) -> LoadedMatch:
@@ -129,9 +134,11 @@ class LoadedEvidence:
             raise ProjectError("model-failed", message, remedy) from error
 
     def _named_base(self) -> BaseWeights | None:
-        """Open the base model that `adapter_config.json` names, where that is a directory on this machine."""
+        """Open the base model that `adapter_config.json` names, where that is a directory that the user gave."""
         named = (self._file.checkpoint.adapter_config or {}).get("base_model_name_or_path")
-        if isinstance(named, str) and named and Path(named).is_dir():
+        if isinstance(named, str) and named and not may_be_opened(named, self._file.checkpoint.path):
+            self.closed_base = named
+        elif isinstance(named, str) and named and Path(named).is_dir():
             with contextlib.suppress(CheckpointError):
                 return BaseWeights(open_checkpoint(named), self.model, self._file.lora_config)
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -27,8 +26,7 @@ def to_plain(value: Any) -> Any:
         return {str(key): to_plain(each) for key, each in value.items()}
     if isinstance(value, (tuple, list)):
         return [to_plain(each) for each in value]
-    # JSON has no word for them.
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return value
 
 
 def from_plain(kind: type[Kind], data: Any) -> Kind:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 # The ways in which a state dict is broken; any other file that cannot be read is no state dict.
 _BROKEN = frozenset(
     {"truncated", "damaged", "zeros", "empty", "empty-file", "git-lfs-pointer", "incomplete-tensor", "no-permission"}
+    | {"ambiguous-archive", "link-outside", "over-limit"}
 )
 _MODELS = tuple(name.rpartition(".")[0] for name in MODEL_WEIGHTS)
 _MOST = 0.5  # Of the adapted modules.

@@ -1,5 +1,8 @@
 """`Storage`: where files lie, chosen by the scheme of an address. It lists names and gives windows.
 
+A link is followed where the user named it, or where it stays in the directory of what the user named, or in the tree in
+which the Hugging Face cache keeps that directory. Any other could make an audit read what is not the checkpoint.
+
 To add a storage, write a class with what `Storage` names and choose it in `storage_for`.
 """
 
@@ -8,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -129,9 +132,17 @@ def storage_for(path: str, budget: Budget) -> Storage:
 
 @dataclass(frozen=True, slots=True)
 class LocalStorage:
-    """The file system of this machine."""
+    """The file system of this machine.
+
+    Attributes:
+        budget: What its windows carry.
+        folder: The directory of what the user named: files lie in it.
+        named: The file that the user named, wherever a link leads.
+    """
 
     budget: Budget = field(default_factory=Budget, repr=False, compare=False)
+    folder: str | None = None
+    named: str | None = None
 
     def locate(self, path: str) -> Listing:
         """See `Storage`. Only a regular file is one: reading a pipe could wait for ever."""
@@ -143,9 +154,9 @@ class LocalStorage:
         except OSError as error:
             raise unreadable(path, error) from error
         if stat.S_ISDIR(mode):
-            return Listing(self, str(here))
+            return Listing(replace(self, folder=str(here)), str(here))
         if stat.S_ISREG(mode):
-            return Listing(self, str(here.parent), here.name)
+            return Listing(replace(self, folder=str(here.parent), named=str(here)), str(here.parent), here.name)
         raise CheckpointError(
             "not-a-file",
             path,
@@ -168,11 +179,57 @@ class LocalStorage:
 
     def window(self, path: str) -> Window:
         """See `Storage`."""
-        return FileWindow.of(path, os.path.realpath(path), self.budget)
+        real = os.path.realpath(path)
+        if path != self.named and self.folder is not None and not lies_in(real, self.folder):
+            raise CheckpointError(
+                "link-outside",
+                path,
+                expected="a file in the checkpoint's own directory",
+                found=f"a link out of it, to {real}",
+                remedy="Copy the file itself into the directory, or give the path of the directory in which it lies.",
+            )
+        return FileWindow.of(path, real, self.budget)
 
     def join(self, folder: str, name: str) -> str:
         """See `Storage`."""
         return name if folder == "." else os.path.join(folder, name)  # noqa: PTH118
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Whether a path leads into a directory, or into the tree in which the Hugging Face cache keeps that directory.
+
+    The cache has the files of a repository in `blobs/`, and links to them in `snapshots/REVISION/`.
+
+    Example:
+        >>> lies_in("/runs/a/adapter_config.json", "/runs/a"), lies_in("/runs/a/../b/x.pt", "/runs/a")
+        (True, False)
+    """
+    real, top = os.path.realpath(path), Path(os.path.realpath(folder))
+    snapshot = next((each for each in (top, *top.parents) if each.parent.name == "snapshots"), None)
+    tops = [top] if snapshot is None else [top, snapshot.parent.parent / "blobs"]
+    return any(Path(real).is_relative_to(each) for each in tops)
+
+
+def may_be_opened(folder: str, checkpoint: Path) -> bool:
+    """Whether a directory that a checkpoint's config names lies where the user let this package look.
+
+    That is next to the checkpoint: in its directory or the one above; in the working directory; or in the local cache
+    of the Hugging Face Hub.
+    """
+    own = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    given = (own, own.absolute().parent, Path.cwd(), _hub_cache())
+    # By its name first: to look where a link leads would already touch what another machine may have under it.
+    path = Path(os.path.abspath(folder))  # noqa: PTH100 - `..` in it must be gone.
+    named = (each for each in given if any(path.is_relative_to(top) for top in (each.absolute(), each.resolve())))
+    return any(lies_in(folder, str(each)) for each in named if each.resolve() != Path(path.anchor))
+
+
+def _hub_cache() -> Path:
+    """Return where the Hugging Face Hub's library keeps its files (huggingface_hub/constants.py)."""
+    for name, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
+        if os.environ.get(name):
+            return Path(os.environ[name], below).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface", "hub").expanduser()
 
 
 def _missing(path: Path) -> CheckpointError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.keys import ParsedKey, readings
 from pytest_lora_ckpt.results import ClassifiedKeys, Component, LoadState
@@ -24,7 +25,8 @@ _ADAPTER: Callable[[Reading], str | None] = attrgetter("adapter")
 _ROW: Callable[[Reading], tuple[str, bool]] = attrgetter("component", "is_adapter")
 
 
-class Excuses(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Excuses:
     """What is not lost although it does not load from the checkpoint.
 
     Attributes:
@@ -38,7 +40,8 @@ class Excuses(NamedTuple):
     merged: frozenset[str] = frozenset()
 
 
-class Terms(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Terms:
     """What the checkpoint is meant to hold.
 
     Attributes:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.results import Severity
 
 
-class Cause(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Cause:
     """One cause.
 
     Attributes:
@@ -374,11 +376,6 @@ ALL = (
     Cause(
         "generate-not-finite",
         "Look at the weights of the first module named: it gives NaN, or the logits are infinite.",
-    ),
-    Cause(
-        "internal-error",
-        "This is a defect of pytest-lora-ckpt, and says nothing about the checkpoint: please report it to its issue "
-        "tracker with this message, and with the file if it may be shared.",
     ),
 )
 

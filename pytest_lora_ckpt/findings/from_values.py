@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.findings.copies import copy_findings
 from pytest_lora_ckpt.findings.finding import finding
@@ -37,7 +38,8 @@ _CHUNK = 1 << 20
 _CODES = frozenset({"int8", "uint8"})
 
 
-class ValueAudit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ValueAudit:
     """What the adapter's values show.
 
     Attributes:

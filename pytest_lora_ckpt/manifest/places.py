@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.storage import lies_in
 from pytest_lora_ckpt.vocabulary.files import MANIFEST
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ def find_manifest(checkpoint_path: str | os.PathLike[str]) -> Path | None:
     """Return the manifest that belongs to a checkpoint, or None.
 
     For a directory (an adapter, a Trainer's `checkpoint-500`) that is `lora_manifest.json` in it. For a file it is
-    `NAME.lora_manifest.json` next to `NAME.ckpt`, which belongs to that file alone, else `lora_manifest.json` there.
+    `NAME.lora_manifest.json` next to `NAME.ckpt`, which belongs to that file alone, else `lora_manifest.json` there. A
+    link out of the directory is none.
 
     Example:
         >>> find_manifest("no/such.ckpt") is None
@@ -24,7 +26,7 @@ def find_manifest(checkpoint_path: str | os.PathLike[str]) -> Path | None:
     path = Path(checkpoint_path)
     try:
         places = [path / MANIFEST] if path.is_dir() else [own_name(path), path.parent / MANIFEST]
-        return next((place for place in places if place.is_file()), None)
+        return next((each for each in places if each.is_file() and lies_in(str(each), str(each.parent))), None)
     except (OSError, ValueError):  # A name that no file can have.
         return None
 

@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_lora_ckpt.checkpoint.limits import Limits
+from pytest_lora_ckpt.checkpoint.limits import Budget, Limits
+from pytest_lora_ckpt.checkpoint.window import FileWindow
 from pytest_lora_ckpt.manifest.schema import SCHEMA, BaseModel, Manifest, ManifestError, TensorEntry
 from pytest_lora_ckpt.vocabulary.files import MANIFEST
 from pytest_lora_ckpt.wording import printable
@@ -47,10 +48,10 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     if file.is_dir():
         file /= MANIFEST
     most = Limits().manifest_bytes
-    with file.open("rb") as stream:
-        raw = stream.read(most + 1)
-    if len(raw) > most:
+    window = FileWindow.of(str(file), str(file.resolve()), Budget())
+    if window.length > most:
         raise ManifestError(file, expected=f"at most {most:,} bytes", found="more", remedy="Look at the path.")
+    raw = window.read(0, most)
     try:
         return _manifest(json.loads(raw.decode("utf-8"), object_pairs_hook=_unique), file)
     except ManifestError as error:

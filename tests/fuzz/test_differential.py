@@ -22,8 +22,8 @@ def test_a_changed_file_is_read_as_torch_reads_it_or_refused(tmp_path: Path) -> 
     assert outcome.differences == []
     assert sum(outcome.counts.values()) == 1000
     for kind in ("zip.pt", "legacy.pt", "safetensors"):  # Else the changes are too coarse, or the files are not read.
-        assert outcome.counts[f"{kind}: same"] > 20, outcome.counts
-        assert outcome.counts[f"{kind}: refused"] > 20, outcome.counts
+        assert outcome.counts[f"{kind}: same"] > 10, outcome.counts
+        assert outcome.counts[f"{kind}: refused"] > 10, outcome.counts
 
 
 @pytest.mark.parametrize(("kind", "data"), [(kind, data) for kind, files in seeds().items() for data in files])

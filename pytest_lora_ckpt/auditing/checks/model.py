@@ -13,6 +13,7 @@ from pytest_lora_ckpt.auditing.judges.judgement import failed, skipped
 from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
 from pytest_lora_ckpt.auditing.result import Facts, ProofFacts, UpdateFacts
 from pytest_lora_ckpt.findings.from_config import intruder_findings
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.evidence import AuditContext
@@ -49,9 +50,11 @@ def base_untouched(context: AuditContext) -> Judgement:
     written, against = context.manifest, evidence.against_manifest
     if written is not None and against is not None:
         return manifest_judges.base_by_manifest(against, written.trained, intruders)
+    named = printable(evidence.closed_base, 200)
+    closed = f"the config names {named}, which a file's word alone does not open; " if named else ""
     return skipped(
-        "there is no base model to compare with: override the fixture lora_base_model (a model, or the path of its "
-        "weights), or write a manifest when training"
+        f"there is no base model to compare with: {closed}override the fixture lora_base_model (a model, or the path "
+        "of its weights), or write a manifest when training"
     )
 
 
