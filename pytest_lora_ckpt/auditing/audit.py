@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.auditing.checks import CHECKS, make
 from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.gather import gather
+from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.project import Project
 from pytest_lora_ckpt.comparison.stages import STAGES, Demands, Stage
 from pytest_lora_ckpt.models import is_module
@@ -115,7 +116,14 @@ def run_checks(context: AuditContext, names: Iterable[str] | None = None) -> lis
 
 def with_headline(report: CheckReport, context: AuditContext) -> CheckReport:
     """Add the comparison to the report of the last check, so that the verdict does not depend on which were made."""
-    return dataclasses.replace(report, facts=report.facts | context.headline_facts())
+    try:
+        with guard("the comparison", context.path, context.project.outcomes.leave):
+            return dataclasses.replace(report, facts=report.facts | context.headline_facts())
+    except InternalError as error:
+        failure = failed_itself(report.name, context, error)
+        if failure.outcome != "failed":
+            return report
+        return dataclasses.replace(failure, findings=(*report.findings, *failure.findings), facts=report.facts)
 
 
 def _source(given: Any) -> Callable[[], Any]:

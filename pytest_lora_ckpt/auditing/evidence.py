@@ -51,8 +51,8 @@ class AuditContext:
         """What the project's own code failed with: cause and message -> the first check that needed it."""
         self.told: list[tuple[Finding, str]] = []
         """The errors that were reported so far, each with the check that reported it."""
-        self._file = Once(lambda: FileEvidence(self._open(), self.demands.stages), (CheckpointError,))
-        self._manifest = Once(self._read_manifest, (ProjectError,))
+        self._file = Once(lambda: FileEvidence(self._open(), self.demands.stages), (Exception,))
+        self._manifest = Once(self._read_manifest, (Exception,))
 
     def _open(self) -> Checkpoint:
         return name_companions(open_checkpoint(self.path), self.demands.companions)

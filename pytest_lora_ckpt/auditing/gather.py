@@ -8,6 +8,7 @@ import operator
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.checks import CHECKS
+from pytest_lora_ckpt.auditing.guard import InternalError, guard
 from pytest_lora_ckpt.auditing.result import (
     MEANINGS,
     AuditResult,
@@ -52,6 +53,24 @@ def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         spec: What was asked for.
         reports: One for each check that was made, at least.
     """
+    reports = tuple(reports)
+    try:
+        with guard("putting the results together", spec):
+            return _gather(spec, reports)
+    except InternalError as error:
+        made = {each.name: CheckResult(each.name, each.outcome, each.summary) for each in reports}
+        failure = CheckResult("report", "failed", str(error))
+        return AuditResult(
+            spec,
+            CheckpointFacts(spec),
+            meaning=MEANINGS["not-compared"],
+            checks=(*made.values(), failure),
+            findings=(error.finding,),
+            errors=(error,),
+        )
+
+
+def _gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
     merged = merge(reports)
     facts = functools.reduce(operator.or_, (report.facts for report in merged), Facts())
     compared = facts.comparison

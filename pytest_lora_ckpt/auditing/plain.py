@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -26,7 +27,8 @@ def to_plain(value: Any) -> Any:
         return {str(key): to_plain(each) for key, each in value.items()}
     if isinstance(value, (tuple, list)):
         return [to_plain(each) for each in value]
-    return value
+    # JSON has no word for them.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_plain(kind: type[Kind], data: Any) -> Kind:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.keys import ParsedKey, readings
 from pytest_lora_ckpt.results import ClassifiedKeys, Component, LoadState
@@ -25,8 +24,7 @@ _ADAPTER: Callable[[Reading], str | None] = attrgetter("adapter")
 _ROW: Callable[[Reading], tuple[str, bool]] = attrgetter("component", "is_adapter")
 
 
-@dataclass(frozen=True, slots=True)
-class Excuses:
+class Excuses(NamedTuple):
     """What is not lost although it does not load from the checkpoint.
 
     Attributes:
@@ -40,8 +38,7 @@ class Excuses:
     merged: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What the checkpoint is meant to hold.
 
     Attributes:

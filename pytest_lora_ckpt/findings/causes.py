@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.results import Severity
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """One cause.
 
     Attributes:
@@ -376,6 +374,11 @@ ALL = (
     Cause(
         "generate-not-finite",
         "Look at the weights of the first module named: it gives NaN, or the logits are infinite.",
+    ),
+    Cause(
+        "internal-error",
+        "This is a defect of pytest-lora-ckpt, and says nothing about the checkpoint: please report it to its issue "
+        "tracker with this message, and with the file if it may be shared.",
     ),
 )
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.findings.copies import copy_findings
 from pytest_lora_ckpt.findings.finding import finding
@@ -38,8 +37,7 @@ _CHUNK = 1 << 20
 _CODES = frozenset({"int8", "uint8"})
 
 
-@dataclass(frozen=True, slots=True)
-class ValueAudit:
+class ValueAudit(NamedTuple):
     """What the adapter's values show.
 
     Attributes:

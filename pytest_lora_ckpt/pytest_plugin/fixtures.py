@@ -38,16 +38,22 @@ def _sources(request: pytest.FixtureRequest) -> Sources | None:
 
 
 @contextlib.contextmanager
-def _failing() -> Iterator[None]:
-    """Let the test fail with the message alone where the checkpoint or the project's code does."""
+def failing(path: object, *passing: type[Exception]) -> Iterator[None]:
+    """Let the test fail with the message alone where the checkpoint, the project's code or this package does."""
+    from pytest_lora_ckpt.auditing.guard import InternalError, guard
+    from pytest_lora_ckpt.auditing.judges.judgement import failure_text
     from pytest_lora_ckpt.auditing.project import ProjectError
     from pytest_lora_ckpt.checkpoint import CheckpointError
     from pytest_lora_ckpt.wording import block
 
+    outcomes = (pytest.skip.Exception, pytest.fail.Exception, pytest.exit.Exception)
     try:
-        yield
+        with guard("a test", path, (CheckpointError, ProjectError, *outcomes, *passing)):
+            yield
     except (CheckpointError, ProjectError) as error:
         pytest.fail(block(str(error)), pytrace=False)
+    except InternalError as error:
+        pytest.fail(failure_text(str(error), [error.finding]), pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +88,7 @@ def _connected_lora_run(_lora_run: AuditContext, request: pytest.FixtureRequest)
 @pytest.fixture(scope="session")
 def lora_checkpoint(_lora_run: AuditContext) -> Checkpoint:
     """The opened `Checkpoint`; the test fails where it cannot be read, and says why."""
-    with _failing():
+    with failing(_lora_run.path):
         return _lora_run.checkpoint
 
 
@@ -139,7 +145,7 @@ def lora_companions(request: pytest.FixtureRequest) -> Sequence[Path | str]:
 @pytest.fixture
 def lora_proof(_connected_lora_run: AuditContext) -> Proof:
     """The `Proof`: what the model that `lora_loader` returns holds of the checkpoint; skips without a loader."""
-    with _failing():
+    with failing(_connected_lora_run.path):
         if (loaded := _connected_lora_run.loaded) is not None:
             return loaded.proof
     pytest.skip(NEEDS_LOADER)
@@ -148,14 +154,14 @@ def lora_proof(_connected_lora_run: AuditContext) -> Proof:
 @pytest.fixture
 def lora_report(_connected_lora_run: AuditContext) -> LoadReport:
     """The `LoadReport`: the checkpoint compared with `lora_model`, or with the model that `lora_loader` returns."""
-    with _failing():
+    with failing(_connected_lora_run.path):
         return _connected_lora_run.report
 
 
 @pytest.fixture
 def lora_loaded_model(_connected_lora_run: AuditContext) -> torch.nn.Module:
     """The model that `lora_loader` returns for the checkpoint, loaded once; skips without a loader."""
-    with _failing():
+    with failing(_connected_lora_run.path):
         model: torch.nn.Module | None = _connected_lora_run.project.loaded
     if model is None:
         pytest.skip(NEEDS_LOADER)
@@ -177,7 +183,7 @@ def loader_fault(
     if _sources(request) is None:
         pytest.skip(NEEDS_OPTION)
     try:
-        with _failing():
+        with failing(lora_ckpt, NotApplicable):
             return inject_for_test(request.param, lora_ckpt, tmp_path, _lora_harnesses, lora_companions)
     except NotApplicable as reason:
         pytest.skip(f"{request.param}: {reason}")

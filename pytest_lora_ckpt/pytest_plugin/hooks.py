@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lora_ckpt.pytest_plugin import items, session, settings, transport
+from pytest_lora_ckpt.pytest_plugin import items, safe_reports, session, settings, transport
 
 if TYPE_CHECKING:
+    import warnings
     from collections.abc import Generator
 
 
@@ -46,9 +47,16 @@ class AuditHooks:
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Send what a check reported along with pytest's report, so that it arrives from xdist's workers as well."""
         report = yield
-        if transport.send(item, report):
-            items.shorten(report)
+        transport.send(item, report)
+        is_check = isinstance(item.parent, items.LoraChecks)
+        if is_check or "lora_ckpt" in getattr(item, "fixturenames", ()):
+            safe_reports.make_safe(report, is_check=is_check)
         return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
+        """Make warnings safe before anything prints or sends them."""
+        safe_reports.make_warning_safe(warning_message)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -59,7 +67,7 @@ class AuditHooks:
         """Print one section per checkpoint."""
         self.audit.summarize(terminalreporter)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
-        """Write the reports."""
-        self.audit.write_reports()
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Put the results together and write the reports, while a failure still counts."""
+        self.audit.finish(session)

@@ -13,6 +13,7 @@ import pytest
 from pytest_lora_ckpt.auditing import project
 from pytest_lora_ckpt.auditing.audit import with_headline
 from pytest_lora_ckpt.auditing.checks import CHECKS, run_check
+from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.judges.judgement import failure_text
 from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.auditing.roots import with_roots
@@ -22,7 +23,6 @@ from pytest_lora_ckpt.pytest_plugin.transport import keep
 from pytest_lora_ckpt.wording import sentence
 
 _OURS = {project.__file__, fixtures.__file__, contextlib.__file__}
-_LONGEST = 8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.auditing.evidence import AuditContext
     from pytest_lora_ckpt.auditing.result import CheckReport
+    from pytest_lora_ckpt.wording import SafeText
 
     Make: TypeAlias = Callable[[AuditContext, pytest.FixtureRequest], CheckReport]
 
@@ -83,21 +84,41 @@ def _item_function(name: str, module: str, make: Make) -> Callable[..., None]:
     @pytest.mark.lora_ckpt
     def item(_connected_lora_run: AuditContext, request: pytest.FixtureRequest) -> None:
         report = make(_connected_lora_run, request)
-        if _is_last(request.node):
-            report = with_headline(report, _connected_lora_run)
-        keep(request.node, _connected_lora_run.spec, report)
-        if (error := _raised(report.error)) is not None:
+        with fixtures.failing(_connected_lora_run.path):
+            if _is_last(request.node):
+                report = with_headline(report, _connected_lora_run)
+            report = _kept(request.node, _connected_lora_run, report)
+            text, error = _text(report), _raised(report.error)
+        if error is not None:
             __tracebackhide__ = True
             raise error
         if report.outcome == "failed":
-            same = [f"  For the same reason as the check {report.same_as}."] if report.same_as else []
-            findings = [] if same else [each for each in with_roots(report.findings) if not each.follows]
-            pytest.fail(failure_text(report.summary, findings, context=same, with_keys=False), pytrace=False)
+            pytest.fail(text, pytrace=False)
         if report.outcome == "skipped":
-            pytest.skip(sentence(report.summary))
+            pytest.skip(text)
 
     item.__module__, item.__name__ = module, name
     return item
+
+
+def _kept(item: pytest.Item, run: AuditContext, report: CheckReport) -> CheckReport:
+    """Keep a report for the session; one that cannot be sent is a failure, which can."""
+    try:
+        with guard(f"sending what the check {report.name} found", run.path):
+            keep(item, run.spec, report)
+    except InternalError as error:
+        report = failed_itself(report.name, run, error)
+        keep(item, run.spec, report)
+    return report
+
+
+def _text(report: CheckReport) -> SafeText:
+    """Write why a check failed, or was skipped."""
+    if report.outcome != "failed":
+        return sentence(report.summary)
+    same = [f"  For the same reason as the check {report.same_as}."] if report.same_as else []
+    findings = [] if same else [each for each in with_roots(report.findings) if not each.follows]
+    return failure_text(report.summary, findings, context=same, with_keys=False)
 
 
 def _raised(error: BaseException | None) -> BaseException | None:
@@ -106,7 +127,7 @@ def _raised(error: BaseException | None) -> BaseException | None:
     None for what has no lines of the project in it, and for what pytest takes for something else than a failure.
     """
     if not isinstance(error, ProjectError):
-        return error
+        return None
     raised = error.__cause__
     if not isinstance(raised, Exception) or isinstance(raised, (CheckpointError, SkipTest)):
         return None
@@ -118,17 +139,6 @@ def _raised(error: BaseException | None) -> BaseException | None:
 
 def _is_machinery(path: Path) -> bool:
     return str(path) in _OURS or path.parent.name in {"_pytest", "pluggy"}
-
-
-def shorten(report: pytest.TestReport) -> None:
-    """Cut long messages of libraries in the tracebacks of a report: PEFT lists each tensor that does not fit."""
-    for trace, *_ in getattr(report.longrepr, "chain", ()):
-        for entry in trace.reprentries:
-            message = [line for line in entry.lines if line.startswith("E  ")]
-            if len(message) > _LONGEST:
-                start = entry.lines.index(message[0])
-                left = f"E       … and {len(message) - _LONGEST} more lines"
-                entry.lines[start:] = [*entry.lines[start : start + _LONGEST], left]
 
 
 def _is_last(node: pytest.Item) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,20 +10,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lora_ckpt.auditing.gather import gather
+from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
+from pytest_lora_ckpt.auditing.judges.judgement import failure_text
 from pytest_lora_ckpt.auditing.render import write_report
 from pytest_lora_ckpt.auditing.render.terminal import section
 from pytest_lora_ckpt.options import OVERRIDABLE, Settings, read_settings
 from pytest_lora_ckpt.pytest_plugin import transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
+from pytest_lora_ckpt.pytest_plugin.safe_reports import Pages, safe_id
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
 from pytest_lora_ckpt.pytest_plugin.sources import Sources
-from pytest_lora_ckpt.wording import WIDTH, line, printable
+from pytest_lora_ckpt.wording import WIDTH, SafeText, line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pytest_lora_ckpt.auditing.evidence import AuditContext
     from pytest_lora_ckpt.auditing.result import AuditResult, CheckReport
+
+NAME = "lora-ckpt"
+"""The node of the checks."""
 
 _AUDIT = pytest.StashKey["LoraAudit"]()
 
@@ -58,6 +65,9 @@ class LoraAudit:
         self.sources = Sources(config, settings)
         self.reports: dict[str, list[CheckReport]] = {}
         self._directories: list[pytest.Directory] = []
+        self._pages = Pages()
+        self._sections: list[tuple[str, SafeText, list[SafeText]]] = []
+        self._written: list[Path] = []
 
     # Collection
 
@@ -66,7 +76,7 @@ class LoraAudit:
         if isinstance(collector, pytest.Directory):
             self._directories.append(collector)
         if isinstance(collector, pytest.Session) and report.passed:
-            report.result.append(LoraChecksLast.from_parent(collector, name="lora-ckpt", make=self._checks))
+            report.result.append(LoraChecksLast.from_parent(collector, name=NAME, make=self._checks))
 
     def _checks(self, session: pytest.Session) -> LoraChecks:
         """Make the node of the checks, below the directory whose `conftest.py` overrides our fixtures.
@@ -81,7 +91,7 @@ class LoraAudit:
         parent: pytest.Collector = max(self._directories, key=reach, default=session)
         # The directory's own path, so that the hooks of its `conftest.py` that go by item see the checks as well.
         extra = {} if self.settings.faults is None else {"faults": self._score}
-        return LoraChecks.from_parent(parent, path=parent.path, nodeid="lora-ckpt", extra=extra)
+        return LoraChecks.from_parent(parent, path=parent.path, nodeid=NAME, extra=extra)
 
     def _score(self, run: AuditContext, request: pytest.FixtureRequest) -> CheckReport:
         """Score the project's loader with the faults asked for."""
@@ -89,14 +99,19 @@ class LoraAudit:
 
         names = ("inputs", "generate_inputs", "base_model")
         given: Any = {name: request.getfixturevalue(f"lora_{name}") for name in names}
-        report, _ = audit_faults(
-            run,
-            request.getfixturevalue("lora_loader"),
-            names=self.settings.faults,
-            accepted=self.settings.accepted_faults,
-            timeout=self.settings.fault_timeout,
-            **given,
-        )
+        loader = request.getfixturevalue("lora_loader")
+        try:
+            with guard("the check faults", run.path, run.project.outcomes.leave):
+                report, _ = audit_faults(
+                    run,
+                    loader,
+                    names=self.settings.faults,
+                    accepted=self.settings.accepted_faults,
+                    timeout=self.settings.fault_timeout,
+                    **given,
+                )
+        except InternalError as error:
+            return failed_itself("faults", run, error)
         return report
 
     def _conftests_that_override(self, fixtures: Iterable[str]) -> Iterator[Any]:
@@ -122,41 +137,88 @@ class LoraAudit:
         """Name each checkpoint in test ids: by its short name, or in full where two have the same."""
         targets = self.sources.targets.values()
         names = Counter(target.name for target in targets)
-        return [target.name if names[target.name] == 1 else target.spec for target in targets]
+        return [safe_id(target.name if names[target.name] == 1 else target.spec) for target in targets]
 
     # Results
 
     def receive(self, test_report: pytest.TestReport) -> None:
         """Take in what a check reported, here or in a worker; a worker leaves that to the controller."""
-        if not self._is_worker:
-            for spec, report in transport.receive(test_report):
-                self.reports.setdefault(spec, []).append(report)
+        if self._is_worker:
+            return
+        try:
+            with guard("receiving what a check found", test_report.nodeid):
+                for spec, report in transport.receive(test_report):
+                    self.reports.setdefault(spec, []).append(report)
+        except InternalError as error:
+            test_report.outcome, test_report.longrepr = "failed", _text(error)
+        if test_report.failed and test_report.nodeid.startswith(f"{NAME}::"):
+            self._pages.shorten(test_report)
 
     def results(self) -> list[AuditResult]:
         """Return the results in the order asked for."""
         return [gather(spec, self.reports[spec]) for spec in self.settings.ckpt if spec in self.reports]
 
+    def finish(self, session: pytest.Session) -> None:
+        """Put the results together, and write the files asked for; under xdist only the controller does.
+
+        Where that fails, it is a failure of the run like any other.
+        """
+        if self._is_worker:
+            return
+        results = self.results()
+        for result in results:
+            name = self.sources.targets[result.spec].name
+            with self._counted(session, name, "printing the results"):
+                self._sections += [(mark, title, list(lines)) for mark, title, lines in _sections(name, result)]
+            for error in result.errors:
+                self._fail(session, name, error)
+        for path in self.settings.report:
+            with self._counted(session, path.name, "writing the report"):
+                write_report(path, results)
+                self._written.append(path)
+
+    @contextlib.contextmanager
+    def _counted(self, session: pytest.Session, name: str, doing: str) -> Iterator[None]:
+        try:
+            with guard(doing, name, (OSError,)):
+                yield
+        except (OSError, InternalError) as error:
+            self._fail(session, name, error)
+
+    def _fail(self, session: pytest.Session, name: str, error: BaseException) -> None:
+        """Report a failure of the run, as that of an item: every plugin counts it."""
+        nodeid = f"{NAME}::report[{safe_id(name)}]"
+        location = (NAME, None, nodeid.partition("::")[2])
+        report = pytest.TestReport(nodeid, location, {}, "failed", _text(error), "call")
+        self.config.hook.pytest_runtest_logreport(report=report)
+        if session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
     def summarize(self, reporter: pytest.TerminalReporter) -> None:
         """Print one section per checkpoint."""
-        for result in self.results():
-            reporter.write_sep("=", f"LoRA checkpoint: {printable(self.sources.targets[result.spec].name, WIDTH)}")
-            for each in section(result):
+        for mark, title, lines in self._sections:
+            reporter.write_sep(mark, title)
+            for each in lines:
                 reporter.write_line(each)
-            if result.faults:
-                from pytest_lora_ckpt.scoring import render_score
-
-                reporter.write_sep("-", f"faults: {printable(result.faults['loader'], WIDTH)}")
-                for each in map(line, render_score(result.faults)):
-                    reporter.write_line(each)
-        for path in self.settings.report:
+        for path in self._written:
             reporter.write_line(line(f"LoRA report written to {path}"))
-
-    def write_reports(self) -> None:
-        """Write the files asked for; under xdist only the controller does."""
-        if not self._is_worker:
-            for path in self.settings.report:
-                write_report(path, self.results())
 
     @property
     def _is_worker(self) -> bool:
         return hasattr(self.config, "workerinput")
+
+
+def _sections(name: str, result: AuditResult) -> Iterator[tuple[str, SafeText, Iterator[SafeText]]]:
+    """Give the sections of one checkpoint, with their headings: the result, and the score of its loader."""
+    yield "=", SafeText(f"LoRA checkpoint: {printable(name, WIDTH)}"), section(result)
+    if result.faults:
+        from pytest_lora_ckpt.scoring import render_score
+
+        heading = SafeText(f"faults: {printable(result.faults['loader'], WIDTH)}")
+        yield "-", heading, map(line, render_score(result.faults))
+
+
+def _text(error: BaseException) -> SafeText:
+    if isinstance(error, InternalError):
+        return failure_text(str(error), [error.finding])
+    return failure_text(f"The report cannot be written: {error}")

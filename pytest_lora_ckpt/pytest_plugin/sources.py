@@ -11,10 +11,12 @@ import pytest
 
 from pytest_lora_ckpt import manifest, replicas  # Their names are resolved at first use.
 from pytest_lora_ckpt.auditing.evidence import AuditContext
+from pytest_lora_ckpt.auditing.guard import InternalError, guard
 from pytest_lora_ckpt.auditing.project import Project, TestOutcomes
 from pytest_lora_ckpt.comparison.stages import STAGES
 from pytest_lora_ckpt.options import REPLICA, Settings
 from pytest_lora_ckpt.pytest_plugin.settings import resolve
+from pytest_lora_ckpt.wording import block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -90,9 +92,10 @@ class Sources:
         model, loader = self._settings.model, self._settings.loader
         if isinstance(model, Path):
             try:
-                keys = manifest.read_manifest(model).keys
-            except (manifest.ManifestError, OSError) as error:
-                raise pytest.UsageError(f"--lora-model={model}: {error}") from None
+                with guard("reading the manifest", model, (manifest.ManifestError, OSError)):
+                    keys = manifest.read_manifest(model).keys
+            except (manifest.ManifestError, OSError, InternalError) as error:
+                raise pytest.UsageError(block(f"--lora-model={model}: {error}", wrapped=False)) from None
             self._make_model = lambda: keys
         elif model is not None:
             self._make_model = resolve(self._config, "lora_model", model)

@@ -13,24 +13,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PROPERTY = "lora_ckpt"
-_REPORT = pytest.StashKey[tuple[str, CheckReport]]()
+_REPORT = pytest.StashKey[str]()
 
 
 def keep(item: pytest.Item, spec: str, report: CheckReport) -> None:
-    """Keep what a check reported on a checkpoint, until pytest makes the report of its item."""
-    item.stash[_REPORT] = (spec, report)
+    """Keep what a check reported on a checkpoint, until pytest makes the report of its item.
+
+    As ASCII, since execnet refuses lone surrogates, which names may hold.
+    """
+    item.stash[_REPORT] = json.dumps([spec, report.to_dict()])
 
 
-def send(item: pytest.Item, test_report: pytest.TestReport) -> bool:
+def send(item: pytest.Item, test_report: pytest.TestReport) -> None:
     """Put what the item's check reported into the properties of its test report, which xdist hands on.
 
-    As ASCII, since execnet refuses lone surrogates, which names may hold. Only the report of the call gets it, and not
-    the item: JUnit writes the properties of the last report, that of the teardown. Whether there was anything to send.
+    Only the report of the call gets it, and not the item: JUnit writes the properties of the last report, that of the
+    teardown.
     """
     kept = item.stash.get(_REPORT, None) if test_report.when == "call" else None
     if kept is not None:
-        test_report.user_properties.append((_PROPERTY, json.dumps([kept[0], kept[1].to_dict()])))
-    return kept is not None
+        test_report.user_properties.append((_PROPERTY, kept))
 
 
 def receive(test_report: pytest.TestReport) -> Iterator[tuple[str, CheckReport]]:

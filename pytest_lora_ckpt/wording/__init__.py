@@ -6,6 +6,7 @@ from pytest_lora_ckpt.wording.safe import SafeText as SafeText
 from pytest_lora_ckpt.wording.safe import line as line
 from pytest_lora_ckpt.wording.safe import literal as literal
 from pytest_lora_ckpt.wording.safe import printable as printable
+from pytest_lora_ckpt.wording.safe import tame as tame
 from pytest_lora_ckpt.wording.text import beginning as beginning
 from pytest_lora_ckpt.wording.text import block as block
 from pytest_lora_ckpt.wording.text import capped as capped

@@ -53,6 +53,16 @@ def printable(text: object, limit: int = LONGEST) -> SafeText:
     return _printable(text, limit, _SPACES)
 
 
+def tame(text: object, limit: int = LONGEST) -> SafeText:
+    r"""Make a line safe to print that has its blanks on purpose, such as a line of code or of a table.
+
+    Example:
+        >>> tame("E       a\x1b[31m")
+        'E       a\\x1b[31m'
+    """
+    return _printable(text, limit)
+
+
 def line(text: object, limit: int = 2 * WIDTH) -> SafeText:
     r"""Make a line of an output safe: what is quoted in it, and its beginning, which is not to look like pytest's own.
 

@@ -176,8 +176,10 @@ def test_a_check_that_raises_is_reported(lightning: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(file.judges, "values", broken)
     result = audit(lightning)
-    assert result.check("values").summary == "the check itself raised ZeroDivisionError: by us"
-    assert [type(error) for error in result.errors] == [ZeroDivisionError]
+    summary = result.check("values").summary
+    assert f"pytest-lora-ckpt itself failed in the check values on {lightning}: ZeroDivisionError: by us (" in summary
+    assert [type(error.__cause__) for error in result.errors] == [ZeroDivisionError]
+    assert result.findings[0].cause == "internal-error"
     assert result.check("stage").outcome == "skipped"
 
 

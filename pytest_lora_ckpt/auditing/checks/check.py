@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.judges.judgement import Judgement, failed, skipped
 from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.auditing.result import CheckReport
@@ -80,6 +81,14 @@ def make(check: Check, context: AuditContext) -> CheckReport:
         check: The check.
         context: The checkpoint under test; asked strictly, a check that could not be made counts as failed.
     """
+    try:
+        with guard(f"the check {check.name}", context.path, context.project.outcomes.leave):
+            return _make(check, context)
+    except InternalError as error:
+        return failed_itself(check.name, context, error)
+
+
+def _make(check: Check, context: AuditContext) -> CheckReport:
     outcomes = context.project.outcomes
     error: BaseException | None = None
     try:
@@ -102,10 +111,6 @@ def make(check: Check, context: AuditContext) -> CheckReport:
         judgement = skipped(f"skipped by the project: {skip}")
     except outcomes.fail as failure:
         judgement = failed(str(failure))
-    except outcomes.leave:
-        raise
-    except Exception as problem:  # noqa: BLE001  # The report must not lack a check, whatever its own code does.
-        error, judgement = problem, failed(f"the check itself raised {type(problem).__name__}: {problem}")
     report = CheckReport(
         check.name, judgement.outcome, judgement.summary, judgement.findings, judgement.applies, judgement.facts
     )

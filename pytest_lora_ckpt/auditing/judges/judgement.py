@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.auditing.result import Outcome
     from pytest_lora_ckpt.results import Finding
+    from pytest_lora_ckpt.wording import SafeText
 
 _GROUPS = 8
 
@@ -77,7 +78,7 @@ def failure_text(  # noqa: PLR0913  # The parts of a text; all but two by keywor
     remedy: str = "",
     context: Iterable[str] = (),
     with_keys: bool = True,
-) -> str:
+) -> SafeText:
     """Write a failure: the fact, the keys grouped and counted, where, each cause with its keys, and what to do.
 
     Args:

@@ -267,7 +267,7 @@ def _records(window: Window, entries: Sequence[Entry], start: int) -> dict[str, 
     previous, end = None, 0
     for entry, raw in zip(entries, window.read_each(stretches[:-1]), strict=True):
         lead = min(before, entry.header)
-        _check_joined(previous, entry.header - end, raw[:lead], entry.shown)
+        _check_joined(previous, entry.header - end, raw[:lead], entry)
         data = _local(window, entry, raw[lead:])
         end = data + entry.packed
         if entry.method == _STORED and entry.packed != entry.size:
@@ -275,18 +275,18 @@ def _records(window: Window, entries: Sequence[Entry], start: int) -> dict[str, 
         record = Record(data, entry.packed, entry.size, entry.method == _DEFLATED, entry.crc)
         records[entry.name.decode("utf-8", "backslashreplace")] = record
         previous = entry
-    _check_joined(previous, start - end, window.read(*stretches[-1]), "the directory")
+    _check_joined(previous, start - end, window.read(*stretches[-1]), None)
     return records
 
 
-def _check_joined(previous: Entry | None, gap: int, before: bytes, what: str) -> None:
+def _check_joined(previous: Entry | None, gap: int, before: bytes, following: Entry | None) -> None:
     """Check that something begins where the record before it ends, behind that record's sizes where it has them there.
 
     Args:
         previous: The record before it; None at the beginning of the file.
         gap: How many bytes lie between the two.
         before: The bytes before it, as many as sizes take.
-        what: What begins there.
+        following: The record that begins there; None for the directory.
     """
     if previous is not None and previous.flags & _SIZES_BEHIND:
         _, _, _, crc, packed, size, _ = previous
@@ -298,6 +298,7 @@ def _check_joined(previous: Entry | None, gap: int, before: bytes, what: str) ->
         if not expected or not before.endswith(expected):
             raise AmbiguousArchiveError(f"the sizes behind record {previous.shown} are not those of the directory")
     elif gap:
+        what = "the directory" if following is None else following.shown
         between = f"{counted(gap, 'byte')} before it that belong to no record" if gap > 0 else "another record over it"
         raise AmbiguousArchiveError(f"{what} has {between}")
 
@@ -323,11 +324,10 @@ def _local(window: Window, entry: Entry, raw: bytes) -> int:
     whole = entry.crc, entry.packed, entry.size
     if flags & _SIZES_BEHIND:
         # Nothing is known yet, or it is; torch writes the record's offset in the zip64 field as well.
-        known = {b"\0" * 8, *(value.to_bytes(8, "little") for value in (entry.packed, entry.size, entry.header))}
-        same = (
-            said in {(0, 0, 0), whole, (0, _FULL, _FULL)}
-            and {zip64[i : i + 8] for i in range(0, len(zip64), 8)} <= known
-        )
+        same = said in ((0, 0, 0), whole, (0, _FULL, _FULL))
+        if zip64:
+            known = {b"\0" * 8, *(value.to_bytes(8, "little") for value in (entry.packed, entry.size, entry.header))}
+            same = same and {zip64[i : i + 8] for i in range(0, len(zip64), 8)} <= known
     elif _FULL in {packed, size}:
         same = said == (entry.crc, _FULL, _FULL) and zip64.startswith(struct.pack("<2Q", entry.size, entry.packed))
     else:
