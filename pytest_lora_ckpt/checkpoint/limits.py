@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
+from pytest_lora_ckpt.lora.patterns import PatternTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,10 +75,10 @@ class Limits:
     key_segments: int = _bound(256, "segments of one key", "Models have keys of 3 to 20.")
     aliases: int = _bound(100_000, "keys that share a tensor", "Models share a few embeddings and layers.")
     config_bytes: int = _bound(10_000_000, "bytes of one config", "Configs have some kB; with rank_pattern some 100.")
-    index_bytes: int = _bound(200_000_000, "bytes of one shard index", "A key takes a hundred.")
-    manifest_bytes: int = _bound(200_000_000, "bytes of one manifest", "A model of 100,000 keys takes some 30 MB.")
+    index_bytes: int = _bound(100_000_000, "bytes of one shard index", "A key takes a hundred.")
+    manifest_bytes: int = _bound(100_000_000, "bytes of one manifest", "A model of 100,000 keys takes some 30 MB.")
     json_values: int = _bound(
-        10_000_000, "values of JSON files", "A key of a manifest has some eight, and a value takes 60 bytes of memory."
+        5_000_000, "values of JSON files", "A key of a manifest has some eight, and a value takes 60 bytes of memory."
     )
     json_nesting: int = _bound(100, "levels of one JSON file", "Configs have some five.")
     seconds: int = _bound(
@@ -131,6 +132,11 @@ class Budget:
     Args:
         limits: The bounds.
 
+    Attributes:
+        limits: The bounds.
+        spent: What is spent of each.
+        pattern_time: The time that is left for patterns.
+
     Example:
         >>> budget = Budget(Limits(elements=100))
         >>> budget.spend("elements", 60)
@@ -140,11 +146,12 @@ class Budget:
         pytest_lora_ckpt.checkpoint.limits.OverLimitError: more than 100 elements that calls copy: 120 or more
     """
 
-    __slots__ = ("_index_bytes", "_seconds", "_since", "limits", "spent")
+    __slots__ = ("_index_bytes", "_seconds", "_since", "limits", "pattern_time", "spent")
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.spent: Counter[Bound] = Counter()
+        self.pattern_time = PatternTime(self.limits.pattern_seconds)
         self._index_bytes = 0
         self._seconds = 0.0
         self._since: float | None = None
