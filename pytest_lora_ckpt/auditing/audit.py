@@ -11,6 +11,7 @@ from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.gather import gather
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.project import Project
+from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.comparison.stages import STAGES, Demands, Stage
 from pytest_lora_ckpt.models import is_module
 
@@ -38,6 +39,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
     companions: Iterable[str | os.PathLike[str]] = (),
     strict: bool = False,
     checks: Iterable[str] | None = None,
+    limits: Limits | None = None,
 ) -> AuditResult:
     """Audit a checkpoint: did it really load, and does the adapter do anything?
 
@@ -60,6 +62,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
             those that are found in an adapter's directory.
         strict: Count a check that could not be made as failed, not as skipped.
         checks: Names of the checks to make; all by default.
+        limits: What the checkpoint's files may ask for.
 
     Returns:
         The result, as data. A model or loader that raises is a failed check; the exception is in `.errors`, with the
@@ -88,7 +91,13 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
     context = AuditContext(
         location,
         Demands(
-            stage, stages, min_ratio, strict, None if manifest is None else Path(manifest), tuple(map(Path, companions))
+            stage,
+            stages,
+            min_ratio,
+            strict,
+            None if manifest is None else Path(manifest),
+            tuple(map(Path, companions)),
+            limits or Limits(),
         ),
         Project(location, called="The argument {}="),
     )

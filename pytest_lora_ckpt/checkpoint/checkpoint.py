@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 
+_COMPARED = 200  # Keys, and characters of each, in which a name for a suggestion is looked for.
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterInfo:
     """One LoRA adapter, as far as a checkpoint tells of it.
@@ -207,7 +210,10 @@ class Checkpoint:
             )
         import difflib  # Only a failure pays for it.
 
-        near = difflib.get_close_matches(key, self.keys, n=3)
+        # To compare takes time that grows with the square of the lengths.
+        leaf = key.rpartition(".")[2]
+        alike = sorted((each for each in self.keys if len(each) <= _COMPARED), key=lambda each: not each.endswith(leaf))
+        near = difflib.get_close_matches(key[:_COMPARED], alike[:_COMPARED], n=3)
         raise UnknownKeyError(
             "unknown-key",
             self.path,
