@@ -144,18 +144,18 @@ def _model(text: str, base: Path) -> Reference | Path:
     return path
 
 
-def _manifest(text: str, base: Path) -> Path:
-    path = base / Path(text).expanduser()
-    if not path.exists():
-        raise ValueError("there is no such file.")
-    return path
-
-
-def _companion(text: str, base: Path) -> Path:
+def _existing(text: str, base: Path) -> Path:
     path = base / Path(text).expanduser()
     if not path.exists():
         raise ValueError("there is no such file or directory.")
     return path
+
+
+def _trusted(text: str, _: Path) -> str:
+    name = text.strip()
+    if "." not in name.strip("."):
+        raise ValueError("give the full name, such as my_project.config.TrainConfig.")
+    return name
 
 
 def _report(text: str, base: Path) -> Path:
@@ -238,14 +238,22 @@ _ROWS = (
         "The manifest that was written when the checkpoint was trained (write_manifest, LoraManifestCallback); by "
         "default the lora_manifest.json next to the checkpoint.",
         "FILE",
-        _manifest,
+        _existing,
     ),
     Option(
         "lora_companion",
         "Trained weights in a file or adapter directory that lies elsewhere (repeatable): part of the checkpoint, as "
         "are those that are found in an adapter's directory; or override the fixture lora_companions.",
         "PATH",
-        _companion,
+        _existing,
+        (),
+        "many",
+    ),
+    Option(
+        "lora_trust",
+        "Accept this class or function in pickles of the checkpoint (repeatable), though it is not known to be data.",
+        "MODULE.NAME",
+        _trusted,
         (),
         "many",
     ),
@@ -346,6 +354,7 @@ class Settings:
     report: tuple[Path, ...]
     manifest: Path | None
     companion: tuple[Path, ...]
+    trust: tuple[str, ...]
     faults: list[str] | None
     fault_timeout: float | None
     strict: bool
@@ -357,7 +366,7 @@ class Settings:
         """What is asked of each checkpoint."""
         from pytest_lora_ckpt.comparison.stages import Demands
 
-        return Demands(self.stage, self.stages, self.min_ratio, self.strict, self.manifest, self.companion)
+        return Demands(self.stage, self.stages, self.min_ratio, self.strict, self.manifest, self.companion, self.trust)
 
 
 def read_settings(options: Reading) -> Settings:

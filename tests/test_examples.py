@@ -38,14 +38,14 @@ COMMANDS: dict[str, dict[str, Expected]] = {
     "lightning_vlm": {
         "python make_checkpoint.py": Expected(lines=("wrote runs/best.ckpt", "wrote runs/trained-only.ckpt")),
         "pytest --lora-ckpt=runs/best.ckpt": Expected(
-            counts={"passed": 19, "skipped": 1}, lines=("verdict: loads-after-remap",)
+            counts={"passed": 20, "skipped": 1}, lines=("verdict: loads-after-remap",)
         ),
         "pytest --lora-ckpt=runs/trained-only.ckpt": Expected(
-            counts={"passed": 19, "skipped": 1}, lines=("verdict: loads-after-remap",)
+            counts={"passed": 20, "skipped": 1}, lines=("verdict: loads-after-remap",)
         ),
         "pytest --lora-ckpt=runs/best.ckpt --lora-loader=panorama.loading:from_checkpoint_like_the_guide": Expected(
             code=1,
-            counts={"failed": 7, "passed": 12, "skipped": 1},
+            counts={"failed": 7, "passed": 13, "skipped": 1},
             failed=frozenset(
                 {
                     "tests/test_checkpoint.py::test_the_adapter_is_loaded[best.ckpt]",
@@ -66,14 +66,14 @@ COMMANDS: dict[str, dict[str, Expected]] = {
             lines=("wrote adapter/ after 2 steps", "wrote adapter-untrained/ after 0 steps")
         ),
         "pytest --lora-ckpt=adapter": Expected(
-            counts={"passed": 17, "skipped": 1}, lines=("verdict: loads-after-remap",)
+            counts={"passed": 18, "skipped": 1}, lines=("verdict: loads-after-remap",)
         ),
         "pytest --lora-ckpt=adapter -n 2": Expected(
-            counts={"passed": 17, "skipped": 1}, lines=("verdict: loads-after-remap",)
+            counts={"passed": 18, "skipped": 1}, lines=("verdict: loads-after-remap",)
         ),
         "pytest --lora-ckpt=adapter-untrained": Expected(
             code=1,
-            counts={"failed": 4, "passed": 13, "skipped": 1},
+            counts={"failed": 4, "passed": 14, "skipped": 1},
             failed=frozenset(
                 {
                     "tests/test_adapter.py::test_the_adapter_is_whole[adapter-untrained]",

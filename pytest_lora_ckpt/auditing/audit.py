@@ -11,7 +11,6 @@ from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.gather import gather
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.project import Project
-from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.comparison.stages import STAGES, Demands, Stage
 from pytest_lora_ckpt.models import is_module
 
@@ -37,9 +36,9 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
     min_ratio: float = 1.0,
     manifest: str | os.PathLike[str] | None = None,
     companions: Iterable[str | os.PathLike[str]] = (),
+    trust: Iterable[str] = (),
     strict: bool = False,
     checks: Iterable[str] | None = None,
-    limits: Limits | None = None,
 ) -> AuditResult:
     """Audit a checkpoint: did it really load, and does the adapter do anything?
 
@@ -60,9 +59,9 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
         manifest: What was written at training time; a `lora_manifest.json` next to the checkpoint by default.
         companions: Trained weights in files or adapter directories that lie elsewhere: part of the checkpoint, as are
             those that are found in an adapter's directory.
+        trust: Names that its pickles may ask for, `module.name`, beyond those that are known to describe data.
         strict: Count a check that could not be made as failed, not as skipped.
         checks: Names of the checks to make; all by default.
-        limits: What the checkpoint's files may ask for.
 
     Returns:
         The result, as data. A model or loader that raises is a failed check; the exception is in `.errors`, with the
@@ -91,13 +90,13 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
     context = AuditContext(
         location,
         Demands(
-            stage,
-            stages,
-            min_ratio,
-            strict,
-            None if manifest is None else Path(manifest),
-            tuple(map(Path, companions)),
-            limits or Limits(),
+            stage=stage,
+            stages=stages,
+            min_ratio=min_ratio,
+            strict=strict,
+            manifest=None if manifest is None else Path(manifest),
+            companions=tuple(map(Path, companions)),
+            trust=tuple(trust),
         ),
         Project(location, called="The argument {}="),
     )

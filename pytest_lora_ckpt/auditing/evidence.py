@@ -11,20 +11,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.file_evidence import FileEvidence
+from pytest_lora_ckpt.auditing.judges.safety import judge_globals
 from pytest_lora_ckpt.auditing.plain import from_plain
 from pytest_lora_ckpt.auditing.project import Once, Project, ProjectError
-from pytest_lora_ckpt.auditing.result import CheckpointFacts, ComparisonFacts, Facts
-from pytest_lora_ckpt.checkpoint import CheckpointError, name_companions
-from pytest_lora_ckpt.checkpoint.limits import Budget
-from pytest_lora_ckpt.checkpoint.open import open_within
+from pytest_lora_ckpt.auditing.result import CheckpointFacts, ComparisonFacts, Facts, GlobalFacts
+from pytest_lora_ckpt.checkpoint import CheckpointError, name_companions, open_checkpoint
 from pytest_lora_ckpt.comparison.stages import Demands
+from pytest_lora_ckpt.findings.from_globals import kind_of
 from pytest_lora_ckpt.manifest import find_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_lora_ckpt.auditing.judges.judgement import Judgement
     from pytest_lora_ckpt.auditing.loaded import LoadedEvidence
     from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.manifest import Manifest
     from pytest_lora_ckpt.results import Finding, LoadReport
 
@@ -53,12 +55,12 @@ class AuditContext:
         """What the project's own code failed with: cause and message -> the first check that needed it."""
         self.told: list[tuple[Finding, str]] = []
         """The errors that were reported so far, each with the check that reported it."""
-        self._budget = Budget(self.demands.limits)
         self._file = Once(lambda: FileEvidence(self._open(), self.demands.stages), (Exception,))
         self._manifest = Once(self._read_manifest, (Exception,))
+        self.project.refuse = self._refuse
 
     def _open(self) -> Checkpoint:
-        return name_companions(open_within(self.path, self._budget), self.demands.companions)
+        return name_companions(open_checkpoint(self.path), self.demands.companions)
 
     @property
     def file(self) -> FileEvidence:
@@ -77,6 +79,28 @@ class AuditContext:
             CheckpointError: It cannot be read.
         """
         return self.file.checkpoint
+
+    @property
+    def globals(self) -> tuple[Global, ...]:
+        """What the pickles of the checkpoint ask for, as far as they can be read."""
+        try:
+            return self.checkpoint.globals
+        except CheckpointError as error:
+            return error.globals
+
+    @cached_property
+    def safety(self) -> Judgement:
+        """Whether loading the checkpoint runs nothing, as far as it can be read."""
+        return judge_globals(self.globals, self.demands.trust)
+
+    def _refuse(self) -> None:
+        """Keep the loader from a checkpoint whose pickles ask for code.
+
+        Raises:
+            ProjectError: They do.
+        """
+        if self.safety.outcome == "failed":
+            raise ProjectError("runs-code", f"The loader was not called. {self.safety.summary}")
 
     @cached_property
     def loaded(self) -> LoadedEvidence | None:
@@ -139,16 +163,27 @@ class AuditContext:
         from pytest_lora_ckpt.manifest import ManifestError, read_manifest
 
         try:
-            return read_manifest(path, self._budget)
+            return read_manifest(path)
         except (ManifestError, OSError) as error:
             raise ProjectError("manifest-unreadable", str(error)) from error
 
     def checkpoint_facts(self) -> Facts:
         """Return what the report says of the checkpoint, which is little where it cannot be read."""
         try:
-            return Facts(checkpoint=self.file.facts(self.path))
+            known = self.file.facts(self.path)
         except CheckpointError:
-            return Facts(checkpoint=CheckpointFacts(str(self.path)))
+            known = CheckpointFacts(str(self.path))
+        return Facts(checkpoint=dataclasses.replace(known, globals=self._global_facts))
+
+    @cached_property
+    def _global_facts(self) -> tuple[GlobalFacts, ...]:
+        return tuple(
+            GlobalFacts(
+                **{name: getattr(each, name) for name in ("module", "name", "entry", "path", "use", "called", "count")},
+                kind=kind_of(each, self.demands.trust),
+            )
+            for each in self.globals
+        )
 
     def headline_facts(self) -> Facts:
         """Return what every report says of the comparison, whichever checks were selected.

@@ -98,6 +98,8 @@ class Project:
     ) -> None:
         self.path, self.outcomes = path, outcomes or TestOutcomes()
         self._called = called
+        self.refuse: Callable[[], None] = lambda: None
+        """Called before the loader: raises where the checkpoint must not be loaded."""
         self._sources: Mapping[str, Callable[[], Any]] = {}
         keep: tuple[type[BaseException], ...] = (ProjectError, *self.outcomes.skip, *self.outcomes.fail)
         self._model, self._loaded = Once(self._build, keep), Once(self._load, keep)
@@ -129,7 +131,7 @@ class Project:
         """The model that the loader returns for the checkpoint; None without a loader.
 
         Raises:
-            ProjectError: The loader raised, or returned something other than an `nn.Module`.
+            ProjectError: The loader raised, or returned something other than an `nn.Module`; or `refuse` did.
         """
         return self._loaded()
 
@@ -190,6 +192,7 @@ class Project:
         loader = self._source("loader", "loader-failed")
         if loader is None:
             return None
+        self.refuse()
         if not callable(loader):
             raise self._refuse("loader", "loader-failed", loader, "a callable, path -> loaded model")
         # Not around the fixtures: what they set up (a directory, a device) is theirs, and they take it down again.

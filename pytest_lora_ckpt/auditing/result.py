@@ -43,6 +43,24 @@ class CompanionFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class GlobalFacts:
+    """One class or function that a pickle asks for: `Global`, and how it is judged.
+
+    `kind`: `"inert"`, known to describe data; `"trusted"`, by --lora-trust; `"unknown"`, of a module that is not known;
+    or `"code"`.
+    """
+
+    module: str
+    name: str
+    entry: str
+    path: str | None
+    use: str
+    called: bool
+    count: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointFacts:
     """What a checkpoint is.
 
@@ -58,6 +76,7 @@ class CheckpointFacts:
         beside: Path of the adapter directory next to it.
         notes: What reading it brought up, in sentences.
         companions: What lies with it: further adapters, trained weights in other files.
+        globals: What its pickles, and those that lie with it, ask for; also where it cannot be read.
     """
 
     path: str
@@ -71,6 +90,7 @@ class CheckpointFacts:
     beside: str | None = None
     notes: tuple[str, ...] = ()
     companions: tuple[CompanionFacts, ...] = ()
+    globals: tuple[GlobalFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

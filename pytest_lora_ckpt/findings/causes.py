@@ -33,6 +33,9 @@ _warning, _note = partial(Cause, severity="warning"), partial(Cause, severity="n
 
 ALL = (
     # What the file alone shows.
+    Cause("runs-code", "Do not load this file: take the weights from their source again, as safetensors."),
+    _warning("unknown-class", "Fine where these are your own classes: name them with --lora-trust=MODULE.NAME."),
+    Cause("pickle-not-read", "Delete the file, or copy it again: what comes after the damage was not looked at."),
     Cause(
         "lora-pair-incomplete",
         "Save again from the run: the factor is not in this file, so PEFT would leave it as initialised.",
@@ -89,7 +92,6 @@ ALL = (
         "empty-adapter",
         "Do not override state_dict by hand; save again from a checkpoint that still holds the tensors.",
     ),
-    Cause("config-field-broken", "Use the adapter_config.json that was written with these tensors, or mend the field."),
     Cause(
         "config-rank",
         "Use the adapter_config.json that was written with these tensors: r must be the rank of the factors.",
@@ -385,16 +387,8 @@ ALL = (
 
 RENAMINGS = frozenset(
     {
-        "lightning-prefix",
-        "ddp-prefix",
-        "compile-prefix",
-        "fsdp-prefix",
-        "wrapper-prefix",
-        "vlm-refactor-prefix",
-        "adapter-name",
-        "modules-to-save",
-        "key-convention",
-        "renamed-module",
+        *("lightning-prefix", "ddp-prefix", "compile-prefix", "fsdp-prefix", "wrapper-prefix", "vlm-refactor-prefix"),
+        *("adapter-name", "modules-to-save", "key-convention", "renamed-module"),
     }
 )
 """Causes that ask for a renaming."""

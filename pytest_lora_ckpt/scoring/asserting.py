@@ -38,12 +38,13 @@ def assert_loader_notices(
         faults: A name of `pytest_lora_ckpt.faults.FAULTS`, a `Fault`, what the fixture `loader_fault` gives, or a list
             of them; None for all that apply.
         checkpoint: A healthy checkpoint; what `loader_fault` gives knows its own.
-        options: `inputs`, `base_model`, `manifest`, `companions`, `accepted`, `timeout` and `at_one_path`, as for
-            `score_loader`.
+        options: `inputs`, `base_model`, `manifest`, `companions`, `trust`, `accepted`, `timeout` and `at_one_path`, as
+            for `score_loader`.
 
     Raises:
         AssertionError: Faults load silently; the message names them, and the lines that would notice them.
-        ScoringError: The loader does not load the healthy checkpoint, or a check fails on it.
+        ScoringError: The loader does not load the healthy checkpoint, a check fails on it, or loading it would run
+            code.
         ValueError: There is no checkpoint, or more than one; or no fault of such a name.
         TypeError: There is no such option.
 

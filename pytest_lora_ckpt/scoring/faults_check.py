@@ -40,6 +40,9 @@ def audit_faults(
         return _not_scored("there is no loader: give --lora-loader, or override the fixture lora_loader", strict=strict)
     options.setdefault("manifest", run.demands.manifest)
     options.setdefault("companions", run.demands.companions)
+    options.setdefault("trust", run.demands.trust)
+    if run.safety.outcome == "failed":
+        return _not_scored("loading the checkpoint would run code: see safe", strict=strict)
     # A fault that was named and does not apply is reported; of all, those that apply are meant.
     chosen = None if names is None or set(names) == set(FAULTS) else names
     try:

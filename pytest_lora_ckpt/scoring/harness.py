@@ -110,7 +110,9 @@ class LoaderHarness:
         return self._judge(self._run(copy, loader))
 
     def _run(self, copy: Copy, loader: Callable[[Any], Any]) -> AuditContext:
-        run = AuditContext(copy.path, Demands(manifest=self.setup.manifest, companions=copy.companions))
+        run = AuditContext(
+            copy.path, Demands(manifest=self.setup.manifest, companions=copy.companions, trust=self.setup.trust)
+        )
         run.project.connect(
             loader=lambda: loader,
             inputs=lambda: self._inputs,

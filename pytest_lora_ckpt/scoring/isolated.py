@@ -51,7 +51,7 @@ class IsolatedHarness:
         self._process: Any = None
         self._connection: Connection | None = None
         # Judges copies that have no model: its own loader is never called.
-        self._judge = LoaderHarness(Setup(_never, setup.checkpoint, manifest=setup.manifest))
+        self._judge = LoaderHarness(Setup(_never, setup.checkpoint, manifest=setup.manifest, trust=setup.trust))
 
     @property
     def is_ready(self) -> bool:

@@ -48,6 +48,7 @@ class Setup:
     base_model: Any = None
     manifest: Path | None = None
     companions: tuple[Path, ...] = ()
+    trust: tuple[str, ...] = ()
 
     def equals(self, other: Setup) -> bool:
         """Whether both try the same: an equal loader (bound methods are made anew), the same inputs and base model."""

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from pytest_lora_ckpt.auditing.evidence import AuditContext
+from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.faults import FAULTS, NotApplicable
 from pytest_lora_ckpt.manifest import find_manifest
 from pytest_lora_ckpt.scoring.choosing import choose_accepted, choose_faults
@@ -37,6 +39,7 @@ class ScoringOptions(TypedDict, total=False):
     base_model: torch.nn.Module | Callable[[], torch.nn.Module] | str | os.PathLike[str] | None
     manifest: str | os.PathLike[str] | None
     companions: Iterable[str | os.PathLike[str]]
+    trust: Iterable[str]
     accepted: Accepted
     timeout: float | None
     at_one_path: bool
@@ -52,6 +55,7 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
     base_model: torch.nn.Module | Callable[[], torch.nn.Module] | str | os.PathLike[str] | None = None,
     manifest: str | os.PathLike[str] | None = None,
     companions: Iterable[str | os.PathLike[str]] = (),
+    trust: Iterable[str] = (),
     accepted: Accepted = None,
     timeout: float | None = None,
     at_one_path: bool = False,
@@ -72,6 +76,7 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
         manifest: What was written at training time; by default the one next to the checkpoint.
         companions: Trained weights that lie elsewhere. A copy of the checkpoint has copies of them in the same place as
             seen from it, where the loader must look for them.
+        trust: Names that its pickles may ask for, `module.name`: a checkpoint that asks for code is not loaded.
         accepted: Names of faults that the project accepts, best with the reason: they are tried and shown, and not
             counted.
         timeout: Seconds that a load may take. The loader then runs in a process of its own, which may end or hang; it
@@ -83,7 +88,7 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
 
     Raises:
         ScoringError: The loader does not load the healthy checkpoint, a check fails on it, the loader cannot be
-            imported or sent to another process, or no fault applies.
+            imported or sent to another process, or no fault applies; or loading the checkpoint would run code.
         ValueError: There is no fault of such a name, or `timeout` is not above 0.
         CheckpointError: The checkpoint cannot be read.
 
@@ -104,7 +109,8 @@ def score_loader(  # noqa: PLR0913  # One argument for each thing that a project
     reasons, chosen = choose_accepted(accepted), choose_faults(faults)
     given = None if manifest is None else Path(manifest)
     named = tuple(map(Path, companions))
-    setup = Setup(loader, Path(checkpoint), inputs, generate_inputs, base_model, given, named)
+    setup = Setup(loader, Path(checkpoint), inputs, generate_inputs, base_model, given, named, tuple(trust))
+    _refuse_code(setup)
     harness = LoaderHarness(setup) if timeout is None else IsolatedHarness(setup, timeout)
     skipped: list[str] = []
     with Workspace.open(checkpoint, named, at_one_path=at_one_path) as work, contextlib.closing(harness):
@@ -138,7 +144,9 @@ def score_injected(
         options.get("base_model"),
         given,
         first.companions,
+        tuple(options.get("trust", ())),
     )
+    _refuse_code(setup)
     harness = next((each for each in first.harnesses if each.setup.equals(setup)), None)
     if harness is None:
         harness = LoaderHarness(setup)
@@ -146,6 +154,18 @@ def score_injected(
             harness.start(work.healthy())
         first.harnesses.append(harness)
     return _score(setup, _try_each(harness, faults, choose_accepted(options.get("accepted")), thorough=False))
+
+
+def _refuse_code(setup: Setup) -> None:
+    """Keep the loader from a checkpoint whose pickles ask for code, and from its copies.
+
+    Raises:
+        ScoringError: They do.
+    """
+    demands = Demands(companions=setup.companions, trust=setup.trust)
+    safety = AuditContext(setup.checkpoint, demands).safety
+    if safety.outcome == "failed":
+        raise ScoringError(f"The loader was not called. {safety.summary}")
 
 
 def _injected(

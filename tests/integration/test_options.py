@@ -209,7 +209,7 @@ class TestIni:
         project({"pytest.ini": f"[pytest]\nlora_manifest = none.json\nlora_strict = {value}\n"})
         run = audit(f"--lora-ckpt={toy_checkpoint}", report=False)
         assert run.ret == pytest.ExitCode.USAGE_ERROR
-        assert "--lora-manifest=none.json (from: pytest.ini): there is no such file." in run.text
+        assert "--lora-manifest=none.json (from: pytest.ini): there is no such file or directory." in run.text
 
     def test_without_ini_values_the_header_says_nothing(self, audit: Audit, toy_checkpoint: Path) -> None:
         assert "(from: " not in audit(f"--lora-ckpt={toy_checkpoint}").text

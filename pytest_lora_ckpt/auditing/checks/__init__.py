@@ -20,6 +20,7 @@ __all__ = ["CHECKS", "Check", "check", "make", "run_check"]
 
 _ALL = (
     file.readable,
+    file.safe,
     file.lora_complete,
     file.config,
     file.values,

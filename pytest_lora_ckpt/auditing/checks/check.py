@@ -71,7 +71,9 @@ _FAILED = {
     "model-failed": "the model failed",
     "inputs-failed": "the inputs failed",
     "manifest-unreadable": "the manifest cannot be read",
+    "runs-code": "loading the checkpoint would run code",
 }
+_REPORTED_BY = {"manifest-unreadable": "manifest", "runs-code": "safe"}
 
 
 def make(check: Check, context: AuditContext) -> CheckReport:
@@ -99,8 +101,8 @@ def _make(check: Check, context: AuditContext) -> CheckReport:
         unreadable = check.name == "readable"
         judgement = failed(str(problem)) if unreadable else skipped(f"not readable: {problem.problem}")
     except ProjectError as problem:
-        # An unreadable manifest fails the check of the manifest, whoever asks for it first.
-        own = "manifest" if problem.cause == "manifest-unreadable" else check.name
+        # An unreadable manifest fails the check of the manifest, whoever asks for it first; code that of safety.
+        own = _REPORTED_BY.get(problem.cause, check.name)
         first = context.failures.setdefault((problem.cause, str(problem)), own)
         if first == check.name:
             found = finding(problem.cause, str(problem), remedy=problem.remedy)

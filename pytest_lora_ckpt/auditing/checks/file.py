@@ -13,6 +13,7 @@ from pytest_lora_ckpt.auditing.judges.judgement import by_findings, failed, pass
 from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.auditing.renamings import settle_targets
 from pytest_lora_ckpt.auditing.result import Facts
+from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.findings.copies import companion_findings, twin_findings
 from pytest_lora_ckpt.findings.from_names import diffusers_without_alpha, empty_findings
 from pytest_lora_ckpt.findings.from_values import (
@@ -45,6 +46,24 @@ def readable(context: AuditContext) -> Judgement:
         opaque = f", {len(checkpoint.opaque_keys)} entries are not plain tensors" if checkpoint.opaque_keys else ""
         judgement = passed(f"{checkpoint.layout}, {len(checkpoint.keys)} keys{opaque}")
     return dataclasses.replace(judgement, facts=facts)
+
+
+_READ_TO_THE_END = {"no-state-dict", "empty"}
+"""Problems of a checkpoint whose pickles were read, and hold no tensors."""
+
+
+@check("safe")
+def safe(context: AuditContext) -> Judgement:
+    """Loading it runs nothing: all that its pickles ask for, and those that lie with it, is known to describe data."""
+    judgement = context.safety
+    if judgement.passed:
+        # A file that cannot be read to its end is not known to be safe: then this is skipped for that reason.
+        try:
+            _ = context.checkpoint
+        except CheckpointError as error:
+            if error.problem not in _READ_TO_THE_END:
+                raise
+    return judgement
 
 
 @check("lora-complete", needs=(needs.lora,))

@@ -12,6 +12,7 @@ from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, big_endian
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
+from pytest_lora_ckpt.checkpoint.pickle.scan import globals_of
 from pytest_lora_ckpt.checkpoint.pickle.torch_types import TorchCalls, span
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 
@@ -46,7 +47,7 @@ def index(window: Window) -> FileIndex:
         window=window,
         contents=contents,
         source=LegacySource(window, starts, isinstance(system, dict) and system.get("little_endian") is False),
-        globals=machine.ledger.globals(),
+        globals=globals_of(machine, contents, window.budget),
         notes=calls.notes,
     )
 

@@ -22,6 +22,7 @@ from pytest_lora_ckpt.checkpoint.formats.zip_index import Entry, ZipIndex, read_
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, read_bytes
 from pytest_lora_ckpt.checkpoint.limits import MAX_CHECKSUMMED, OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
+from pytest_lora_ckpt.checkpoint.pickle.scan import globals_of
 from pytest_lora_ckpt.checkpoint.pickle.torch_types import Storage, TorchCalls, span
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 from pytest_lora_ckpt.vocabulary.formats import TORCH_RECORDS, TORCHSCRIPT_RECORDS
@@ -64,7 +65,7 @@ def index(window: Window) -> FileIndex:
         window=window,
         contents=made,
         source=ZipSource(archive, prefix, order),
-        globals=machine.ledger.globals(),
+        globals=globals_of(machine, made, window.budget),
         notes=(*calls.notes, *_packed_note(archive, prefix)),
     )
 

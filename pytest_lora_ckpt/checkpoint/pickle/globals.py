@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
+from pytest_lora_ckpt.vocabulary.calls import WATCHED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-Use = Literal["named", "made", "called", "changed"]
+Use = Literal["named", "made", "valued", "called", "changed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,9 @@ class Global:
         entry: The file, and the record in it where it has records: `"last.ckpt: last/data.pkl"`.
         path: Where in the saved object it lies, `"hyper_parameters.optimizer"`; None where nothing in the result holds
             it: it was thrown away, or it only spells plain data.
-        use: What loading does with it: `"named"`, it is only looked up; `"made"`, an instance is made of the class;
-            `"called"`; or `"changed"`, its attributes or entries are set.
+        use: What loading does with it: `"named"`, it is only looked up; `"made"`, an instance is made of the class,
+            without a call; `"called"`; `"valued"`, called with one text or number, as members of enums are; or
+            `"changed"`, its attributes or entries are set.
         byte: Where in the entry it is asked for.
         count: How often it is used in this way.
 
@@ -61,12 +63,20 @@ class Global:
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """One name as a pickle asks for it, while it is read: what is done with it is noted here."""
+    """One name as a pickle asks for it, while it is read: what is done with it is noted here.
+
+    Attributes:
+        spelled: Whether it was called only to spell the name of a class, such as `getattr(Outer, "Inner")`.
+        watched: Whether its arguments have to be looked at: it may call them.
+    """
 
     module: str
     name: str
     byte: int
-    uses: dict[Use, int]
+    watched: bool
+    uses: dict[Use, int] = field(default_factory=dict)
+    paths: dict[Use, str] = field(default_factory=dict)
+    spelled: bool = False
 
     def note(self, use: Use) -> None:
         """Count one use."""
@@ -78,17 +88,21 @@ class Ledger:
 
     Args:
         entry: What to call the entry.
+
+    Attributes:
+        inner: Pickles that one of the names is called with, to be loaded from there, each with its place.
     """
 
     def __init__(self, entry: str) -> None:
         self.entry = entry
         self.asked: dict[tuple[str, str], Asked] = {}
+        self.inner: list[tuple[bytes, int]] = []
 
     def ask(self, module: str, name: str, byte: int) -> Asked:
         """Return the row of a name."""
         row = self.asked.get((module, name))
         if row is None:
-            row = self.asked[module, name] = Asked(module, name, byte, {})
+            row = self.asked[module, name] = Asked(module, name, byte, (module, name) in WATCHED)
         return row
 
     @contextmanager
@@ -107,8 +121,11 @@ class Ledger:
 
     def globals(self) -> tuple[Global, ...]:
         """Return what was asked for so far, sorted: a row for each use of each name."""
-        return tuple(
-            Global(row.module, row.name, self.entry, None, use, row.byte, number)
-            for row in sorted(self.asked.values(), key=lambda row: f"{row.module}.{row.name}")
-            for use, number in (row.uses or {"named": 1}).items()
-        )
+        found: list[Global] = []
+        for row in sorted(self.asked.values(), key=lambda row: f"{row.module}.{row.name}"):
+            uses: Mapping[Use, int] = row.uses or ({} if row.spelled else {"named": 1})
+            found += (
+                Global(row.module, row.name, self.entry, row.paths.get(use), use, row.byte, number)
+                for use, number in uses.items()
+            )
+        return tuple(found)

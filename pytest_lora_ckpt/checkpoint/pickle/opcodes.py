@@ -10,6 +10,8 @@ from contextlib import suppress
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, extend, hashable, pairs, update
 from pytest_lora_ckpt.checkpoint.pickle.state import PickleState
+from pytest_lora_ckpt.checkpoint.pickle.watched import note_call
+from pytest_lora_ckpt.vocabulary.calls import LOOKED_UP
 
 Handler = Callable[[PickleState], object]
 
@@ -28,6 +30,20 @@ def _refused(what: str) -> Handler:
         raise BrokenFileError(f"{what} at byte {machine.position - 1}, which no checkpoint needs")
 
     return refuse
+
+
+def _extension(size: int) -> Handler:
+    """Note what a number stands for only in the registry of the process that loads the pickle, and refuse it."""
+    refuse = _refused("an extension code")
+
+    def read(machine: PickleState) -> None:
+        place = machine.position
+        code = machine.number(size, signed=size > 2)  # noqa: PLR2004 - As `pickle` reads it.
+        machine.ledger.ask("copyreg", f"extension {code}", place).note("called")
+        machine.position = place
+        refuse(machine)
+
+    return read
 
 
 def _long(size: int) -> Handler:
@@ -134,6 +150,10 @@ def _build(machine: PickleState) -> None:
     if isinstance(target, Opaque):
         if target.args is None and target.asked is not None:
             target.asked.note("changed")
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, dict):
+                for name in LOOKED_UP & part.keys():
+                    note_call(machine.ledger, part[name])
         target.state = state
 
 
@@ -189,7 +209,8 @@ _NAMED: dict[bytes, Handler] = {
     b"\x92": _new_object_with_keywords,
     b"b": _build,
     b"P": _refused("a persistent id written as text"),
-    **dict.fromkeys((b"\x82", b"\x83", b"\x84"), _refused("an extension code")),
-    **dict.fromkeys((b"\x97", b"\x98"), _refused("an out-of-band buffer")),
+    **{opcode: _extension(size) for opcode, size in ((b"\x82", 1), (b"\x83", 2), (b"\x84", 4))},
+    b"\x97": _refused("an out-of-band buffer"),
+    b"\x98": lambda _: None,  # READONLY_BUFFER: what lies on the stack stays what it is.
 }
 HANDLERS: tuple[Handler, ...] = tuple(_NAMED.get(bytes((code,)), _unknown) for code in range(256))

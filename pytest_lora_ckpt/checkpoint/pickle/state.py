@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.pickle.globals import Ledger
 from pytest_lora_ckpt.checkpoint.pickle.inert import PLAIN, Builder, Opaque, UnfitError
+from pytest_lora_ckpt.checkpoint.pickle.watched import note_call, watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_lora_ckpt.checkpoint.pickle.globals import Use
 
+_VALUES = frozenset({str, int})
 _PYTHON_3 = 3  # The first protocol in which names are those of Python 3.
 
 
@@ -87,16 +89,26 @@ class PickleState:
 
     def call(self, function: object, arguments: object, use: Use = "called", keywords: object = None) -> object:
         """Return what our own builder makes of the call, or a record of it: nothing of the file's is called."""
-        if not isinstance(function, Opaque) or not isinstance(arguments, tuple):
+        if type(function) is not Opaque or function.asked is None:
             raise BrokenFileError("something that is neither a class nor a function is called")
-        if function.asked is not None:
-            function.asked.note(use)
+        if type(arguments) is not tuple:
+            note_call(self.ledger, function, use=use)  # `pickle` takes any iterable, in one of its two versions.
+            raise BrokenFileError("a call whose arguments are not a tuple")
+        asked = function.asked
+        if function.args is not None:
+            note_call(self.ledger, function, arguments, use)
+        elif asked.watched:
+            spelled = watch(self.ledger, asked, arguments, use)
+            if spelled is not None:
+                return spelled
+        elif use == "called" and len(arguments) == 1 and type(arguments[0]) in _VALUES:
+            asked.note("valued")
+        else:
+            asked.note(use)
         builder = self.builders.get(function.qualname) if function.args is None else None
         if builder is not None and not keywords:
             try:
                 return builder(arguments)
             except UnfitError:
                 pass
-        return Opaque(
-            function.qualname, arguments, keywords if isinstance(keywords, dict) else None, asked=function.asked
-        )
+        return Opaque(function.qualname, arguments, keywords if isinstance(keywords, dict) else None, asked=asked)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import enum
+import os
 import pickle
+import typing
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
+from pytest_lora_ckpt.checkpoint.limits import Budget
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
-from tests.helpers.checkpoint_samples import zip_around
+from pytest_lora_ckpt.checkpoint.pickle.scan import scan_pickles
+from pytest_lora_ckpt.findings.from_globals import kind_of
+from tests.helpers.checkpoint_samples import Call, zip_around
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytest_lora_ckpt.checkpoint.pickle.globals import Global
 
 
 def uses(pickled: bytes) -> dict[str, str]:
@@ -63,3 +72,139 @@ def test_a_checkpoint_without_a_state_dict_says_it_too(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(tmp_path / "a.pt")
     assert {"torch.float32", "torch.Size"} <= {each.qualname for each in caught.value.globals}
+
+
+def test_where_a_name_lies(tmp_path: Path) -> None:
+    contents = {
+        "w": torch.ones(1),
+        "hyper_parameters": {"net": [1, {"f": torch.relu}], "odd key\n": Call(os.system, "true")},
+        "thrown": torch.float32,
+    }
+    torch.save(contents, tmp_path / "a.pt")
+    paths = {each.qualname: each.path for each in open_checkpoint(tmp_path / "a.pt").globals}
+    assert paths["torch.float32"] == "thrown"
+    assert paths["posix.system"] == "hyper_parameters.odd key\\n"
+    assert paths["torch._utils._rebuild_tensor_v2"] is None
+    (relu,) = [path for name, path in paths.items() if name.endswith("relu")]
+    assert relu == "hyper_parameters.net[1].f"
+
+
+def test_what_is_thrown_away_is_asked_for_all_the_same() -> None:
+    machine = PickleMachine(b"\x80\x02cos\nsystem\nX\1\0\0\0a\x85R0N.")
+    assert machine.load() is None
+    (asked,) = machine.ledger.globals()
+    assert (asked.path, asked.byte, asked.called) == (None, 13, True)
+
+
+class Outer:
+    """A class with others inside."""
+
+    class Inner:
+        """A nested class."""
+
+    class Color(enum.Enum):
+        """A nested enum."""
+
+        RED = 1
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
+def test_nested_classes_are_asked_for_by_their_names(protocol: int) -> None:
+    found = uses(pickle.dumps([Outer.Inner(), Outer.Color.RED, Outer.Inner], protocol))
+    names = {name.removeprefix(f"{__name__}.") for name in found}
+    assert "builtins.getattr" not in names
+    assert {"Outer.Inner", "Outer.Color"} <= names
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_types_of_annotations_are_no_calls(protocol: int) -> None:
+    types = [dict[str, int], typing.Dict[str, int], typing.Optional[int], int | None, type(None)]  # noqa: UP006, UP045
+    found = uses(pickle.dumps(types, protocol))
+    assert not {"operator.getitem", "_operator.getitem", "functools.reduce", "_functools.reduce"} & set(found)
+    assert all(kind_of(each) == "inert" for each in asked_by(pickle.dumps(types, protocol)))
+
+
+def asked_by(pickled: bytes) -> tuple[Global, ...]:
+    return scan_pickles(pickled, "a.pkl", Budget()).globals
+
+
+CALLERS = {
+    "the result of a call": b"cfunctools\npartial\n(cmy\nrun\nt\x81)R.",
+    "a tensor's function": b"ctorch._tensor\n_rebuild_from_type_v2\n(cmy\nrun\nctorch\nTensor\n)}tR.",
+    "through two of them": b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._tensor\n_rebuild_from_type\n"
+    b"ctorch\nTensor\n(cmy\nrun\nctorch\nTensor\n)t}tR.",
+    "a factory": b"ccollections\ndefaultdict\n(cmy\nrun\ntR.",
+    "a random generator's constructor": b"cnumpy.random._pickle\n__generator_ctor\n(X\1\0\0\0acmy\nrun\ntR.",
+    "the base of a reconstructed object": b"ccopyreg\n_reconstructor\n(cmy\nrun\ncmy\nrun\nNtR.",
+    "an attribute that pickle calls": b"cargparse\nNamespace\n)\x81}X\x0c\0\0\0__setstate__cmy\nrun\nsbNb.",
+    "an attribute that appending calls": b"cargparse\nNamespace\n)\x81N}X\6\0\0\0extendcmy\nrun\ns\x86b.",
+    "a function": b"cmy\nrun\n)R.",
+    "a function of Python 2's instances": b"(imy\nrun\n.",
+    "an attribute of a class": b"c__builtin__\ngetattr\n(cmy\nConfig\nX\3\0\0\0runtR)R.",
+    "a changed class": b"cmy\nConfig\nN}X\1\0\0\0acmy\nrun\ns\x86b.",
+    "a changed module's list": b"cmy\npath\nX\1\0\0\0aa.",
+    "a changed module's dict": b"cmy\nmodules\nX\1\0\0\0aI1\ns.",
+    "an extension code": b"\x82\xf0)R.",
+    "keywords": b"\x80\x04\x8c\x02my\x8c\x03run\x93)}\x92)R.",
+    "a name with dots": b"\x80\x04\x8c\x02my\x8c\x09os.system\x93.",
+    "a memo that is written over": b"cmy\nConfig\nq\0cmy\nrun\nq\x000h\0)R.",
+    "another protocol on the way": b"\x80\x04\x80\x02\x80\x00cmy\nrun\n\x80\x05)R.",
+}
+
+
+@pytest.mark.parametrize("what", CALLERS)
+def test_a_function_that_is_called_in_any_way_is_code(what: str) -> None:
+    assert "code" in {kind_of(each) for each in asked_by(CALLERS[what])}
+
+
+def test_a_function_that_is_only_kept_is_not() -> None:
+    kept = [b"cmy\nrun\n.", b"cfunctools\npartial\n(cmy\nrun\ntR.", b"}X\6\0\0\0extendcmy\nrun\ns."]
+    assert {kind_of(each) for pickled in kept for each in asked_by(pickled)} <= {"inert", "unknown"}
+
+
+EVIL = b"cposix\nsystem\n(X\4\0\0\0truetR."
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\x80\x02" + EVIL,
+        bytearray(b"\x80\x04" + EVIL),
+        EVIL,
+        ("\x80\x02" + EVIL.decode("latin-1")),
+        b"cposix\nsystem\n(S'true'\ntR.",
+        "cposix\nsystem\n(S'true'\ntR.",
+        base64.b64encode(b"\x80\x02" + EVIL),
+        base64.b64encode(b"\x80\x02" + EVIL).decode(),
+        b"\x80\x02" + EVIL[:-1] + b"\xff",
+        pickle.dumps({"again": pickle.dumps(b"\x80\x02" + EVIL)}),
+    ],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_in_a_value_is_looked_into(value: object, protocol: int) -> None:
+    (system,) = [each for each in asked_by(pickle.dumps({"a": [value]}, protocol)) if each.module == "posix"]
+    assert system.called
+    assert system.path is not None
+    assert system.path.startswith(("a[0]", "again"))
+    assert system.path.endswith("a pickle in a value")
+
+
+@pytest.mark.parametrize(
+    "value", ["gAAAA", b"gA==", "text.\nAnd more.", b"\x80\x02", b"\x80\x04\x95\xff", b"\x80" * 100, "I1\n.", "\x80é€"]
+)
+def test_values_that_only_look_like_pickles_ask_for_nothing(value: object) -> None:
+    assert {each.module for each in asked_by(pickle.dumps([value], 4))} <= {"_codecs"}
+
+
+def test_pickles_that_follow_are_read_too() -> None:
+    scan = scan_pickles(pickle.dumps(1) + b"\x80\x02" + EVIL + pickle.dumps(2) + b"\0\0\0", "a", Budget())
+    assert [each.qualname for each in scan.globals] == ["posix.system"]
+    assert (scan.pickles, scan.error is None) == (3, False)
+
+
+def test_a_storage_that_loads_bytes_is_looked_into() -> None:
+    healthy = pickle.dumps(torch.ones(2).untyped_storage())
+    assert {kind_of(each) for each in asked_by(healthy)} == {"inert"}
+    for inner in (b"\x80\x02" + EVIL, b"no pickle", b"\x80\x02cmy\nConfig\n\xff"):
+        hostile = b"ctorch.storage\n_load_from_bytes\nC" + bytes([len(inner)]) + inner + b"\x85R."
+        assert "code" in {kind_of(each) for each in asked_by(hostile)}
