@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.keys.rules.export import Loader, key_mapping, python_source
-from pytest_lora_ckpt.wording import group_keys, printable
+from pytest_lora_ckpt.wording import group_keys, line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -108,18 +108,18 @@ class Remapping:
         lines = [f"{verb} place in the model, {same} of them under its own name."]
         for number, rule in enumerate(self.rules, 1):
             shown = [printable(key, _LONGEST_SHOWN) for key in rule.example]
-            lines += [f"{number}. {printable(rule.describe())}", f"   {shown[0]} -> {shown[1]}"]
+            lines += [f"{number}. {rule.describe()}", f"   {shown[0]} -> {shown[1]}"]
         if self.shape_mismatches:
             lines.append(f"{len(self.shape_mismatches)} more meet a name of the model, but not its shape:")
             lines += _listed(self.shape_mismatches)
         for ambiguity in self.ambiguities:
-            reason = printable(ambiguity.distinction)
+            reason = ambiguity.distinction
             lines.append(f"{len(ambiguity.keys)} keys could go to several places, so none was picked: {reason}.")
             lines += _listed(ambiguity.keys)
         for problem in self.problems:
             lines.append(f"{problem.kind}: {problem.text}")
             lines += _listed(problem.keys)
-        return "\n".join(lines)
+        return "\n".join(line(each, 3 * _LONGEST_SHOWN) for each in lines)
 
     def as_python(self, name: str = "rename_keys") -> str:
         """Return the source of a function that renames a state dict, to paste into a loader.

@@ -126,7 +126,7 @@ def _raised(error: BaseException | None) -> BaseException | None:
 
     None for what has no lines of the project in it, and for what pytest takes for something else than a failure.
     """
-    if not isinstance(error, ProjectError):
+    if not isinstance(error, ProjectError) or error.cause == "manifest-unreadable":
         return None
     raised = error.__cause__
     if not isinstance(raised, Exception) or isinstance(raised, (CheckpointError, SkipTest)):

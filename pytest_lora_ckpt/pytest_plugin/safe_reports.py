@@ -122,14 +122,14 @@ class Pages:
         self._used: dict[str, int] = defaultdict(int)
 
     def shorten(self, report: pytest.TestReport) -> None:
-        """Cut the text of a failed check to what is left of the page. Tracebacks of the project's code stay."""
+        """Cut the text of a failed check to what is left of the page; tracebacks of the project's code stay."""
         checkpoint = report.nodeid.partition("[")[2]
         most = max(_EACH, min(_FIRST, _ALL - self._used[checkpoint]))
         for trace, *_ in _chain(report.longrepr) if hasattr(report.longrepr, "reprtraceback") else ():
             for entry in trace.reprentries:
                 if entry.style == "value":
                     entry.lines = self._cut(entry.lines, most)
-                    self._used[checkpoint] += len(entry.lines)
+                self._used[checkpoint] += len(entry.lines)
 
     @staticmethod
     def _cut(lines: Iterable[str], most: int) -> list[str]:

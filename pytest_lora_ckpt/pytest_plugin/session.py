@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 NAME = "lora-ckpt"
 """The node of the checks."""
 
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 _AUDIT = pytest.StashKey["LoraAudit"]()
 
 
@@ -45,6 +47,10 @@ def start(config: pytest.Config) -> LoraAudit:
     Raises:
         pytest.UsageError: An option is not valid.
     """
+    refused = [each for each in config.invocation_params.args if _NO_TEXT.search(each)]
+    if refused and config.getoption("dist", "no") != "no":  # It would end the run in an error of its own.
+        message = f"{printable(refused[0])} is not valid UTF-8, and pytest-xdist cannot send it: run without -n."
+        raise pytest.UsageError(message)
     with usage_errors():
         config.stash[_AUDIT] = LoraAudit(config, read_settings(options_of(config)))
     return config.stash[_AUDIT]

@@ -47,7 +47,10 @@ def forged(text: str, *, longest: int | None = LONGEST) -> list[str]:
         text: The output, with plain newlines.
         longest: How long a line may be; None for data, which holds names in full.
     """
-    return [f"{why}: {line!r:.200}" for line in text.split("\n") for why in _wrong(line, longest)]
+    lines = text.rstrip().split("\n")
+    if _SUMMARY.match(lines[-1]):  # pytest's own, which is plain with `-q`.
+        lines.pop()
+    return [f"{why}: {line!r:.200}" for line in lines for why in _wrong(line, longest)]
 
 
 def _wrong(line: str, longest: int | None) -> Iterator[str]:

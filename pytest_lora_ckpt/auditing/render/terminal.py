@@ -89,7 +89,7 @@ def _about(checkpoint: CheckpointFacts) -> Iterator[str]:
         alpha = "" if adapter.alpha is None else f", alpha {adapter.alpha:g}"
         yield from wrap(f"adapter {name}: rank {adapter.rank}{alpha}, {count(adapter.modules, 'module')}")
     if checkpoint.envelope:
-        yield from wrap(f"beside the state dict: {', '.join(checkpoint.envelope)}")
+        yield from wrap(f"beside the state dict: {', '.join(map(printable, checkpoint.envelope))}")
     for each in checkpoint.companions:
         if each.kind != "twin":  # A note says more of it.
             yield from wrap(_companion(each))
