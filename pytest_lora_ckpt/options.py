@@ -366,7 +366,15 @@ class Settings:
         """What is asked of each checkpoint."""
         from pytest_lora_ckpt.comparison.stages import Demands
 
-        return Demands(self.stage, self.stages, self.min_ratio, self.strict, self.manifest, self.companion, self.trust)
+        return Demands(
+            stage=self.stage,
+            stages=self.stages,
+            min_ratio=self.min_ratio,
+            strict=self.strict,
+            manifest=self.manifest,
+            companions=self.companion,
+            trust=self.trust,
+        )
 
 
 def read_settings(options: Reading) -> Settings:

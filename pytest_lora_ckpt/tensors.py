@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+MOST_DIMENSIONS = 64
+"""Dimensions of a tensor: numpy has at most so many, and torch's operators too (`MAX_DIMS` of its TensorIterator)."""
+
 # Bytes per element, by torch's name of the dtype (https://docs.pytorch.org/docs/stable/tensor_attributes.html).
 ITEM_SIZES: Mapping[str, int] = {
     "float64": 8,
@@ -187,12 +190,13 @@ def _alias_groups(infos: Mapping[str, TensorInfo], given: Iterable[Iterable[str]
     for key, info in infos.items():
         if info.storage is not None and (place := info.place) is not None:
             by_place.setdefault(place, []).append(key)
-    groups = [set(keys) for keys in by_place.values() if len(keys) > 1]
-    for names in given:
-        joined = {name for name in names if name in infos}
-        apart = [group for group in groups if not group & joined]
-        for group in groups:
-            if group & joined:
-                joined |= group
-        groups = [*apart, joined]
-    return tuple(sorted(tuple(sorted(group)) for group in groups if len(group) > 1))
+    groups: dict[str, set[str]] = {}
+    for names in (*by_place.values(), *given):
+        # The smaller groups go into the largest: so each key is moved a few times, however many groups there are.
+        mine = {id(group): group for name in names if name in infos for group in [groups.get(name) or {name}]}
+        largest, *others = sorted(mine.values(), key=len, reverse=True) or [set[str]()]
+        for group in others:
+            largest |= group
+        groups.update(dict.fromkeys(largest if others else (), largest))
+    distinct = {id(group): group for group in groups.values()}
+    return tuple(sorted(tuple(sorted(group)) for group in distinct.values()))

@@ -11,6 +11,7 @@ from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.gather import gather
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.project import Project
+from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.comparison.stages import STAGES, Demands, Stage
 from pytest_lora_ckpt.models import is_module
 
@@ -39,6 +40,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
     trust: Iterable[str] = (),
     strict: bool = False,
     checks: Iterable[str] | None = None,
+    limits: Limits | None = None,
 ) -> AuditResult:
     """Audit a checkpoint: did it really load, and does the adapter do anything?
 
@@ -62,6 +64,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
         trust: Names that its pickles may ask for, `module.name`, beyond those that are known to describe data.
         strict: Count a check that could not be made as failed, not as skipped.
         checks: Names of the checks to make; all by default.
+        limits: What the checkpoint's files may ask for.
 
     Returns:
         The result, as data. A model or loader that raises is a failed check; the exception is in `.errors`, with the
@@ -97,6 +100,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
             manifest=None if manifest is None else Path(manifest),
             companions=tuple(map(Path, companions)),
             trust=tuple(trust),
+            limits=limits or Limits(),
         ),
         Project(location, called="The argument {}="),
     )

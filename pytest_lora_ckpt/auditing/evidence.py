@@ -15,7 +15,9 @@ from pytest_lora_ckpt.auditing.judges.safety import judge_globals
 from pytest_lora_ckpt.auditing.plain import from_plain
 from pytest_lora_ckpt.auditing.project import Once, Project, ProjectError
 from pytest_lora_ckpt.auditing.result import CheckpointFacts, ComparisonFacts, Facts, GlobalFacts
-from pytest_lora_ckpt.checkpoint import CheckpointError, name_companions, open_checkpoint
+from pytest_lora_ckpt.checkpoint import CheckpointError, name_companions
+from pytest_lora_ckpt.checkpoint.limits import Budget
+from pytest_lora_ckpt.checkpoint.open import open_within
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.findings.from_globals import kind_of
 from pytest_lora_ckpt.manifest import find_manifest
@@ -55,12 +57,13 @@ class AuditContext:
         """What the project's own code failed with: cause and message -> the first check that needed it."""
         self.told: list[tuple[Finding, str]] = []
         """The errors that were reported so far, each with the check that reported it."""
+        self._budget = Budget(self.demands.limits)
         self._file = Once(lambda: FileEvidence(self._open(), self.demands.stages), (Exception,))
         self._manifest = Once(self._read_manifest, (Exception,))
         self.project.refuse = self._refuse
 
     def _open(self) -> Checkpoint:
-        return name_companions(open_checkpoint(self.path), self.demands.companions)
+        return name_companions(open_within(self.path, self._budget), self.demands.companions)
 
     @property
     def file(self) -> FileEvidence:
@@ -163,7 +166,7 @@ class AuditContext:
         from pytest_lora_ckpt.manifest import ManifestError, read_manifest
 
         try:
-            return read_manifest(path)
+            return read_manifest(path, self._budget)
         except (ManifestError, OSError) as error:
             raise ProjectError("manifest-unreadable", str(error)) from error
 

@@ -9,7 +9,6 @@ from pytest_lora_ckpt.auditing.result import CheckpointFacts, CompanionFacts
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import detect_stage
 from pytest_lora_ckpt.findings.from_values import audit_values
-from pytest_lora_ckpt.lora.config import AdapterConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint import Checkpoint, Companion
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.findings.from_values import ValueAudit
+    from pytest_lora_ckpt.lora.config import AdapterConfig
     from pytest_lora_ckpt.results import LoadReport
 
 
@@ -66,7 +66,7 @@ class FileEvidence:
     @property
     def parts(self) -> list[Part]:
         """The same for the judges: name, keys and config of each."""
-        return [(part.path.name, part.keys, part.adapter_config) for part in self.adapter_parts]
+        return [(part.path.name, part.keys, part.config) for part in self.adapter_parts]
 
     @cached_property
     def values(self) -> Sequence[ValueAudit]:
@@ -87,8 +87,7 @@ class FileEvidence:
     def lora_config(self) -> AdapterConfig | None:
         """The adapter's `adapter_config.json`, in the checkpoint or next to it."""
         companion = self.checkpoint.adapter_companion
-        content = self.checkpoint.adapter_config or (companion.adapter_config if companion else None)
-        return None if content is None else AdapterConfig.of(content)
+        return self.checkpoint.config or (companion.config if companion else None)
 
     @cached_property
     def hinted_configs(self) -> tuple[Mapping[str, Any], ...]:

@@ -135,10 +135,11 @@ class LoadedEvidence:
 
     def _named_base(self) -> BaseWeights | None:
         """Open the base model that `adapter_config.json` names, where that is a directory that the user gave."""
-        named = (self._file.checkpoint.adapter_config or {}).get("base_model_name_or_path")
-        if isinstance(named, str) and named and not may_be_opened(named, self._file.checkpoint.path):
+        config = self._file.checkpoint.config
+        named = config.base if config is not None else None
+        if named and not may_be_opened(named, self._file.checkpoint.path):
             self.closed_base = named
-        elif isinstance(named, str) and named and Path(named).is_dir():
+        elif named and Path(named).is_dir():
             with contextlib.suppress(CheckpointError):
                 return BaseWeights(open_checkpoint(named), self.model, self._file.lora_config)
         return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
 from pytest_lora_ckpt.checkpoint.index import read_bytes, read_tensor
 from pytest_lora_ckpt.checkpoint.limits import Budget
+from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.index import Piece, TensorSource
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.tensors import KeySet, TensorInfo
+
+
+_COMPARED = 200  # Keys, and characters of each, in which a name for a suggestion is looked for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,8 @@ class Checkpoint:
         opaque_keys: Entries of the state dict that are not plain tensors -> what they are (quantized, sparse, on the
             meta device, an `_extra_state`). They are not in `keys`.
         globals: Every class and function that the pickles ask for, by their entries; none of them was imported.
-        adapter_config: The contents of `adapter_config.json`, for a PEFT adapter.
+        adapter_config: The contents of `adapter_config.json`, for a PEFT adapter, as they are in the file.
+        twice: Names that `adapter_config.json` has twice.
         companions: Other parts of the same run in the same directory, each with its kind.
         notes: Short remarks worth showing.
         budget: What reading it has spent, and what is left of the audit's limits.
@@ -104,9 +109,17 @@ class Checkpoint:
     opaque_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     globals: tuple[Global, ...] = field(default=(), repr=False)
     adapter_config: dict[str, Any] | None = field(default=None, repr=False)
+    twice: tuple[str, ...] = field(default=(), repr=False)
     companions: tuple[Companion, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
     budget: Budget = field(default_factory=Budget, repr=False)
+
+    @cached_property
+    def config(self) -> AdapterConfig | None:
+        """What `adapter_config.json` asks for, each field by its type; None where there is none."""
+        if self.adapter_config is None:
+            return None
+        return AdapterConfig.of(self.adapter_config, self.budget.pattern_time, self.twice)
 
     @cached_property
     def adapters(self) -> Mapping[str, AdapterInfo]:
@@ -118,11 +131,9 @@ class Checkpoint:
                 name = pair.adapter or "default"
                 modules.setdefault(name, set()).add(pair.module)
                 ranks.setdefault(name, set()).update([pair.rank] if pair.rank is not None else [])
-        config = self.adapter_config or {}
-        alpha = _number(config.get("lora_alpha"))
-        if not modules and self.adapter_config is not None:
-            rank = config.get("r")
-            return {"default": AdapterInfo(rank if isinstance(rank, int) else None, alpha, 0)}
+        alpha = self.config.alpha if self.config else None
+        if not modules and self.config is not None:
+            return {"default": AdapterInfo(self.config.rank, alpha, 0)}
         return {name: AdapterInfo(_rank(ranks[name]), alpha, len(modules[name])) for name in modules}
 
     def companion(self, kind: str) -> Companion | None:
@@ -199,7 +210,10 @@ class Checkpoint:
             )
         import difflib  # Only a failure pays for it.
 
-        near = difflib.get_close_matches(key, self.keys, n=3)
+        # To compare takes time that grows with the square of the lengths.
+        leaf = key.rpartition(".")[2]
+        alike = sorted((each for each in self.keys if len(each) <= _COMPARED), key=lambda each: not each.endswith(leaf))
+        near = difflib.get_close_matches(key[:_COMPARED], alike[:_COMPARED], n=3)
         raise UnknownKeyError(
             "unknown-key",
             self.path,
@@ -215,10 +229,6 @@ def open_companion(kind: str, path: str, read: Callable[[], Checkpoint]) -> Comp
         return Companion(kind, Path(path), read())
     except CheckpointError as error:
         return Companion(kind, Path(path), error=error)
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _rank(ranks: set[int]) -> int | tuple[int, ...] | None:

@@ -10,12 +10,14 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
+from pytest_lora_ckpt.lora.patterns import PatternTime
+from pytest_lora_ckpt.tensors import MOST_DIMENSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 HEAD = 4096
@@ -70,14 +72,15 @@ class Limits:
         1 << 32, "bytes unpacked", "A byte of a compressed archive can become a thousand; torch compresses none."
     )
     keys: int = _bound(4_000_000, "keys", "The largest published models have some 100,000.")
-    key_length: int = _bound(4096, "characters of one key", "Models have keys of 30 to 200.")
-    key_segments: int = _bound(256, "segments of one key", "Models have keys of 3 to 20.")
+    key_length: int = _bound(1000, "characters of one key", "Models have keys of 30 to 200.")
+    key_segments: int = _bound(64, "segments of one key", "Models have keys of 3 to 20.")
+    dimensions: int = _bound(MOST_DIMENSIONS, "dimensions of one tensor", "numpy has at most so many.")
     aliases: int = _bound(100_000, "keys that share a tensor", "Models share a few embeddings and layers.")
     config_bytes: int = _bound(10_000_000, "bytes of one config", "Configs have some kB; with rank_pattern some 100.")
-    index_bytes: int = _bound(200_000_000, "bytes of one shard index", "A key takes a hundred.")
-    manifest_bytes: int = _bound(200_000_000, "bytes of one manifest", "A model of 100,000 keys takes some 30 MB.")
+    index_bytes: int = _bound(100_000_000, "bytes of one shard index", "A key takes a hundred.")
+    manifest_bytes: int = _bound(100_000_000, "bytes of one manifest", "A model of 100,000 keys takes some 30 MB.")
     json_values: int = _bound(
-        10_000_000, "values of JSON files", "A key of a manifest has some eight, and a value takes 60 bytes of memory."
+        5_000_000, "values of JSON files", "A key of a manifest has some eight, and a value takes 60 bytes of memory."
     )
     json_nesting: int = _bound(100, "levels of one JSON file", "Configs have some five.")
     seconds: int = _bound(
@@ -98,6 +101,7 @@ Bound = Literal[
     "keys",
     "key_length",
     "key_segments",
+    "dimensions",
     "aliases",
     "config_bytes",
     "index_bytes",
@@ -108,6 +112,13 @@ Bound = Literal[
     "pattern_seconds",
 ]
 """The names of the bounds: the fields of `Limits`."""
+
+
+class HasShape(Protocol):
+    """What is known of a tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
 class OverLimitError(BrokenFileError):
@@ -131,6 +142,11 @@ class Budget:
     Args:
         limits: The bounds.
 
+    Attributes:
+        limits: The bounds.
+        spent: What is spent of each.
+        pattern_time: The time that is left for patterns.
+
     Example:
         >>> budget = Budget(Limits(elements=100))
         >>> budget.spend("elements", 60)
@@ -140,11 +156,12 @@ class Budget:
         pytest_lora_ckpt.checkpoint.limits.OverLimitError: more than 100 elements that calls copy: 120 or more
     """
 
-    __slots__ = ("_index_bytes", "_seconds", "_since", "limits", "spent")
+    __slots__ = ("_index_bytes", "_seconds", "_since", "limits", "pattern_time", "spent")
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.spent: Counter[Bound] = Counter()
+        self.pattern_time = PatternTime(self.limits.pattern_seconds)
         self._index_bytes = 0
         self._seconds = 0.0
         self._since: float | None = None
@@ -198,6 +215,18 @@ class Budget:
         finally:
             self._seconds += time.thread_time() - self._since
             self._since = None
+
+
+def check_keys(keys: Mapping[str, HasShape], budget: Budget) -> None:
+    """Compare the keys of one file with the limits.
+
+    Raises:
+        OverLimitError: They are too many, or one of them is too long.
+    """
+    budget.check("keys", len(keys))
+    budget.check("key_length", max(map(len, keys), default=0))
+    budget.check("key_segments", max((key.count(".") for key in keys), default=0) + 1)
+    budget.check("dimensions", max((len(info.shape) for info in keys.values()), default=0))
 
 
 _UNITS: dict[str, str] = {each.name: each.metadata["unit"] for each in fields(Limits)}

@@ -54,12 +54,17 @@ def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits | None = Non
           found: nothing under this path; no/ does not exist either
           what to do: Look at the path.
     """
-    return _open(os.fspath(path), Budget(limits))
+    return open_within(path, Budget(limits))
 
 
-def _open(path: str, budget: Budget) -> Checkpoint:
-    """Open a checkpoint within what is left of a budget."""
-    listing = storage_for(path, budget).locate(path)
+def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
+    """Open a checkpoint within what is left of a budget.
+
+    Raises:
+        CheckpointError: As `open_checkpoint`.
+    """
+    text = os.fspath(path)
+    listing = storage_for(text, budget).locate(text)
     with _no_garbage_collection(), budget.reading():
         checkpoint = _assemble(listing, LAYOUTS)
         if checkpoint.layout == "peft_adapter":
@@ -82,7 +87,7 @@ def name_companions(checkpoint: Checkpoint, paths: Iterable[str | os.PathLike[st
     kept = [each for each in checkpoint.companions if each.path.resolve() not in named]
     opened = []
     for text in named.values():
-        each = open_companion("weights", text, lambda text=text: _open(text, checkpoint.budget))  # type: ignore[misc]
+        each = open_companion("weights", text, lambda text=text: open_within(text, checkpoint.budget))  # type: ignore[misc]
         kind = "adapter" if each.checkpoint is not None and each.checkpoint.layout == "peft_adapter" else each.kind
         opened.append(dataclasses.replace(each, kind=kind, named=True))
     return dataclasses.replace(checkpoint, companions=(*kept, *opened))

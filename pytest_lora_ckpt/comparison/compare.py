@@ -12,6 +12,7 @@ from pytest_lora_ckpt.comparison.pairing import Excuses, Pairing, Terms, count_r
 from pytest_lora_ckpt.comparison.verdict import is_idle, judge
 from pytest_lora_ckpt.findings import Comparison, diagnose
 from pytest_lora_ckpt.keys import readings, templates
+from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.models import as_key_set
 from pytest_lora_ckpt.results import Component, LoadReport
 from pytest_lora_ckpt.vocabulary.lora import LORA_SCALES
@@ -108,18 +109,17 @@ def compare_excusing(  # noqa: PLR0913  # What `compare` takes.
         raise ValueError(f"scope= is one of {', '.join(map(repr, SCOPES))}, and was {scope!r}.")
     groups = [tuple(group) for group in aliases]
     source = as_key_set(checkpoint, groups)
-    if adapter_config is None:
-        adapter_config = getattr(checkpoint, "adapter_config", None)
+    config = _config(checkpoint, adapter_config)
     if scope == "auto":
-        partial = adapter_config is not None or _is_of_one_component(checkpoint, source)
+        partial = config is not None or _is_of_one_component(checkpoint, source)
         scope = "adapter" if partial else detect_scope(source)
     if model is None:
         return _not_compared(source, scope, excuses.stage, _count_companion(checkpoint))
     target = as_key_set(model, groups)
     inferred = remapping is None
     if remapping is None:
-        remapping = keys.infer_remapping(source, target, adapter_name=adapter_name, adapter_config=adapter_config)
-    biases = (adapter_config or {}).get("bias") in {"all", "lora_only"}
+        remapping = _remap(source, target, adapter_name, config)
+    biases = config is not None and config.bias in {"all", "lora_only"}
     pairing = Pairing(source, target, remapping, Terms(scope, adapter_name, biases, excuses), inferred=inferred)
     as_is, remapped = pairing.as_is(), pairing.remapped()
     holder = (checkpoint, source) if adapter is None else (adapter, as_key_set(adapter))
@@ -137,7 +137,7 @@ def compare_excusing(  # noqa: PLR0913  # What `compare` takes.
         companion_lora_keys=_count_companion(checkpoint),
     )
     layout = getattr(checkpoint, "layout", None)
-    return dataclasses.replace(report, findings=diagnose(Comparison(report, source, target, layout, adapter_config)))
+    return dataclasses.replace(report, findings=diagnose(Comparison(report, source, target, layout, config)))
 
 
 def infer_remapping(
@@ -167,10 +167,20 @@ def infer_remapping(
         {'module.fc.weight': 'fc.weight'}
     """
     groups = [tuple(group) for group in aliases]
-    if adapter_config is None:
-        adapter_config = getattr(checkpoint_keys, "adapter_config", None)
     source, target = as_key_set(checkpoint_keys, groups), as_key_set(model_keys, groups)
-    return keys.infer_remapping(source, target, adapter_name=adapter_name, adapter_config=adapter_config)
+    return _remap(source, target, adapter_name, _config(checkpoint_keys, adapter_config))
+
+
+def _config(checkpoint: Any, content: Mapping[str, Any] | None) -> AdapterConfig | None:
+    """Return the config that was given, else the checkpoint's."""
+    if content is None and isinstance(checkpoint, Checkpoint):
+        return checkpoint.config
+    return None if content is None else AdapterConfig.of(content)
+
+
+def _remap(source: KeySet, target: KeySet, adapter_name: str, config: AdapterConfig | None) -> Remapping:
+    saved = {"modules_to_save": config.saved} if config is not None else None
+    return keys.infer_remapping(source, target, adapter_name=adapter_name, adapter_config=saved)
 
 
 def detect_scope(names: KeySet) -> str:

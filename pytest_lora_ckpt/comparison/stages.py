@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.limits import Limits
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
@@ -96,6 +98,7 @@ class Demands:
         strict: A check that could not be made counts as failed.
         manifest: The manifest of its training; None looks for one next to it.
         companions: Files and adapter directories that are part of it, wherever they lie.
+        limits: What its files may ask for.
         trust: Names that its pickles may ask for, `module.name`.
     """
 
@@ -105,6 +108,7 @@ class Demands:
     strict: bool = False
     manifest: Path | None = None
     companions: tuple[Path, ...] = ()
+    limits: Limits = field(default_factory=Limits)
     trust: tuple[str, ...] = ()
 
 

@@ -92,6 +92,7 @@ ALL = (
         "empty-adapter",
         "Do not override state_dict by hand; save again from a checkpoint that still holds the tensors.",
     ),
+    Cause("config-field-broken", "Use the adapter_config.json that was written with these tensors, or mend the field."),
     Cause(
         "config-rank",
         "Use the adapter_config.json that was written with these tensors: r must be the rank of the factors.",

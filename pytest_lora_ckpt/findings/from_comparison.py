@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.findings.finding import finding, of_kind, of_wrapper
 from pytest_lora_ckpt.keys import ParsedKey, parse_key, readings, templates
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_lora_ckpt.keys import Remapping, Rule
+    from pytest_lora_ckpt.lora.config import AdapterConfig
     from pytest_lora_ckpt.results import Finding, LoadReport, LoadState
     from pytest_lora_ckpt.tensors import KeySet
 
@@ -35,14 +36,14 @@ class Comparison:
         source: The checkpoint's keys.
         target: The model's keys.
         layout: The checkpoint's layout, where it is a `Checkpoint`.
-        adapter_config: The content of `adapter_config.json`, or None.
+        config: What `adapter_config.json` asks for, or None.
     """
 
     report: LoadReport
     source: KeySet
     target: KeySet
     layout: str | None
-    adapter_config: Mapping[str, Any] | None
+    config: AdapterConfig | None
 
     def in_source(self, key: str) -> ParsedKey:
         """Parse a key of the checkpoint."""
@@ -185,7 +186,7 @@ def biases(c: Comparison) -> Iterator[Finding]:
 
 
 def _lost_biases(c: Comparison) -> tuple[list[str], str | None]:
-    kind = (c.adapter_config or {}).get("bias")
+    kind = c.config.bias if c.config is not None else None
     if kind not in ("all", "lora_only") or c.report.scope != "adapter":
         return [], None
     # Those that were not trained are excused.
@@ -214,7 +215,7 @@ def lost_weights(c: Comparison) -> Iterator[Finding]:
 
 def partly_held(c: Comparison) -> Iterator[Finding]:
     """Find a component of which a checkpoint of trained weights holds a part: the rest was frozen, or is lost."""
-    if c.report.scope != "adapter" or c.adapter_config is not None:
+    if c.report.scope != "adapter" or c.config is not None:
         return
     adapted = {row.name for row in c.report.components if row.lora}
     for row in c.report.components:
@@ -292,7 +293,7 @@ def _peft_does(c: Comparison, rule: Rule) -> bool:
     """Whether the loader that will meet these keys is PEFT's: it needs an adapter directory, or a `PeftModel`."""
     if rule.kind == "modules-to-save":
         return c.model_is_peft
-    return c.adapter_config is not None or c.model_is_peft or parse_key(rule.example[1]).adapter == "default"
+    return c.config is not None or c.model_is_peft or parse_key(rule.example[1]).adapter == "default"
 
 
 def _rule_cause(c: Comparison, rule: Rule) -> str:  # noqa: PLR0911  # One line, and one answer, per kind of renaming.
@@ -312,7 +313,7 @@ def _rule_cause(c: Comparison, rule: Rule) -> str:  # noqa: PLR0911  # One line,
         return "wrapper-prefix"
     if not TOWERS.isdisjoint(changed or words):
         return "vlm-refactor-prefix"
-    if not changed and c.adapter_config is not None:
+    if not changed and c.config is not None:
         return "wrong-base-class"
     return "wrapper-prefix" if is_prefix else "renamed-module"
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.findings.finding import finding
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.lora.config import AdapterConfig, module_ends, modules_around
+from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
+from pytest_lora_ckpt.lora.paths import module_ends, modules_around
+from pytest_lora_ckpt.lora.patterns import PatternError
 from pytest_lora_ckpt.vocabulary.lora import MAGNITUDE
 from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS, SEQUENCE_HEADS, TWIN_PROJECTIONS
 from pytest_lora_ckpt.wording import count, listed, printable
@@ -26,10 +28,10 @@ _VOCABULARY = EMBEDDINGS | LM_HEADS
 def config_findings(content: AdapterConfig | Mapping[str, Any], keys: KeySet) -> list[Finding]:
     """Compare the fields of a PEFT LoRA config with the tensors of its adapter.
 
-    Checked: `peft_type`, `r` with `rank_pattern`, `use_dora`, `target_modules` with `exclude_modules` and
-    `layers_to_transform`, `modules_to_save`, `bias` where it is `"none"`, and whether the regular expressions can be
-    matched. What a state dict cannot show (`lora_alpha`, `use_rslora`) is not checked; nor whether biases are lost,
-    for a base model without any (Llama) has none to save.
+    Checked: the types of the fields, `peft_type`, `r` with `rank_pattern`, `use_dora`, `target_modules` with
+    `exclude_modules` and `layers_to_transform`, `modules_to_save`, `bias` where it is `"none"`, and whether the regular
+    expressions can be matched. What a state dict cannot show (`lora_alpha`, `use_rslora`) is not checked; nor whether
+    biases are lost, for a base model without any (Llama) has none to save.
 
     Args:
         content: The content of `adapter_config.json`.
@@ -38,12 +40,14 @@ def config_findings(content: AdapterConfig | Mapping[str, Any], keys: KeySet) ->
     config = AdapterConfig.of(content)
     pairs = [pair for pair in lora_pairs(keys) if (pair.down or pair.up) and not pair.product]
     if not config.is_lora:
+        broken = list(_broken_fields(config))
         kind = f"{_FILE} has peft_type {printable(config.method, 40)!r}"
         if not config.names_lora_factors and pairs:
             message = f"{kind}, and the file holds LoRA ({count(len(pairs), 'module')})."
-            return [finding("config-type-wrong", message, [key for pair in pairs for key in pair.keys])]
-        return [finding("config-type", f"{kind}: its fields were not checked.")]
+            return [*broken, finding("config-type-wrong", message, [key for pair in pairs for key in pair.keys])]
+        return [*broken, finding("config-type", f"{kind}: its fields were not checked.")]
     return [
+        *_broken_fields(config),
         *_rank(config, pairs),
         *_dora(config, keys),
         *_targets(config, pairs),
@@ -109,6 +113,12 @@ def _are_input_and_output(keys: KeySet, embeddings: list[str]) -> bool:
     return len(rows) == 2 and rows[0] == rows[1]  # noqa: PLR2004
 
 
+def _broken_fields(config: AdapterConfig) -> Iterator[Finding]:
+    """Name the fields that hold something else than they should; the other recognisers take them for not known."""
+    for name, why in sorted(config.problems.items()):
+        yield finding("config-field-broken", f"{printable(name, 100)} in {_FILE} {why}.")
+
+
 def _rank(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
     # For a parameter that stacks experts, PEFT stacks their factors: r rows for each expert.
     stacked = {name.rpartition(".")[0] for name in config.parameters}
@@ -152,8 +162,11 @@ def _targets(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
         message = f"target_modules in {_FILE} does not name {len(outside)} of {len(pairs)} adapted modules"
         yield _such_as(message, outside)
     if pairs and isinstance(config.targets, frozenset):
-        adapted = {end for pair in pairs for end in module_ends(pair.module)}
-        unused = config.targets - adapted
+        unused, adapted, twins_known = set(config.targets), set[str](), frozenset().union(*TWIN_PROJECTIONS)
+        for pair in pairs:
+            ends = set(module_ends(pair.module))
+            unused -= ends
+            adapted |= twins_known & ends
         # Lists that serve many models are common, and PEFT needs one of their names in the base model.
         halves = {name for twins in TWIN_PROJECTIONS if twins & adapted for name in twins & unused}
         if unused:
@@ -171,10 +184,16 @@ def _such_as(message: str, pairs: list[LoraPair]) -> Finding:
 def _modules_to_save(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
     if not config.saved:
         return
-    held = {path for key, parsed in parse_keys(keys).items() if not parsed.is_lora for path in modules_around(key)}
-    lacking = [name for name in config.saved if not any(path.endswith(name) for path in held)]
-    if any(path.endswith(config.trained_heads) for path in held):
-        lacking = [name for name in lacking if name not in config.trained_heads]
+    held: set[str] = set()
+    has_head = False
+    for key, parsed in parse_keys(keys).items():
+        for path in () if parsed.is_lora else modules_around(key):
+            try:
+                held |= config.saved_names(path)
+            except PatternError:
+                return
+            has_head = has_head or path.endswith(config.trained_heads)
+    lacking = [name for name in config.saved if name not in held and not (has_head and name in config.trained_heads)]
     if lacking:
         message = f"modules_to_save in {_FILE} names {listed(lacking, 6)}, and the file does not hold it."
         yield finding("config-modules-to-save", message)
@@ -197,6 +216,5 @@ def _patterns(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]
     for pair in pairs if config.alpha_pattern else ():
         config.scaling(pair.module)  # The one pattern that no recogniser above has matched.
     for name, why in sorted(config.patterns.failures.items()):
-        yield finding(
-            "config-pattern", f"The regular expression in {name} of {_FILE} {why}: the field was not checked."
-        )
+        what = "The list" if name == "modules_to_save" else "The regular expression"
+        yield finding("config-pattern", f"{what} in {name} of {_FILE} {why}: the field was not checked.")

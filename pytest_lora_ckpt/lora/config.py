@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pytest_lora_ckpt.keys import parse_key
-from pytest_lora_ckpt.lora import fields
-from pytest_lora_ckpt.lora.patterns import PatternError, Patterns
-from pytest_lora_ckpt.vocabulary.lora import HEAD_TASKS, LORA_METHODS, MOVING_INITS, PEFT_PREFIX
+from pytest_lora_ckpt.lora.fields import Fields, number, whole
+from pytest_lora_ckpt.lora.paths import Endings, module_ends, modules_around
+from pytest_lora_ckpt.lora.patterns import PatternError, Patterns, PatternTime
+from pytest_lora_ckpt.vocabulary.lora import BIASES, HEAD_TASKS, LORA_METHODS, MOVING_INITS, PEFT_PREFIX
 from pytest_lora_ckpt.vocabulary.models import SEQUENCE_HEADS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _Number = TypeVar("_Number", int, float)
 
@@ -54,19 +59,16 @@ class PatternTable(Generic[_Number]):
     Source: `get_pattern_key` in peft/utils/other.py.
     """
 
-    def __init__(
-        self, field: str, content: object, read: Callable[[object], _Number | None], patterns: Patterns
-    ) -> None:
+    def __init__(self, field: str, content: Mapping[str, _Number | None], patterns: Patterns) -> None:
         self._field, self._patterns = field, patterns
-        entries = content.items() if isinstance(content, Mapping) else ()
         # A plain name needs no regular expression: a config may have one for each module.
         self._plain: dict[str, tuple[int, _Number | None]] = {}
         self._others: list[tuple[int, str, _Number | None]] = []
-        for at, (name, value) in enumerate(entries):
-            if _is_plain(str(name)):
-                self._plain[str(name)] = (at, read(value))
+        for at, (name, value) in enumerate(content.items()):
+            if _is_plain(name):
+                self._plain[name] = (at, value)
             else:
-                self._others.append((at, rf"(.*\.)?({name})", read(value)))
+                self._others.append((at, rf"(.*\.)?({name})", value))
 
     def __bool__(self) -> bool:
         """Whether it has entries."""
@@ -117,7 +119,10 @@ class AdapterConfig:
         replicated: By `layer_replication`, the base model's layer behind each layer; empty without it.
         tokens: `trainable_token_indices`: name of an embedding, or "" for the input embedding -> trained rows.
         tied: `ensure_weight_tying`.
-        patterns: Matches the regular expressions, all of them within one time limit.
+        base: `base_model_name_or_path`.
+        revision: Of the base model.
+        problems: Field -> what it is and what it should be, of the fields that are of another type than PEFT's.
+        patterns: Matches the regular expressions within the time limit of the audit.
     """
 
     method: str | None
@@ -140,50 +145,70 @@ class AdapterConfig:
     tokens: Mapping[str, tuple[int, ...]]
     tied: bool
     invocation: tuple[int, ...]
+    base: str | None
+    revision: str | None
+    problems: Mapping[str, str] = field(repr=False)
     patterns: Patterns = field(repr=False)
+    _saved_ends: Endings = field(repr=False)
 
     @classmethod
-    def of(cls, content: AdapterConfig | Mapping[str, Any] | None) -> AdapterConfig:
+    def of(
+        cls,
+        content: AdapterConfig | Mapping[str, Any] | None,
+        time: PatternTime | None = None,
+        twice: Iterable[str] = (),
+    ) -> AdapterConfig:
         """Read the content of `adapter_config.json`, or a config found in hyper-parameters; never raises.
+
+        Args:
+            content: The fields.
+            time: The time that the audit has for patterns.
+            twice: Names that the file has twice: PEFT takes the second value, other readers may take the first.
 
         Example:
             >>> config = AdapterConfig.of({"r": 8, "lora_alpha": "sixteen", "target_modules": ["q_proj"]})
             >>> config.rank, config.alpha, config.targets
             (8, None, frozenset({'q_proj'}))
+            >>> config.problems
+            {'lora_alpha': "is the text 'sixteen', and should be a number that is finite and not negative"}
         """
         if isinstance(content, AdapterConfig):
             return content
-        entries: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
-        read = entries.get
-        layers = read("layers_to_transform")
-        numbers = frozenset(
-            each for each in fields.listed(layers) if isinstance(each, int) and not isinstance(each, bool)
-        )
-        method = read("peft_type")
-        patterns = Patterns()
-        return cls(
-            method=fields.text(method) or (None if method is None else str(method)),
-            task=fields.text(read("task_type")),
-            rank=fields.whole(read("r")),
-            alpha=fields.number(read("lora_alpha")),
-            rslora=fields.flag(read("use_rslora")),
-            dora=fields.flag(read("use_dora")),
-            bias=fields.text(read("bias")),
-            targets=fields.names_or_pattern(read("target_modules")),
-            excluded=fields.names_or_pattern(read("exclude_modules")),
-            parameters=fields.names(read("target_parameters"), alone=False),
-            saved=fields.names(read("modules_to_save"), alone=False),
-            layers=None if layers is None else numbers,
-            layers_pattern=fields.names(read("layers_pattern")),
-            rank_pattern=PatternTable("rank_pattern", read("rank_pattern"), fields.whole, patterns),
-            alpha_pattern=PatternTable("alpha_pattern", read("alpha_pattern"), fields.number, patterns),
-            start=(fields.text(read("init_lora_weights")) or "").lower(),
-            replicated=fields.replicated_layers(read("layer_replication")),
-            tokens=fields.token_rows(read("trainable_token_indices")),
-            tied=read("ensure_weight_tying") is True,
-            invocation=tuple(each for each in fields.listed(read("alora_invocation_tokens")) if isinstance(each, int)),
+        read = Fields(content if isinstance(content, Mapping) else {})
+        layers, patterns, saved = read.numbers("layers_to_transform"), Patterns(time), read.names("modules_to_save")
+        method = read.text("peft_type")
+        made = cls(
+            method=method,
+            task=read.text("task_type"),
+            rank=read.whole("r"),
+            alpha=read.number("lora_alpha"),
+            rslora=read.flag("use_rslora"),
+            dora=read.flag("use_dora"),
+            bias=read.choice("bias", BIASES),
+            targets=read.names_or_pattern("target_modules"),
+            excluded=read.names_or_pattern("exclude_modules"),
+            parameters=read.names("target_parameters"),
+            saved=saved,
+            layers=None if layers is None else frozenset(layers),
+            layers_pattern=read.names("layers_pattern", alone=True),
+            rank_pattern=PatternTable("rank_pattern", read.table("rank_pattern", whole), patterns),
+            alpha_pattern=PatternTable("alpha_pattern", read.table("alpha_pattern", number), patterns),
+            start=(read.text_or_flag("init_lora_weights") or "").lower(),
+            replicated=read.replicated_layers("layer_replication"),
+            tokens=read.token_rows("trainable_token_indices"),
+            tied=read.flag("ensure_weight_tying") is True,
+            invocation=read.numbers("alora_invocation_tokens") or (),
+            base=read.text("base_model_name_or_path"),
+            revision=read.text("revision"),
+            problems=read.problems,
             patterns=patterns,
+            _saved_ends=Endings(saved),
         )
+        # Other methods have fields of these names that hold something else, such as AdaLoRA's rank_pattern.
+        of_all = ("peft_type", "base_model_name_or_path", "revision")
+        problems = {name: why for name, why in read.problems.items() if made.is_lora or name in of_all}
+        problems |= dict.fromkeys(twice, "stands there twice")
+        return dataclasses.replace(made, problems=problems)
 
     @property
     def is_lora(self) -> bool:
@@ -257,7 +282,19 @@ class AdapterConfig:
             >>> config.is_saved("layers.0.input_layernorm.weight"), config.is_saved("layers.0.normal.weight")
             (True, False)
         """
-        return bool(self.saved) and any(path.endswith(self.saved) for path in modules_around(key))
+        try:
+            return bool(self.saved) and any(self.saved_names(path) for path in modules_around(key))
+        except PatternError:
+            return True  # Not known.
+
+    def saved_names(self, module: str) -> set[str]:
+        """Return the names in `modules_to_save` that take a module.
+
+        Raises:
+            PatternError: They are so many that it would take too long.
+        """
+        self.patterns.spend("modules_to_save", self._saved_ends.steps)
+        return set(self._saved_ends.of(module))
 
     def expected_rank(self, module: str) -> int | None:
         """Return the rank of a module by `rank_pattern` and `r`; None where that is not known."""
@@ -301,36 +338,12 @@ class AdapterConfig:
         Without a pattern it is the first number that follows two names, and was the last one in releases before 0.19
         (`layers.1.experts.0` is layer 1, and was layer 0).
         """
-        forms = [rf"(?:|{any_}\.){name}" for name in self.layers_pattern for any_ in (".*?", ".*")]
-        forms = forms or [r".*?\.[^.]*", r".*\.[^.]*"]
-        found = (self.patterns.match("layers_pattern", rf"{form}\.(?P<number>\d{{1,9}})\..*", module) for form in forms)
-        return {int(match["number"]) for match in found if match}
-
-
-def modules_around(key: str) -> Iterator[str]:
-    """Give the path of every module around a tensor.
-
-    Example:
-        >>> list(modules_around("layers.0.norm.weight"))
-        ['layers', 'layers.0', 'layers.0.norm']
-    """
-    at = key.find(".")
-    while at >= 0:
-        yield key[:at]
-        at = key.find(".", at + 1)
-
-
-def module_ends(path: str) -> Iterator[str]:
-    """Give the names by which a list means this module: its path, and each end of it that begins after a dot.
-
-    Example:
-        >>> list(module_ends("layers.0.q_proj"))
-        ['layers.0.q_proj', '0.q_proj', 'q_proj']
-    """
-    yield path
-    while (at := path.find(".")) >= 0:
-        path = path[at + 1 :]
-        yield path
+        forms = (rf"(?:|{any_}\.){name}" for name in self.layers_pattern for any_ in (".*?", ".*"))
+        numbers: set[int] = set()
+        for form in forms if self.layers_pattern else (r".*?\.[^.]*", r".*\.[^.]*"):
+            found = self.patterns.match("layers_pattern", rf"{form}\.(?P<number>\d{{1,9}})\..*", module)
+            numbers |= {int(found["number"])} if found else set()
+        return numbers
 
 
 def _base_paths(module: str) -> list[str]:

@@ -306,7 +306,8 @@ def _settled(name: str, value: Any) -> Any:
 
 def _change(name: str, before: Any, after: Any) -> str:
     if isinstance(before, list) and isinstance(after, list):
-        lacks, adds = [one for one in before if one not in after], [one for one in after if one not in before]
+        then, now = ({repr(one) for one in values} for values in (before, after))
+        lacks, adds = [one for one in before if repr(one) not in now], [one for one in after if repr(one) not in then]
         parts = [f"{what} {listed(rest, most=_NAMED)}" for what, rest in (("lacks", lacks), ("adds", adds)) if rest]
         if parts:
             return f"{name} {' and '.join(parts)}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_lora_ckpt.checkpoint.limits import Budget, Limits
+from pytest_lora_ckpt.checkpoint.bounded_json import parse_json
+from pytest_lora_ckpt.checkpoint.limits import Budget, OverLimitError, check_keys, over_limit
 from pytest_lora_ckpt.checkpoint.window import FileWindow
 from pytest_lora_ckpt.manifest.schema import SCHEMA, BaseModel, Manifest, ManifestError, TensorEntry
 from pytest_lora_ckpt.vocabulary.files import MANIFEST
@@ -26,14 +26,16 @@ _DIGEST = 32  # Digits.
 _SHOWN = 100  # Characters of what is there instead.
 
 
-def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+def read_manifest(path: str | os.PathLike[str], budget: Budget | None = None) -> Manifest:
     """Read what `write_manifest` wrote.
 
     Args:
         path: The file, or a directory with a `lora_manifest.json`.
+        budget: What the audit that it is read for may spend.
 
     Raises:
-        ManifestError: It is not a manifest, cut off, or of another version; the message says which, and what to do.
+        ManifestError: It is not a manifest, cut off, of another version, or asks for too much; the message says which,
+            and what to do.
         OSError: There is no such file, or it may not be read.
 
     Example:
@@ -47,20 +49,27 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     file = Path(path)
     if file.is_dir():
         file /= MANIFEST
-    most = Limits().manifest_bytes
-    window = FileWindow.of(str(file), str(file.resolve()), Budget())
-    if window.length > most:
-        raise ManifestError(file, expected=f"at most {most:,} bytes", found="more", remedy="Look at the path.")
-    raw = window.read(0, most)
+    budget = budget or Budget()
+    window = FileWindow.of(str(file), str(file.resolve()), budget)
     try:
-        return _manifest(json.loads(raw.decode("utf-8"), object_pairs_hook=_unique), file)
+        budget.check("manifest_bytes", window.length)
+        raw = window.read(0, window.length)
+        content = parse_json(raw, budget)
+        if content.twice:
+            raise _wrong("each field once", f"{_shown(content.twice[0])} twice in one object")
+        made = _manifest(content.value, file)
+        check_keys(made.tensors, budget)
     except ManifestError as error:
         error.path = file
         raise
-    except (ValueError, RecursionError) as error:  # Broken JSON and broken UTF-8 are both a ValueError.
+    except OverLimitError as error:
+        words = over_limit(file, error)
+        raise ManifestError(file, expected=words.expected, found=words.found, remedy=words.remedy) from error
+    except ValueError as error:  # Broken JSON and broken UTF-8 are both a ValueError.
         cut = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc.rstrip()) - 1
         found = "an empty file" if not raw.strip() else f"{'a file cut off: ' if cut else ''}{error}"
         raise ManifestError(file, expected="JSON in UTF-8", found=f"{found:.300}", remedy=_AGAIN) from error
+    return made
 
 
 class _Leaf(NamedTuple):
@@ -86,7 +95,7 @@ _ARRAY = _Leaf("a JSON array", lambda value: type(value) is list)
 _TEXT = _Leaf("a JSON string", lambda value: type(value) is str)
 _BOOL = _Leaf("true or false", lambda value: type(value) is bool)
 _INTEGER = _Leaf("an integer", lambda value: type(value) is int)
-_SIZE = _Leaf("a size", lambda value: type(value) is int and value >= 0)
+_SIZE = _Leaf("a size", lambda value: type(value) is int and 0 <= value < 1 << 63)
 _NUMBER = _Leaf("a number", _is_number)
 _VALUE = _Leaf("a number, or null,", lambda value: value is None or _is_number(value))
 _DIGEST_TEXT = _Leaf(f"{_DIGEST} hexadecimal digits", _is_digest)
@@ -174,15 +183,6 @@ def _given(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a dataclass that are there and not null: the others keep their defaults."""
     given = {each.name: data[each.name] for each in dataclasses.fields(kind) if data.get(each.name) is not None}
     return given | {"shape": tuple(given["shape"])} if "shape" in given else given
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a field that is there twice: two readers could take a different one of them."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        name = next(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
-        raise _wrong("each field once", f"{_shown(name)} twice in one object")
-    return fields
 
 
 def _wrong(expected: str, found: str, remedy: str = _AGAIN) -> ManifestError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.lora.config import AdapterConfig, module_ends
+from pytest_lora_ckpt.lora.config import AdapterConfig
+from pytest_lora_ckpt.lora.paths import module_ends
 from pytest_lora_ckpt.vocabulary.lora import TOKENS_DELTA
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class TrainedRows(NamedTuple):
 
 def trained_rows(loaded: LoadedModel, checkpoint: Checkpoint) -> Iterator[TrainedRows]:
     """Find the embeddings of a loaded model into which trained rows of a checkpoint were merged."""
-    config = AdapterConfig.of(checkpoint.adapter_config)
+    config = AdapterConfig.of(checkpoint.config)
     if not config.tokens:
         return
     homes = {

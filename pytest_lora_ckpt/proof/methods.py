@@ -67,7 +67,7 @@ def with_saved_names(loaded: LoadedModel, checkpoint: Checkpoint) -> WithSavedNa
     """Find the adapter of a checkpoint's method in a loaded model; None where it has none of that method."""
     from peft import get_peft_model_state_dict
 
-    method = AdapterConfig.of(checkpoint.adapter_config).method
+    method = AdapterConfig.of(checkpoint.config).method
     embeddings = any({*key.split(".")} & (EMBEDDINGS | LM_HEADS) for key in checkpoint.keys)
     for module in loaded.module.modules():
         configs = attribute(module, "peft_config")
@@ -86,7 +86,7 @@ def with_saved_names(loaded: LoadedModel, checkpoint: Checkpoint) -> WithSavedNa
 
 def adapted_weights(loaded: LoadedModel, checkpoint: Checkpoint) -> set[str]:
     """Return the keys of a loaded model whose modules the adapter of a checkpoint, of any method, adapts."""
-    prefix = _prefix(AdapterConfig.of(checkpoint.adapter_config).method)
+    prefix = _prefix(AdapterConfig.of(checkpoint.config).method)
     modules = set()
     for key in checkpoint.keys:
         segments = key.split(".")

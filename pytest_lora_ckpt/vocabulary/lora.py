@@ -98,6 +98,9 @@ LORA_METHODS = frozenset({"LORA", "ADALORA", "XLORA"})
 """Values of `peft_type` whose parameters are called `lora_A` and `lora_B` (`adapter_layer_names` in
 peft/tuners/*/layer.py)."""
 
+BIASES = ("none", "all", "lora_only")
+"""Values of `bias` (`LoraConfig` in peft/tuners/lora/config.py)."""
+
 HEAD_TASKS = frozenset({"SEQ_CLS", "TOKEN_CLS"})
 """Values of `task_type` for which PEFT trains the head by itself (peft/peft_model.py)."""
 

@@ -44,7 +44,6 @@ def test_a_target_without_an_adapter_is_an_error_where_its_twin_has_one() -> Non
         {"target_modules": "all-linear"},
         {"target_modules": r".*\.(q|v)_proj"},
         {"target_modules": ["layers.0.q_proj", "layers.1.q_proj", "v_proj"]},
-        {"r": "4"},
         {"use_dora": False},
         {"target_modules": None},
         {"task_type": "CAUSAL_LM", "modules_to_save": []},

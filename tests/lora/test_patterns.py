@@ -10,7 +10,7 @@ import pytest
 
 from pytest_lora_ckpt.findings.from_config import config_findings
 from pytest_lora_ckpt.lora.config import AdapterConfig
-from pytest_lora_ckpt.lora.patterns import PatternError, Patterns
+from pytest_lora_ckpt.lora.patterns import PatternError, Patterns, PatternTime
 from pytest_lora_ckpt.lora.scaling import expected_scaling
 from pytest_lora_ckpt.models import as_key_set
 
@@ -94,6 +94,6 @@ def test_a_pattern_means_what_it_means_to_re(pattern: str) -> None:
 
 
 def test_a_pattern_without_time_left() -> None:
-    patterns = Patterns(seconds=0)
+    patterns = Patterns(PatternTime(0))
     with pytest.raises(PatternError, match="exclude_modules takes too long to match"):
         patterns.matches("exclude_modules", ".*", "q_proj")

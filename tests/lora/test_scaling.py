@@ -106,7 +106,6 @@ def test_an_attention_and_stacked_experts(tmp_path: Path) -> None:
         {"lora_alpha": True, "r": 4},
         {"lora_alpha": math.nan, "r": 4},
         {"lora_alpha": 8, "r": 4, "peft_type": "IA3"},
-        {"lora_alpha": 8, "r": 4, "peft_type": ["LORA"]},
     ],
     ids=str,
 )

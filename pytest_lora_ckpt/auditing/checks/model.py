@@ -34,8 +34,8 @@ def loaded(context: AuditContext) -> Judgement:
 @check("base-untouched", needs=(needs.lora,), show_when_passed=True)
 def base_untouched(context: AuditContext) -> Judgement:
     """The base weights of the loaded model are the base model's; no adapter file overwrites them."""
-    content = context.checkpoint.adapter_config
-    intruders = intruder_findings(content, context.checkpoint.keys) if content is not None else []
+    config = context.checkpoint.config
+    intruders = intruder_findings(config, context.checkpoint.keys) if config is not None else []
     if any(each.severity == "error" for each in intruders):
         return failed(intruders[0].message, intruders)
     if (lacking := needs.loader(context)) is not None:

@@ -11,15 +11,14 @@ from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Callable, Iterable, Sequence
 
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
     from pytest_lora_ckpt.findings.from_values import ValueAudit
     from pytest_lora_ckpt.results import Finding
     from pytest_lora_ckpt.tensors import KeySet
 
-    Part = tuple[str, KeySet, Mapping[str, Any] | None]
+    Part = tuple[str, KeySet, AdapterConfig | None]
     """Name of a file or directory, its keys, and its adapter_config.json."""
 
 

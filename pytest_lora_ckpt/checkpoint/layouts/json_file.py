@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from pytest_lora_ckpt.checkpoint.bounded_json import Json, parse_json
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import OverLimitError, over_limit
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 
@@ -23,13 +21,12 @@ def read_object(  # noqa: PLR0913 - The words of the error are the caller's.
     what: str,
     expected: str,
     remedy: str,
-    hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Read a JSON object of no more bytes than a limit allows.
 
     Raises:
-        CheckpointError: There is no such file (`no-{what}`), it is too big (`over-limit`), or it is not a JSON object
-            (`broken-{what}`).
+        CheckpointError: There is no such file (`no-{what}`), it asks for too much (`over-limit`), or it is not a JSON
+            object (`broken-{what}`).
     """
 
     def error(problem: str, found: str) -> CheckpointError:
@@ -38,15 +35,15 @@ def read_object(  # noqa: PLR0913 - The words of the error are the caller's.
     try:
         window = listing.window(name)
         window.budget.check(bound, window.length)
-        value = json.loads(window.read(0, window.length).decode("utf-8"), object_pairs_hook=hook)
+        content = parse_json(window.read(0, window.length), window.budget)
     except OverLimitError as cause:
         raise over_limit(listing.where(name), cause) from cause
     except FileNotFoundError as cause:
         raise error(f"no-{what}", "no such file next to the weights") from cause
     except OSError as cause:
         raise error("no-permission", str(cause)) from cause
-    except (ValueError, RecursionError) as cause:  # Broken JSON and broken UTF-8 are both a ValueError.
+    except ValueError as cause:
         raise error(f"broken-{what}", printable(repr(cause), 300)) from cause
-    if not isinstance(value, dict):
-        raise error(f"broken-{what}", f"a JSON {type(value).__name__}")
-    return value
+    if not isinstance(content.value, dict):
+        raise error(f"broken-{what}", f"a JSON {type(content.value).__name__}")
+    return content

@@ -36,7 +36,9 @@ def accepts(listing: Listing) -> bool:
 
 def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     """See `Layout`: read the config, and the index of the weights."""
-    config = read_object(listing, ADAPTER_CONFIG, "config_bytes", what="config", expected=_CONFIG, remedy=_SAVE_AGAIN)
+    config, twice = read_object(
+        listing, ADAPTER_CONFIG, "config_bytes", what="config", expected=_CONFIG, remedy=_SAVE_AGAIN
+    )
     present = [name for name in ADAPTER_WEIGHTS if listing.has(name)]
     weights = listing.name or next(iter(present), None)
     if weights is None:
@@ -59,6 +61,7 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
         path=Path(listing.path),
         layout="peft_adapter",
         adapter_config=config,
+        twice=twice,
         companions=tuple(
             open_companion("twin", listing.where(name), lambda: checkpoint_of(index_file(listing, twins[0])))
             for name in twins

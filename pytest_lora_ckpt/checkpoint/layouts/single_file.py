@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts.torch_envelope import state_dict_in
+from pytest_lora_ckpt.checkpoint.limits import OverLimitError, check_keys, over_limit
 from pytest_lora_ckpt.tensors import KeySet
 
 if TYPE_CHECKING:
@@ -33,23 +34,29 @@ def checkpoint_of(index: FileIndex) -> Checkpoint:
     """Make a checkpoint of what one file holds.
 
     Raises:
-        CheckpointError: It holds no state dict (`no-state-dict`), or an empty one (`empty`).
+        CheckpointError: It holds no state dict (`no-state-dict`), an empty one (`empty`), or too much (`over-limit`).
     """
     try:
         state = state_dict_in(index)
     except CheckpointError as error:
         error.globals = index.globals
         raise
+    keys, budget = KeySet(state.tensors), index.window.budget
+    try:
+        check_keys(keys, budget)
+        budget.spend("aliases", sum(map(len, keys.aliases)))
+    except OverLimitError as error:
+        raise over_limit(index.window.origin, error) from error
     return Checkpoint(
         path=Path(index.window.origin),
         layout=state.layout,
         format=index.format,
-        keys=KeySet(state.tensors),
+        keys=keys,
         source=index.source,
         files=(Path(index.window.origin),),
         envelope=state.envelope,
         opaque_keys=state.opaque,
         globals=index.globals,
         notes=state.notes,
-        budget=index.window.budget,
+        budget=budget,
     )

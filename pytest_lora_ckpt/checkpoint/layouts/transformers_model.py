@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
@@ -56,9 +56,8 @@ def _sharded(listing: Listing, index: str, index_file: IndexFile) -> Checkpoint:
     """Put the shards together, and check them against the index."""
     shard_of = _weight_map(listing, index)
     shards = {}
-    for name in dict.fromkeys(shard_of.values()):
+    for name, number in Counter(shard_of.values()).items():
         if not listing.has(name):
-            number = sum(shard == name for shard in shard_of.values())
             found = f"no such file, of which {index} expects {count(number, 'key')}"
             raise _shard_error("missing-shard", listing, name, found)
         shards[name] = checkpoint_of(index_file(listing, name))
@@ -93,25 +92,21 @@ def _sharded(listing: Listing, index: str, index_file: IndexFile) -> Checkpoint:
 
 def _weight_map(listing: Listing, index: str) -> dict[str, str]:
     """Return which shard holds each key, by the index."""
-    twice: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(items)
-        if len(made) < len(items):
-            twice.extend(name for name, number in Counter(name for name, _ in items).items() if number > 1)
-        return made
-
-    contents = read_object(listing, index, "index_bytes", what="index", expected=_INDEX, remedy=_COPY_AGAIN, hook=pairs)
-    shard_of = contents.get("weight_map")
+    content, twice = read_object(listing, index, "index_bytes", what="index", expected=_INDEX, remedy=_COPY_AGAIN)
+    shard_of = content.get("weight_map")
     if twice:
         raise _shard_error("key-twice", listing, index, f"the key {printable(repr(twice[0]), 200)} twice")
     if not isinstance(shard_of, dict) or not shard_of:
         raise _shard_error("broken-index", listing, index, "no `weight_map`, or an empty one")
-    for name in dict.fromkeys(map(str, shard_of.values())):
+    for key, shard in shard_of.items():
+        if not isinstance(shard, str):
+            found = f"a {type(shard).__name__}, not the name of a file, for the key {printable(repr(key), 200)}"
+            raise _shard_error("broken-index", listing, index, found)
+    for name in dict.fromkeys(shard_of.values()):
         # A shard lies in this directory: an index must not lead to other files.
         if Path(name).name != name or name in {"", "..", index} or "\\" in name:
             raise _shard_error("broken-index", listing, index, f"a shard called {printable(repr(name), 200)}")
-    return {key: str(name) for key, name in shard_of.items()}
+    return dict(shard_of)
 
 
 def _shard_error(problem: str, listing: Listing, name: str, found: str) -> CheckpointError:
