@@ -119,6 +119,8 @@ def difference(checkpoint: Checkpoint, state: dict[object, object]) -> str:
         info, read = checkpoint.keys[key], checkpoint.read(key)
         if (tuple(tensor.shape), str(tensor.dtype)) != (info.shape, f"torch.{info.dtype}"):
             return f"{key}: {tuple(tensor.shape)} {tensor.dtype}, not {info.shape} {info.dtype}"
+        if tensor.device.type != "cpu":
+            return f"device of {key}"
         one, other = (each.detach().contiguous().flatten().view(torch.uint8) for each in (tensor, read))
         if not torch.equal(one, other):
             return f"bytes of {key}"

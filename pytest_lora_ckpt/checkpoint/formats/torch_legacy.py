@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, big_endian
+from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError, big_endian
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
@@ -29,6 +29,7 @@ _PROTOCOL = 1001
 _MAGIC_SPELLINGS = (b"\x8a\n" + _MAGIC.to_bytes(10, "little"), b"L%dL\n" % _MAGIC)
 _MAGIC_WITHIN = 48
 _COUNT = 8
+_TAR_HEADER = 512
 _FIRST = 1 << 20  # Bytes of the beginning that are tried first: the pickles of most checkpoints end in them.
 
 
@@ -39,6 +40,8 @@ def accepts(head: bytes, name: str) -> bool:  # noqa: ARG001 - All formats are a
 
 def index(window: Window) -> FileIndex:
     """See `Format`: read the pickles, and where each storage lies."""
+    if _is_tar(window.read(0, _TAR_HEADER)):
+        raise AmbiguousArchiveError("it is a tar archive as well, as which `torch.load` tries to read it first")
     machine, calls, (system, contents, names) = _pickles(window)
     with machine.ledger.on_error():
         starts = _storages(window, names, calls, machine.position)
@@ -50,6 +53,17 @@ def index(window: Window) -> FileIndex:
         globals=globals_of(machine, contents, window.budget),
         notes=calls.notes,
     )
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether the checksum of a tar header is right, by which alone `tarfile` knows one."""
+    import tarfile  # Few checkpoints are of this format.
+
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _pickles(window: Window) -> tuple[PickleMachine, TorchCalls, tuple[object, object, object]]:
@@ -77,7 +91,7 @@ def _expect(machine: PickleMachine, number: int, what: str) -> None:
 
 def _storages(window: Window, names: object, calls: TorchCalls, position: int) -> dict[str, int]:
     """Return where each storage's bytes begin, after checking that the file holds them all."""
-    if not isinstance(names, list) or sorted(map(str, names)) != sorted(calls.storages):
+    if type(names) is not list or {*map(type, names)} - {str} or sorted(names) != sorted(calls.storages):
         raise BrokenFileError("the list of storages is not that of the storages used")
     starts: dict[str, int] = {}
     for done, name in enumerate(names):

@@ -54,6 +54,7 @@ class TorchCalls:
     def __init__(self, check: Callable[[Storage], None] = lambda _: None) -> None:
         self._check = check
         self.storages: dict[str, Storage] = {}
+        self._views: dict[str, Storage] = {}
         self.subclasses: set[str] = set()
 
     @property
@@ -82,7 +83,7 @@ class TorchCalls:
             BrokenFileError: It is not a storage, the file does not hold it, or it has two descriptions.
         """
         match saved:  # Few steps: a file has as many of these as tensors.
-            case ("storage" | b"storage", kind, name, _, numel, *view) if (
+            case ("storage" | b"storage", kind, name, device, numel, *view) if (
                 type(kind) is Opaque and type(name) is str and type(numel) is int and numel >= 0
             ):
                 dtype = _storage_dtype(kind.qualname)
@@ -90,16 +91,37 @@ class TorchCalls:
                 if known is None:
                     known = self.storages[name] = Storage(name, dtype, numel)
                     self._check(known)
-                elif (known.dtype, known.numel) != (dtype, numel):
-                    # The same bytes under an untyped and a typed name are one storage, seen twice.
-                    again = Storage(name, dtype, numel)
-                    if again.nbytes != known.nbytes:
-                        raise BrokenFileError(f"storage {describe(name, 60)} is described twice, differently")
-                    known = again
-                return _view(known, *view) if view else known
+                elif (known.dtype, known.numel) != (dtype, numel) and (numel or known.numel):
+                    # torch takes the first description for both; it writes no second one.
+                    raise BrokenFileError(f"storage {describe(name, 60)} is described twice, differently")
+                if device in {"meta", b"meta"}:
+                    raise BrokenFileError(f"{known} is for the meta device: torch gives it no values")
+                return self._view(known, *view)
             case ("module" | b"module", Opaque() as kind, _, _):
                 return kind  # The legacy format keeps the source code of a module's class with it.
         raise BrokenFileError(f"a persistent id that is not a storage: {describe(saved)}")
+
+    def _view(self, storage: Storage, view: object = None) -> Storage:
+        """Return the part of a storage that the legacy format may name; torch keeps it by that name, as a storage."""
+        if storage.name in self._views:
+            raise BrokenFileError(f"storage {describe(storage.name, 60)} is described twice, once as a part of one")
+        match view:
+            case None:
+                return storage
+            case (str() as name, int() as offset, int() as numel) if offset >= 0 <= numel:
+                part = Storage(storage.name, storage.dtype, numel, storage.shift + offset)
+                if offset + numel <= storage.numel and name not in self.storages:
+                    known = self._views.setdefault(name, part)
+                    if (known.name, known.dtype, known.numel, known.shift) == (
+                        part.name,
+                        part.dtype,
+                        numel,
+                        part.shift,
+                    ):
+                        return part
+        raise BrokenFileError(
+            f"a view {describe(view)} outside storage {describe(storage.name, 60)}, or twice, differently"
+        )
 
     def _from_type(self, arguments: tuple[object, ...]) -> object:
         """Make a tensor of a subclass: `(function, class, its arguments, state)`."""
@@ -118,16 +140,6 @@ class TorchCalls:
 @lru_cache(maxsize=64)
 def _storage_dtype(qualname: str) -> str:
     return STORAGE_DTYPES.get(qualname.rpartition(".")[2], qualname)
-
-
-def _view(storage: Storage, view: object = None) -> Storage:
-    """Return the part of a storage that the legacy format may name."""
-    match view:
-        case None:
-            return storage
-        case (_, int() as offset, int() as numel) if offset >= 0 and numel >= 0 and offset + numel <= storage.numel:
-            return Storage(storage.name, storage.dtype, numel, storage.shift + offset)
-    raise BrokenFileError(f"a view {describe(view)} outside storage {describe(storage.name, 60)}")
 
 
 def _size(arguments: tuple[object, ...]) -> tuple[object, ...]:
