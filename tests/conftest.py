@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # Folders whose tests run pytest on whole projects, train, or write many checkpoints: `-m "not slow"` leaves them out.
-SLOW = {"faults", "foreign", "integration", "replicas", "scoring", "strategies"}
+SLOW = {"faults", "foreign", "hostile", "integration", "replicas", "scoring", "strategies"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
