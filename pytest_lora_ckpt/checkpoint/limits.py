@@ -29,9 +29,6 @@ MAX_SAFETENSORS_HEADER = 100_000_000
 MAX_DIRECTORY = 1 << 28
 """Bytes of the directory of an archive: a record takes a hundred."""
 
-MAX_KEY_PARTS = 1000
-"""Values in a tuple, and in the tuples inside it, that is the key of a dict or an element of a set."""
-
 MAX_CHECKSUMMED = 4
 """How many times the bytes of the tensors asked for may be read to check their record."""
 
@@ -71,7 +68,7 @@ class Limits:
     inflated_bytes: int = _bound(
         1 << 32, "bytes unpacked", "A byte of a compressed archive can become a thousand; torch compresses none."
     )
-    keys: int = _bound(4_000_000, "keys", "The largest published models have some 100,000.")
+    keys: int = _bound(2_000_000, "keys of one file", "The largest published models have some 100,000.")
     key_length: int = _bound(1000, "characters of one key", "Models have keys of 30 to 200.")
     key_segments: int = _bound(64, "segments of one key", "Models have keys of 3 to 20.")
     dimensions: int = _bound(MOST_DIMENSIONS, "dimensions of one tensor", "numpy has at most so many.")

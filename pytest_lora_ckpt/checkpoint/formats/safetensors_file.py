@@ -47,7 +47,10 @@ def index(window: Window) -> FileIndex:
         raise BrokenFileError(f"a header of {length} bytes; the format allows {MAX_SAFETENSORS_HEADER}")
     if len(first) < _LENGTH or start > window.length:
         raise BrokenFileError(f"the header alone needs {_LENGTH + length} bytes", truncated=True)
-    metadata, infos, starts, opaque = _parse(window.read(_LENGTH, length), window.length - start)
+    header, budget = window.read(_LENGTH, length), window.budget
+    budget.grant(length)
+    budget.check("keys", max(header.count(b"{"), header.count(b"[") // 2))  # A tensor is an object with two arrays.
+    metadata, infos, starts, opaque = _parse(header, window.length - start)
     return FileIndex(
         format=NAME,
         window=window,

@@ -71,7 +71,9 @@ def _pickles(window: Window) -> tuple[PickleMachine, TorchCalls, tuple[object, o
     size, most = _FIRST, min(window.length, window.budget.limits.pickle_bytes)
     while True:
         calls = TorchCalls()
-        machine = PickleMachine(window.read(0, size), builders=calls.builders, persistent=calls.persistent)
+        machine = PickleMachine(
+            window.read(0, size), builders=calls.builders, persistent=calls.persistent, budget=window.budget
+        )
         try:
             with machine.ledger.on_error():
                 _expect(machine, _MAGIC, "magic number")

@@ -52,7 +52,7 @@ def index(window: Window) -> FileIndex:
         raise BrokenFileError(f"the unknown byte order {order!r}")
     calls = TorchCalls(partial(_check, archive, prefix))
     name = f"{prefix}data.pkl"
-    machine = PickleMachine(contents, name, builders=calls.builders, persistent=calls.persistent)
+    machine = PickleMachine(contents, name, builders=calls.builders, persistent=calls.persistent, budget=window.budget)
     try:
         with machine.ledger.on_error():
             made = machine.load()

@@ -137,6 +137,7 @@ def _directory(window: Window) -> tuple[list[Entry], int]:
     count, size, start = _end(window)
     if size > MAX_DIRECTORY or size < count * _ENTRY.size:
         raise BrokenFileError(f"a directory of {size} bytes for {counted(count, 'record')}")
+    window.budget.grant(size)
     window.budget.spend("entries", count)
     directory = window.read(start, size)
     entries: list[Entry] = []

@@ -11,7 +11,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
-from pytest_lora_ckpt.checkpoint.limits import MAX_KEY_PARTS
 from pytest_lora_ckpt.tensors import TensorInfo
 from pytest_lora_ckpt.wording import printable
 
@@ -24,6 +23,8 @@ _LENGTH = 120  # Characters of one description: a line in a terminal.
 _ITEMS = 6
 _BYTES = 24
 _DEPTH = 3
+_SMALL = 1 << 60  # Integers from 2 ** 61 - 1 on share their hash with others.
+_HASHED = frozenset({bytes, bool, float, type(None)})
 _BITS = 256  # Longer integers are measured, not printed: their decimal form takes quadratic time.
 
 
@@ -34,26 +35,34 @@ class UnfitError(Exception):
     """The arguments are not those that a builder knows: the call stays a record."""
 
 
-def hashable(key: object) -> object:
-    """Return a key if hashing it is cheap and safe.
+@dataclass(slots=True, eq=False, repr=False)
+class Key:
+    """A key of a dict, or an element of a set, that stands for itself: it equals no other, and its value is not hashed.
 
     CPython hashes tuples by recursion without a limit: a million levels take the process down, and forty levels of
-    `(x, x)` take for ever.
-
-    Raises:
-        ValueError: It is such a tuple.
+    `(x, x)` take for ever. A file can also choose numbers, and tuples of them, that all have one hash.
     """
-    if type(key) is tuple:
-        pending: list[tuple[object, ...]] = [key]
-        seen = 0
-        while pending:
-            for part in pending.pop():
-                seen += 1
-                if seen > MAX_KEY_PARTS:
-                    raise ValueError("a key with too many parts")
-                if type(part) is tuple:
-                    pending.append(part)
-    return key
+
+    value: object
+
+    def __repr__(self) -> str:
+        """Say what it is in one short line."""
+        return describe(self.value)
+
+
+def hashable(key: object) -> object:
+    """Return a key if hashing it is cheap and safe, else a `Key`: texts, bytes and small numbers are hashed.
+
+    Example:
+        >>> hashable("lr"), hashable((1, 2)), hashable(2**80)
+        ('lr', (1, 2), 1208925819614629174706176)
+        >>> [type(each).__name__ for each in map(hashable, ("lr", (1, 2), 2**80))]
+        ['str', 'Key', 'Key']
+    """
+    kind = type(key)
+    if kind is str or kind in _HASHED or (kind is int and -_SMALL < key < _SMALL):  # type: ignore[operator]
+        return key
+    return Key(key)
 
 
 @dataclass(slots=True, eq=False, repr=False)

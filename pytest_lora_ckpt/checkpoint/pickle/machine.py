@@ -10,6 +10,7 @@ a global is a name, a call is a record.
 from __future__ import annotations
 
 import struct
+from itertools import chain
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.pickle.opcodes import HANDLERS
@@ -30,6 +31,7 @@ class PickleMachine(PickleState):
         entry: What to call them where it is said what they ask for.
         builders: qualified name -> what to make of its arguments (our own inert code). Other names become `Opaque`.
         persistent: What to make of a persistent id.
+        budget: What the audit may spend.
 
     Attributes:
         position: Where the next opcode lies.
@@ -67,7 +69,7 @@ class PickleMachine(PickleState):
         data, stack, memo, end = self.data, self.stack, self.memo, len(self.data)
         uint32, call, sparse, position = _UINT32.unpack_from, self.call, self.sparse, self.position
         try:
-            while True:
+            for _ in chain.from_iterable(self.blocks()):
                 code = data[position]
                 position += 1
                 match code:
@@ -133,5 +135,6 @@ class PickleMachine(PickleState):
                         self.position, self.stack = position, stack
                         HANDLERS[code](self)
                         position, stack = self.position, self.stack
+            raise AssertionError("the blocks have no end")
         finally:
             self.position = max(position, self.position)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
+from pytest_lora_ckpt.checkpoint.limits import Budget
 from pytest_lora_ckpt.checkpoint.pickle.globals import Ledger
 from pytest_lora_ckpt.checkpoint.pickle.inert import PLAIN, Builder, Opaque, UnfitError
 from pytest_lora_ckpt.checkpoint.pickle.watched import note_call, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pytest_lora_ckpt.checkpoint.pickle.globals import Use
 
+_BLOCK = 5000  # Opcodes.
 _VALUES = frozenset({str, int})
 _PYTHON_3 = 3  # The first protocol in which names are those of Python 3.
 
@@ -29,7 +32,10 @@ class PickleState:
         *,
         builders: Mapping[str, Builder] | None = None,
         persistent: Builder | None = None,
+        budget: Budget | None = None,
     ) -> None:
+        self.budget = budget or Budget()
+        self.budget.grant(len(data))
         self.data = data
         self.position = 0
         self.protocol = 0
@@ -87,6 +93,21 @@ class PickleState:
         asked = self.ledger.ask(module, name, self.position)
         return Opaque(f"{module}.{name}", asked=asked)
 
+    def blocks(self) -> Iterator[repeat[None]]:
+        """Give blocks of opcodes without an end, each paid for in advance."""
+        block = min(_BLOCK, len(self.data) + 1)  # An opcode takes a byte at least.
+        while True:
+            self.budget.spend("opcodes", block)
+            yield repeat(None, block)
+
+    def _pay(self, arguments: tuple[object, ...]) -> None:
+        """Spend what a builder of plain data copies: with a few opcodes a pickle can ask for it again and again."""
+        for each in arguments:
+            if isinstance(each, (str, bytes, bytearray)):
+                self.budget.spend("made_bytes", len(each))
+            elif isinstance(each, (list, tuple, set, frozenset)):
+                self.budget.spend("elements", len(each))
+
     def call(self, function: object, arguments: object, use: Use = "called", keywords: object = None) -> object:
         """Return what our own builder makes of the call, or a record of it: nothing of the file's is called."""
         if type(function) is not Opaque or function.asked is None:
@@ -107,6 +128,8 @@ class PickleState:
             asked.note(use)
         builder = self.builders.get(function.qualname) if function.args is None else None
         if builder is not None and not keywords:
+            if arguments and function.qualname in PLAIN:
+                self._pay(arguments)
             try:
                 return builder(arguments)
             except UnfitError:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, Opaque, open_checkpoint
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
+from pytest_lora_ckpt.checkpoint.pickle.inert import Key
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from tests.helpers.checkpoint_samples import Call, protocols, zip_around
 
@@ -30,6 +31,18 @@ Fails = Callable[..., CheckpointError]
 
 def read(pickled: bytes) -> Any:
     return PickleMachine(pickled).load()
+
+
+def with_plain_keys(value: Any) -> Any:
+    """Put each key back that is not hashed."""
+    match value:
+        case Key():
+            return value.value
+        case dict():
+            return {with_plain_keys(key): with_plain_keys(each) for key, each in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return type(value)(map(with_plain_keys, value))
+    return value
 
 
 _SCALARS = (
@@ -54,7 +67,7 @@ _VALUES = st.recursive(
 @given(_VALUES, st.sampled_from(list(protocols())))
 def test_plain_data_comes_out_as_it_went_in(value: object, protocol: int) -> None:
     machine = PickleMachine(pickle.dumps(value, protocol))
-    assert machine.load() == value
+    assert with_plain_keys(machine.load()) == value
     assert machine.position == len(machine.data)
 
 
@@ -319,4 +332,4 @@ def test_a_memo_may_begin_anywhere_and_be_written_twice(first: int) -> None:
 def test_an_optimised_pickle_is_read_alike(value: object, protocol: int) -> None:
     import pickletools
 
-    assert read(pickletools.optimize(pickle.dumps(value, protocol))) == value
+    assert with_plain_keys(read(pickletools.optimize(pickle.dumps(value, protocol)))) == value
