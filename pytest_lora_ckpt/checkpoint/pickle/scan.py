@@ -53,7 +53,7 @@ def scan_pickles(
         depth: How many pickles they lie in.
         builders: See `PickleMachine`; without them only plain data is made.
     """
-    machine = PickleMachine(data, entry, builders=builders, persistent=_persistent)
+    machine = PickleMachine(data, entry, builders=builders, persistent=_persistent, budget=budget)
     results: list[object] = []
     error: BrokenFileError | None = None
     end = 0
