@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
+from pytest_lora_ckpt.checkpoint.limits import OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.places import find_places
@@ -61,6 +62,8 @@ def scan_pickles(
         while machine.position < len(data):
             results.append(machine.load())
             end = machine.position
+    except OverLimitError:
+        raise
     except BrokenFileError as broken:
         error = broken
     return Scan(

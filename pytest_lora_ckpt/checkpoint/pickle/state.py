@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.checkpoint.pickle.globals import Use
 
-_BLOCK = 5000  # Opcodes.
+_FIRST_BLOCK, _BLOCK = 16, 8192  # Opcodes: there may be many small pickles.
 _VALUES = frozenset({str, int})
 _PYTHON_3 = 3  # The first protocol in which names are those of Python 3.
 
@@ -95,10 +95,11 @@ class PickleState:
 
     def blocks(self) -> Iterator[repeat[None]]:
         """Give blocks of opcodes without an end, each paid for in advance."""
-        block = min(_BLOCK, len(self.data) + 1)  # An opcode takes a byte at least.
+        block = _FIRST_BLOCK
         while True:
             self.budget.spend("opcodes", block)
             yield repeat(None, block)
+            block = min(2 * block, _BLOCK)
 
     def _pay(self, arguments: tuple[object, ...]) -> None:
         """Spend what a builder of plain data copies: with a few opcodes a pickle can ask for it again and again."""

@@ -12,6 +12,7 @@ import pytest
 from pytest_lora_ckpt.checkpoint.limits import Budget, Limits, OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.inert import Key, describe
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
+from pytest_lora_ckpt.checkpoint.pickle.scan import scan_pickles
 
 
 def load(pickled: bytes, **limits: int) -> Any:
@@ -48,7 +49,7 @@ def test_opcodes() -> None:
 
 def test_all_pickles_of_an_audit_share_one_budget() -> None:
     pickled = pickle.dumps([1])
-    budget = Budget(Limits(opcodes=2 * len(pickled) + 2))
+    budget = Budget(Limits(opcodes=40))
     PickleMachine(pickled, budget=budget).load()
     PickleMachine(pickled, budget=budget).load()
     with pytest.raises(OverLimitError):
@@ -81,3 +82,9 @@ def test_a_key_of_a_million_levels_and_one_that_doubles() -> None:
         assert isinstance(read, Key)
         assert len(repr(read)) < 200
     assert sys.getrecursionlimit() < 10**6
+
+
+def test_a_pickle_in_a_pickle_that_asks_for_too_much_is_not_taken_for_none() -> None:
+    inner = pickle.dumps(list(range(10_000)))
+    with pytest.raises(OverLimitError):
+        scan_pickles(pickle.dumps({"hidden": inner}), "data.pkl", Budget(Limits(opcodes=6_000)))
