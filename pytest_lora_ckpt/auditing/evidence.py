@@ -23,6 +23,7 @@ from pytest_lora_ckpt.findings.from_globals import kind_of
 from pytest_lora_ckpt.manifest import find_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
@@ -91,10 +92,17 @@ class AuditContext:
         except CheckpointError as error:
             return error.globals
 
+    @property
+    def _unread(self) -> Mapping[str, str]:
+        try:
+            return self.checkpoint.unread
+        except CheckpointError as error:
+            return error.unread
+
     @cached_property
     def safety(self) -> Judgement:
         """Whether loading the checkpoint runs nothing, as far as it can be read."""
-        return judge_globals(self.globals, self.demands.trust)
+        return judge_globals(self.globals, self.demands.trust, self._unread)
 
     def _refuse(self) -> None:
         """Keep the loader from a checkpoint whose pickles ask for code.

@@ -27,6 +27,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
     "lora-slot-empty": {*_NO_TENSORS, "lora-pair-incomplete", "lora-uneven-layers"},
     "missing-layers": {"lora-uneven-layers", "lora-slot-empty"},
     "nan-in-model": _NOT_FINITE,
+    "pickle-not-read": {"companion-unreadable"},
     "probe-differs": {*_NOT_THERE, *_OTHER_BASE, "still-initial", "values-differ", "scaling-differs", "merged-twice"},
     "rank-mismatch": {"config-rank"},
     "still-initial": {"adapter-without-home", "target-mismatch"},

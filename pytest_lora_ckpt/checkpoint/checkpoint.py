@@ -82,7 +82,9 @@ class Checkpoint:
             `__metadata__` of a safetensors file.
         opaque_keys: Entries of the state dict that are not plain tensors -> what they are (quantized, sparse, on the
             meta device, an `_extra_state`). They are not in `keys`.
-        globals: Every class and function that the pickles ask for, by their entries; none of them was imported.
+        globals: Every class and function that the pickles ask for, by their entries, those of files that lie with it
+            included; none of them was imported.
+        unread: Files that lie with it whose pickles were not read to the end -> why.
         adapter_config: The contents of `adapter_config.json`, for a PEFT adapter, as they are in the file.
         twice: Names that `adapter_config.json` has twice.
         companions: Other parts of the same run in the same directory, each with its kind.
@@ -108,6 +110,7 @@ class Checkpoint:
     envelope: Mapping[str, object] = field(default_factory=dict, repr=False)
     opaque_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     globals: tuple[Global, ...] = field(default=(), repr=False)
+    unread: Mapping[str, str] = field(default_factory=dict, repr=False)
     adapter_config: dict[str, Any] | None = field(default=None, repr=False)
     twice: tuple[str, ...] = field(default=(), repr=False)
     companions: tuple[Companion, ...] = field(default=(), repr=False)

@@ -23,8 +23,7 @@ from pytest_lora_ckpt.vocabulary.files import (
     TRAINING_STATE,
     WEIGHTS_ENDINGS,
 )
-from pytest_lora_ckpt.vocabulary.formats import CODE_FUNCTIONS, CODE_MODULES
-from pytest_lora_ckpt.wording import count, listed
+from pytest_lora_ckpt.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,8 +69,7 @@ def beside(adapter: Checkpoint, listing: Listing, assemble: Assemble, index_file
                 if not _is_training_state(name, found.checkpoint):
                     yield _judged(adapter, found.checkpoint, found.path)
             elif found.error is not None and _is_broken(name, found.error):
-                model = name.startswith(_MODELS) and found.error.problem != "runs-code"
-                why = "a model that cannot be read" if model else ""
+                why = "a model that cannot be read" if name.startswith(_MODELS) else ""
                 yield dataclasses.replace(found, kind="other", why=why) if why else found
 
 
@@ -79,18 +77,11 @@ def _open(folder: Listing, name: str, index_file: IndexFile) -> Checkpoint:
     """Index one file; a file that does not begin as one with tensors is not read any further.
 
     Raises:
-        CheckpointError: It holds no state dict, or asks to run code.
+        CheckpointError: It holds no state dict.
     """
     if not name.endswith(WEIGHTS_ENDINGS) and not _may_hold_tensors(folder, name):
         raise _error(folder, name, "not-a-checkpoint", "a file of another kind", "Look at the file.")
-    index = index_file(folder, name)
-    if not name.startswith(TRAINING_STATE) and (
-        code := [each.qualname for each in index.globals if _runs_code(each.qualname)]
-    ):
-        found = f"a pickle that asks to run {listed(code)}: nothing of it was run"
-        remedy = "Do not load this file. Take the weights from their source again, as safetensors."
-        raise _error(folder, name, "runs-code", found, remedy)
-    return checkpoint_of(index)
+    return checkpoint_of(index_file(folder, name))
 
 
 def _error(folder: Listing, name: str, problem: str, found: str, remedy: str) -> CheckpointError:
@@ -103,10 +94,6 @@ def _may_hold_tensors(folder: Listing, name: str) -> bool:
     except OSError:
         return False
     return any(form.accepts(head, name) for form in FORMATS)
-
-
-def _runs_code(name: str) -> bool:
-    return name.partition(".")[0] in CODE_MODULES or name in CODE_FUNCTIONS
 
 
 def _whole_model(folder: Listing, assemble: Assemble) -> Checkpoint | None:
@@ -145,8 +132,6 @@ def _is_training_state(name: str, found: Checkpoint) -> bool:
 
 def _is_broken(name: str, error: CheckpointError) -> bool:
     """Whether what cannot be read was to be trained weights."""
-    if error.problem == "runs-code":
-        return True
     return error.problem in _BROKEN and name.endswith(WEIGHTS_ENDINGS) and not name.startswith(TRAINING_STATE)
 
 

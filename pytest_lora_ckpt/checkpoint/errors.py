@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_lora_ckpt.wording import SafeText, block, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
 
 
@@ -23,6 +25,7 @@ class CheckpointError(Exception):
         found: What is there instead.
         remedy: What to do next.
         globals: Every class and function that the pickles ask for, as far as they were read.
+        unread: Files that lie with it whose pickles were not read to the end -> why.
 
     Example:
         >>> print(CheckpointError("empty-file", "a.ckpt", expected="a checkpoint", found="0 bytes", remedy="Copy it."))
@@ -41,6 +44,7 @@ class CheckpointError(Exception):
         self.found: str = block(found, wrapped=False)
         self.remedy: str = block(remedy, wrapped=False)
         self.globals: tuple[Global, ...] = ()
+        self.unread: Mapping[str, str] = {}
 
     def __str__(self) -> str:
         return explained(f"cannot read checkpoint {printable(self._shown)} ({self.problem})", self)
@@ -48,7 +52,11 @@ class CheckpointError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the way from a pytest-xdist worker: `Exception` itself would forget the keyword arguments."""
         fields = {"expected": self.expected, "found": self.found, "remedy": self.remedy}
-        return (partial(type(self), self.problem, self._shown, **fields), (), {"globals": self.globals})
+        return (
+            partial(type(self), self.problem, self._shown, **fields),
+            (),
+            {"globals": self.globals, "unread": self.unread},
+        )
 
 
 class UnknownKeyError(CheckpointError, KeyError):

@@ -15,6 +15,7 @@ from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFile
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, peft_adapter
 from pytest_lora_ckpt.checkpoint.limits import HEAD, Budget, OverLimitError, over_limit
+from pytest_lora_ckpt.checkpoint.neighbours import Neighbours
 from pytest_lora_ckpt.checkpoint.storage import storage_for, unreadable
 from pytest_lora_ckpt.vocabulary.files import LORA_WEIGHTS
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Companion
     from pytest_lora_ckpt.checkpoint.index import FileIndex
-    from pytest_lora_ckpt.checkpoint.layouts import Layout
+    from pytest_lora_ckpt.checkpoint.layouts import IndexFile, Layout
     from pytest_lora_ckpt.checkpoint.limits import Limits
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
@@ -65,17 +66,35 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
     """
     text = os.fspath(path)
     listing = storage_for(text, budget).locate(text)
+    neighbours = Neighbours(listing, _index_file)
     with _no_garbage_collection(), budget.reading():
-        checkpoint = _assemble(listing, LAYOUTS)
-        if checkpoint.layout == "peft_adapter":
-            return _with(checkpoint, companions.beside(checkpoint, listing, _assemble, _index_file))
-        folder = listing.directory(LORA_WEIGHTS) if checkpoint.layout in _WITH_ADAPTER else None
-        if folder is None:
-            return checkpoint
-        companion = open_companion("adapter", folder.path, lambda: _assemble(folder, (peft_adapter,)))
-        adapter = companion.checkpoint
-        more = companions.beside(adapter, folder, _assemble, _index_file) if adapter else ()
-        return _with(checkpoint, (companion, *more))
+        try:
+            checkpoint = _with_companions(listing, neighbours.index_file)
+        except CheckpointError as error:
+            neighbours.read_others(around=listing.name is None)
+            neighbours.unread.pop(error.path.name, None)  # That is what the error says.
+            error.globals, error.unread = neighbours.globals, neighbours.unread
+            raise
+        neighbours.read_others(around=listing.name is None or checkpoint.layout == "peft_adapter")
+        return dataclasses.replace(checkpoint, globals=neighbours.globals, unread=neighbours.unread)
+
+
+def _with_companions(listing: Listing, index_file: IndexFile) -> Checkpoint:
+    """Put a checkpoint together, with its companions."""
+
+    def assemble(listing: Listing, layouts: Sequence[Layout]) -> Checkpoint:
+        return _assemble(listing, layouts, index_file)
+
+    checkpoint = assemble(listing, LAYOUTS)
+    if checkpoint.layout == "peft_adapter":
+        return _with(checkpoint, companions.beside(checkpoint, listing, assemble, index_file))
+    folder = listing.directory(LORA_WEIGHTS) if checkpoint.layout in _WITH_ADAPTER else None
+    if folder is None:
+        return checkpoint
+    companion = open_companion("adapter", folder.path, lambda: assemble(folder, (peft_adapter,)))
+    adapter = companion.checkpoint
+    more = companions.beside(adapter, folder, assemble, index_file) if adapter else ()
+    return _with(checkpoint, (companion, *more))
 
 
 def name_companions(checkpoint: Checkpoint, paths: Iterable[str | os.PathLike[str]]) -> Checkpoint:
@@ -90,7 +109,13 @@ def name_companions(checkpoint: Checkpoint, paths: Iterable[str | os.PathLike[st
         each = open_companion("weights", text, lambda text=text: open_within(text, checkpoint.budget))  # type: ignore[misc]
         kind = "adapter" if each.checkpoint is not None and each.checkpoint.layout == "peft_adapter" else each.kind
         opened.append(dataclasses.replace(each, kind=kind, named=True))
-    return dataclasses.replace(checkpoint, companions=(*kept, *opened))
+    held = [each.checkpoint or each.error for each in opened]
+    return dataclasses.replace(
+        checkpoint,
+        companions=(*kept, *opened),
+        globals=(*checkpoint.globals, *(asked for each in held if each is not None for asked in each.globals)),
+        unread={**checkpoint.unread, **{name: why for each in held if each for name, why in each.unread.items()}},
+    )
 
 
 def _with(checkpoint: Checkpoint, more: Iterable[Companion]) -> Checkpoint:
@@ -109,12 +134,12 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _assemble(listing: Listing, layouts: Sequence[Layout]) -> Checkpoint:
+def _assemble(listing: Listing, layouts: Sequence[Layout], index_file: IndexFile) -> Checkpoint:
     """Ask the layouts, in their order."""
     try:
         for layout in layouts:
             if layout.accepts(listing):
-                return layout.assemble(listing, _index_file)
+                return layout.assemble(listing, index_file)
         raise unsupported.directory(listing, [f"{layout.NAME}: expects {layout.EXPECTS}" for layout in LAYOUTS])
     except OSError as error:
         raise unreadable(listing.path, error) from error
@@ -147,7 +172,9 @@ def _index_file(listing: Listing, name: str) -> FileIndex:
             except NotMineError as error:
                 reasons.append(f"{form.NAME}: {error}")
             except OverLimitError as error:
-                raise over_limit(path, error) from error
+                over = over_limit(path, error)
+                over.globals = tuple(each.within(name) for each in error.globals)
+                raise over from error
             except AmbiguousArchiveError as error:
                 raise CheckpointError(
                     "ambiguous-archive",

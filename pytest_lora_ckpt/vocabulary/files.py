@@ -53,3 +53,25 @@ accelerate/utils/constants.py)."""
 STEP_DIRECTORY = r"(global_|checkpoint|step|epoch|iter)[-_a-z]*\d+"
 """What libraries call the directories of intermediate checkpoints (transformers `checkpoint-500`, DeepSpeed
 `global_step500`, accelerate `epoch_3`)."""
+
+PICKLE_ENDINGS = (
+    ".pkl",
+    ".pickle",
+    ".p",
+    ".joblib",
+    ".jbl",
+    ".dill",
+    ".ckpt",
+    ".pt",
+    ".pth",
+    ".bin",
+    ".metadata",
+    ".npy",
+)
+"""Endings of files that are read as pickles, also where they do not begin as one (protocols 0 and 1 have no header)."""
+
+TORCH_TAR = frozenset({"sys_info", "pickle", "storages", "tensors"})
+"""The members of a tar archive in torch's format before 0.1.10 (torch/serialization.py, `_legacy_load`)."""
+
+DISTRIBUTED_METADATA = ".metadata"
+"""The pickle that says which shard holds what (torch/distributed/checkpoint/filesystem.py, `_metadata_fn`)."""

@@ -102,14 +102,3 @@ STATE_DICT_ENTRIES = (
 )
 """Where training scripts put a state dict, the usual names first: Lightning `state_dict`, torch's tutorials
 `model_state_dict`, DeepSpeed `module`, torchvision's references and timm `model`."""
-
-CODE_MODULES = frozenset(
-    {
-        *("os", "posix", "nt", "subprocess", "sys", "pty", "runpy", "shutil", "socket", "code", "ctypes", "importlib"),
-        *("webbrowser", "urllib", "http", "pip", "pickle", "marshal"),
-    }
-)
-"""Modules of which no saved tensor needs a function: a pickle that names one asks to run code."""
-
-CODE_FUNCTIONS = frozenset(f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__", "globals"))
-"""The same of Python's own functions."""

@@ -60,6 +60,10 @@ class Global:
         """Return the same for an entry that is a record of a file, or the whole of it."""
         return dataclasses.replace(self, entry=f"{file}: {self.entry}" if self.entry else file)
 
+    def below(self, folder: str) -> Global:
+        """Return the same for a file that lies in this directory; an empty one is where the checkpoint lies."""
+        return dataclasses.replace(self, entry=f"{folder}/{self.entry}") if folder else self
+
 
 @dataclass(slots=True, eq=False)
 class Asked:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.pickle.inert import Builder
 
 _DEPTH = 4  # Pickles in pickles.
-_LEGACY = 5  # Pickles of torch's legacy format; the bytes of storages follow.
+
+LEGACY_PICKLES = 5
+"""Pickles of torch's legacy format; the bytes of storages follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def globals_of(machine: PickleMachine, made: object, budget: Budget, depth: int 
             inner += _inner(value, place, ledger.entry, budget, depth + 1)
     for data, byte in ledger.inner:
         scan = scan_pickles(data, ledger.entry, budget, depth + 1)
-        whole = scan.error is None or scan.pickles >= _LEGACY
+        whole = scan.error is None or scan.pickles >= LEGACY_PICKLES
         if not whole or depth >= _DEPTH:
             ledger.ask("torch.storage", "_load_from_bytes()", byte).note("called")
         inner += scan.globals

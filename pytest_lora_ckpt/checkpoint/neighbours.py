@@ -1,0 +1,110 @@
+"""What the pickles of a checkpoint ask for: those of its own files, and of those that lie with it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES
+from pytest_lora_ckpt.checkpoint.scan import scan_file
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, DISTRIBUTED_METADATA, LORA_WEIGHTS, STEP_DIRECTORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_lora_ckpt.checkpoint.index import FileIndex
+    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.pickle.globals import Global
+    from pytest_lora_ckpt.checkpoint.storage import Listing
+
+_OF_THE_SAME_RUN = re.compile(r"global_step\d+")
+
+
+class Neighbours:
+    """Collects what the pickles of a checkpoint ask for while its files are read, and reads those that nobody reads.
+
+    Args:
+        listing: What was asked for.
+        index_file: Reads what one file holds.
+    """
+
+    def __init__(self, listing: Listing, index_file: IndexFile) -> None:
+        self._top, self._index_file = listing, index_file
+        self._found: dict[str, tuple[Global, ...]] = {}
+        self.unread: dict[str, str] = {}
+
+    @property
+    def globals(self) -> tuple[Global, ...]:
+        """What was found so far, each file once."""
+        return tuple(each for found in self._found.values() for each in found)
+
+    def index_file(self, listing: Listing, name: str) -> FileIndex:
+        """Read what one file holds, and keep what its pickles ask for, also where it cannot be read.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        try:
+            index = self._index_file(listing, name)
+        except CheckpointError as error:
+            if error.problem not in _NOT_READ_AGAIN:
+                self._scan(listing, name, error.globals)
+            raise
+        self._keep(listing, name, index.globals)
+        return index
+
+    def read_others(self, *, around: bool) -> None:
+        """Read the pickles in files that were not read yet.
+
+        Args:
+            around: Whether the checkpoint is its directory; of one file, only the adapter's directory next to it is.
+        """
+        for number, (listing, name) in enumerate(self._others(around=around)):
+            if number >= MAX_ENTRIES:
+                self.unread[listing.path] = f"more than {MAX_ENTRIES} files"
+                return
+            if listing.where(name) not in self._found and listing.has(name):
+                self._scan(listing, name)
+
+    def _others(self, *, around: bool) -> Iterator[tuple[Listing, str]]:
+        top = type(self._top)(self._top.storage, self._top.folder)
+        inside = [(name, each) for name in _names(top) if (each := top.directory(name)) is not None]
+        folders = [each for name, each in inside if _belongs(name, each, around=around)]
+        for folder in [*([top] if around else []), *folders]:
+            yield from ((folder, name) for name in _names(folder))
+
+    def _scan(self, listing: Listing, name: str, known: tuple[Global, ...] = ()) -> None:
+        try:
+            scan = scan_file(listing.window(name), name)
+        except OSError as error:
+            self.unread[name] = error.strerror or str(error)
+            self._keep(listing, name, known)
+            return
+        if scan.unread:
+            self.unread[name] = scan.unread
+        self._keep(listing, name, scan.globals if len(scan.globals) >= len(known) else known)
+
+    def _keep(self, listing: Listing, name: str, found: tuple[Global, ...]) -> None:
+        folder = listing.folder.removeprefix(self._top.folder).strip("/\\")
+        self._found[listing.where(name)] = tuple(each.below(folder) for each in found)
+
+
+_NOT_READ_AGAIN = {"ambiguous-archive", "over-limit", "empty-file", "no-permission", "changed"}
+"""Problems after which nothing else reads a file."""
+
+
+def _names(folder: Listing) -> list[str]:
+    try:
+        return folder.names
+    except OSError:
+        return []
+
+
+def _belongs(name: str, folder: Listing, *, around: bool) -> bool:
+    """Whether the files of a directory lie with the checkpoint: of an adapter, of DeepSpeed, of torch's shards."""
+    if name == LORA_WEIGHTS or not around:
+        return name == LORA_WEIGHTS
+    if _OF_THE_SAME_RUN.fullmatch(name) or folder.has(DISTRIBUTED_METADATA):
+        return True
+    return folder.has(ADAPTER_CONFIG) and not re.fullmatch(STEP_DIRECTORY, name)

@@ -1,0 +1,212 @@
+"""Pickles that lie with a checkpoint are read, whatever holds them, and nothing of them runs."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import pickle
+import tarfile
+import zipfile
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_lora_ckpt import audit
+from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
+from pytest_lora_ckpt.checkpoint.limits import Budget, Limits
+from pytest_lora_ckpt.checkpoint.scan import scan_file
+from pytest_lora_ckpt.checkpoint.window import MemoryWindow
+from tests.checkpoint.test_companions import write_adapter
+from tests.helpers.checkpoint_samples import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+EVIL = Call(os.system, "false")
+PICKLED = pickle.dumps({"a": EVIL})
+
+
+def scan(data: bytes, name: str = "a.bin", limits: Limits | None = None) -> tuple[set[str], str]:
+    found = scan_file(MemoryWindow(name, data, Budget(limits)), name)
+    assert all(each.entry.startswith(name) for each in found.globals)
+    return {each.qualname for each in found.globals}, found.unread
+
+
+def saved(value: object, **options: Any) -> bytes:
+    made = io.BytesIO()
+    torch.save(value, made, **options)
+    return made.getvalue()
+
+
+def zipped(**members: bytes) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name.replace("__", "/").replace("_", "."), data)
+    return made.getvalue()
+
+
+def tarred(**members: bytes) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return made.getvalue()
+
+
+def array(value: object, save: Callable[..., None] = np.save) -> bytes:
+    made = io.BytesIO()
+    save(made, np.array([value, 1], dtype=object))
+    return made.getvalue()
+
+
+HOLDERS: dict[str, bytes] = {
+    "a pickle": PICKLED,
+    "one after another": pickle.dumps(1) + PICKLED,
+    "protocol 0": pickle.dumps({"a": EVIL}, 0),
+    "protocol 1": pickle.dumps({"a": EVIL}, 1),
+    "cut off": PICKLED[:-1],
+    "torch": saved({"a": EVIL}),
+    "torch's legacy format": saved({"a": EVIL, "w": torch.ones(3)}, _use_new_zipfile_serialization=False),
+    "gzip": gzip.compress(PICKLED),
+    "zlib": zlib.compress(PICKLED),
+    "gzip in parts": gzip.compress(PICKLED[:9]) + gzip.compress(PICKLED[9:]),
+    "bz2": bz2.compress(PICKLED),
+    "bz2 in parts": bz2.compress(PICKLED[:9]) + bz2.compress(PICKLED[9:]),
+    "xz": lzma.compress(PICKLED),
+    "lzma": lzma.compress(PICKLED, lzma.FORMAT_ALONE),
+    "gzip that is cut off": gzip.compress(PICKLED)[:-9],
+    "an archive in a stream": gzip.compress(tarred(x=PICKLED)),
+    "an archive": zipped(x_pkl=PICKLED),
+    "an archive without endings": zipped(x=PICKLED),
+    "torchscript": zipped(m__constants_pkl=PICKLED, m__data_pkl=pickle.dumps(1)),
+    "a tar archive": tarred(x=PICKLED),
+    "torch's tar format": tarred(storages=pickle.dumps(1, 2) + b"\0\x80\2\0raw" + pickle.dumps({"a": EVIL}, 2)),
+    "an array of objects": array(EVIL),
+    "arrays of objects": array(EVIL, np.savez),
+    "compressed arrays of objects": array(EVIL, np.savez_compressed),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_pickles_are_found_whatever_holds_them(holder: str) -> None:
+    names, _ = scan(HOLDERS[holder])
+    assert "posix.system" in names
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"text\n",
+        b"\x80",
+        b"\x1f\x8b",
+        b"PK\3\4",
+        os.urandom(99),
+        gzip.compress(b"a,b\n" * 9),
+        zlib.compress(b"x"),
+    ],
+)
+def test_other_files_ask_for_nothing(data: bytes) -> None:
+    names, _ = scan(data, "notes.txt")
+    assert not names
+
+
+def test_numbers_hold_no_pickles() -> None:
+    made = io.BytesIO()
+    np.save(made, np.frombuffer(PICKLED + bytes(-len(PICKLED) % 8), "<f8"))
+    assert scan(made.getvalue()) == (set(), "")
+    codes = torch.frombuffer(bytearray(PICKLED), dtype=torch.uint8)
+    assert "posix.system" not in scan(saved({"w": codes}))[0]
+
+
+def test_what_unpacks_without_end_is_stopped() -> None:
+    data = gzip.compress(b"\x80\4" + bytes(50_000_000))
+    names, unread = scan(data, limits=Limits(inflated_bytes=1_000_000))
+    assert not names
+    assert "bytes unpacked" in unread
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state.pth", "rng_state_0.pth", "scaler.pt"),
+        *(
+            "adapter_model.bin",
+            "global_step5/mp_rank_00_model_states.pt",
+            "shards/.metadata",
+            "anything.pkl",
+            "x.joblib",
+        ),
+    ],
+)
+def test_each_file_in_an_adapters_directory_is_judged_by_its_name(tmp_path: Path, name: str) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / name).parent.mkdir(exist_ok=True)
+    (adapter / name).write_bytes(PICKLED if name.endswith((".metadata", ".pkl", ".joblib")) else saved({"a": EVIL}))
+    called = []
+    result = audit(adapter, loader=called.append)
+    assert not called
+    assert "safe" in result.named("failed")
+    assert f"in {name}" in result.check("safe").summary
+
+
+def test_files_of_other_steps_and_of_the_directory_of_one_file_are_not(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    torch.save({"a": EVIL}, write_adapter(adapter / "checkpoint-5") / "optimizer.pt")
+    assert audit(adapter).check("safe").outcome == "passed"
+    torch.save({"w": torch.ones(1)}, tmp_path / "last.pt")
+    torch.save({"a": EVIL}, tmp_path / "other.pt")
+    assert audit(tmp_path / "last.pt").check("safe").outcome == "passed"
+    torch.save({"a": EVIL}, write_adapter(tmp_path / "lora_weights") / "optimizer.pt")
+    assert "lora_weights/optimizer.pt" in audit(tmp_path / "last.pt").check("safe").summary
+
+
+def test_what_a_project_names_is_judged_too(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1)}, tmp_path / "last.pt")
+    torch.save({"v": torch.ones(1), "a": EVIL}, tmp_path / "other.pt")
+    assert "safe" in audit(tmp_path / "last.pt", companions=[tmp_path / "other.pt"]).named("failed")
+
+
+def test_a_directory_that_cannot_be_opened_says_what_lies_in_it(tmp_path: Path) -> None:
+    (tmp_path / "global_step5").mkdir()
+    torch.save({"a": EVIL}, tmp_path / "global_step5" / "mp_rank_00_model_states.pt")
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(tmp_path)
+    assert caught.value.problem == "deepspeed-checkpoint"
+    assert [each.qualname for each in caught.value.globals] == ["posix.system"]
+    assert audit(tmp_path).named("failed") == ("readable", "safe")
+
+
+def test_a_neighbour_that_breaks_where_another_reader_may_go_on_is_said(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "extra.pkl").write_bytes(b"\x80\4]I1\nI2\ns.")
+    result = audit(adapter)
+    assert "extra.pkl" in result.check("safe").summary
+    assert "pickle-not-read" in {each.cause for each in result.findings}
+    (adapter / "extra.pkl").write_bytes(pickle.dumps([1, 2])[:-1])
+    assert audit(adapter).check("safe").outcome == "passed"
+
+
+def test_a_healthy_directory_passes(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    torch.save(optimizer.state_dict(), adapter / "optimizer.pt")
+    torch.save(torch.optim.lr_scheduler.StepLR(optimizer, 1).state_dict(), adapter / "scheduler.pt")
+    torch.save({"python": __import__("random").getstate(), "numpy": np.random.get_state()}, adapter / "rng_state.pth")  # noqa: NPY002
+    for name in ("README.md", "tokenizer.json", "vocab.txt", "spiece.model"):
+        (adapter / name).write_text("{}")
+    result = audit(adapter)
+    assert result.check("safe").outcome == "passed"
+    assert not {"unknown-class", "pickle-not-read"} & {each.cause for each in result.findings}
