@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.result import AuditResult as AuditResult
     from pytest_lora_ckpt.checkpoint import Checkpoint as Checkpoint
     from pytest_lora_ckpt.checkpoint import CheckpointError as CheckpointError
+    from pytest_lora_ckpt.checkpoint import Limits as Limits
     from pytest_lora_ckpt.checkpoint import open_checkpoint as open_checkpoint
     from pytest_lora_ckpt.comparison.compare import compare as compare
     from pytest_lora_ckpt.comparison.compare import infer_remapping as infer_remapping
@@ -66,7 +67,7 @@ __getattr__, __dir__, __all__ = attach(
         ),
         "auditing.audit": ("audit",),
         "auditing.result": ("AuditResult",),
-        "checkpoint": ("Checkpoint", "CheckpointError", "open_checkpoint"),
+        "checkpoint": ("Checkpoint", "CheckpointError", "Limits", "open_checkpoint"),
         "comparison.compare": ("compare", "infer_remapping"),
         "comparison.stages": ("STAGES", "Stage"),
         "faults": ("FAULTS", "Fault"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_lora_ckpt.checkpoint.limits import Limits
     from pytest_lora_ckpt.comparison.stages import Demands, Stage
 
 REPLICA = "replica:"
@@ -185,6 +186,12 @@ def _stages(text: str, _: Path) -> Mapping[str, Stage]:
     return parse_stages(text.splitlines())
 
 
+def _limits(text: str, _: Path) -> Limits:
+    from pytest_lora_ckpt.checkpoint.limits import parse_limits
+
+    return parse_limits(text.splitlines())
+
+
 def _faults(text: str, _: Path) -> list[str]:
     from pytest_lora_ckpt.scoring import parse_fault_names
 
@@ -286,6 +293,12 @@ _ROWS = (
         kind="lines",
     ),
     Option(
+        "lora_limits",
+        "What a checkpoint's files may ask for, where that is more than usual, one a line: `name = number`.",
+        parse=_limits,
+        kind="lines",
+    ),
+    Option(
         "lora_accepted_faults",
         "Faults that the project accepts of its loader, one a line: `slug: reason`.",
         parse=_accepted,
@@ -359,6 +372,7 @@ class Settings:
     fault_timeout: float | None
     strict: bool
     stages: Mapping[str, Stage]
+    limits: Limits | None
     accepted_faults: Mapping[str, str] | None
 
     @property
@@ -374,6 +388,7 @@ class Settings:
             manifest=self.manifest,
             companions=self.companion,
             trust=self.trust,
+            **({} if self.limits is None else {"limits": self.limits}),
         )
 
 

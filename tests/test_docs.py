@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from pytest_lora_ckpt import __all__ as public_names
 from pytest_lora_ckpt.auditing.checks import CHECKS
+from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.results import KEY_CLASSES, VERDICTS
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +65,15 @@ def test_every_option_check_and_verdict_is_in_the_readme(pytestconfig: pytest.Co
     assert len(ours) == 12
     for name in (*ours, *CHECKS, *VERDICTS):
         assert f"`{name}" in README, name
+
+
+def test_every_limit_is_in_the_page() -> None:
+    page = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    rows = [
+        f"| `{each.name}` | {each.default:,} | {each.metadata['unit']} | {each.metadata['why']} |"
+        for each in fields(Limits)
+    ]
+    assert re.findall(r"^\| `.*\|$", page, re.MULTILINE) == rows
 
 
 def test_every_class_is_in_the_guide() -> None:

@@ -35,7 +35,11 @@ def test_the_readme_has_a_row_for_each_option() -> None:
 def test_each_option_is_written_in_one_way() -> None:
     usages = {option.usage for option in OPTIONS.values() if option.flag}
     assert usages >= {"--lora-ckpt=PATH", "--lora-strict", "--lora-faults[=NAME,…]", "--lora-min-ratio=R"}
-    assert [name for name, option in OPTIONS.items() if not option.flag] == ["lora_stages", "lora_accepted_faults"]
+    assert [name for name, option in OPTIONS.items() if not option.flag] == [
+        "lora_stages",
+        "lora_limits",
+        "lora_accepted_faults",
+    ]
 
 
 def test_defaults() -> None:
@@ -54,6 +58,7 @@ def test_values() -> None:
             lora_loader="my.loading:Loader.load",
             lora_stages=("warmup: embed", "sft: embed lora"),
             lora_stage="sft",
+            lora_limits=("keys = 20M", "seconds = 60"),
             lora_min_ratio="0.5",
             lora_report=("out.json",),
             lora_manifest=Path(__file__).name,
@@ -69,6 +74,7 @@ def test_values() -> None:
     assert settings.demands.stage == settings.demands.stages["sft"]
     assert (settings.demands.min_ratio, settings.demands.strict) == (0.5, True)
     assert settings.demands.manifest == Path(__file__)
+    assert (settings.demands.limits.keys, settings.demands.limits.seconds) == (20_000_000, 60)
     assert settings.report == (HERE / "out.json",)
     assert (settings.faults, settings.accepted_faults) == (["nan", "inf"], {"nan": "we clip"})
     assert settings.fault_timeout == 1.5
@@ -102,6 +108,23 @@ def test_what_is_not_valid(name: str, text: str, problem: str) -> None:
 def test_an_option_without_a_flag_is_named_by_its_ini_name() -> None:
     with pytest.raises(OptionError, match=r"^lora_stages \(from: tox.ini\): a stage is written"):
         read_settings(reading(lora_stages=("a: b", "c")))
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("keys", "written `name = number`, such as `keys = 20M`, not 'keys'"),
+        ("keys = many", "written `name = number`"),
+        ("keys = -1", "written `name = number`"),
+        ("keys = 1T", "written `name = number`"),
+        ("key = 1", "there is no limit 'key'; there are pickle_bytes, opcodes"),
+        ("keys = 1\nkeys = 2", "comes twice"),
+    ],
+)
+def test_what_is_no_limit(line: str, problem: str) -> None:
+    with pytest.raises(OptionError, match=r"^lora_limits \(from: tox.ini\): ") as error:
+        read_settings(reading(lora_limits=(line,)))
+    assert problem in str(error.value)
 
 
 def test_importing_the_table_imports_nothing_else() -> None:

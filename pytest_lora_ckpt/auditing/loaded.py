@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.auditing.file_evidence import FileEvidence
     from pytest_lora_ckpt.auditing.project import Project
+    from pytest_lora_ckpt.checkpoint.limits import Limits
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.lora.layers import AdapterLayer
     from pytest_lora_ckpt.manifest import Manifest, ManifestComparison
@@ -125,13 +126,19 @@ class LoadedEvidence:
             return self._named_base()
         try:
             return BaseWeights(
-                given if is_module(given) else open_checkpoint(given), self.model, self._file.lora_config
+                given if is_module(given) else open_checkpoint(given, limits=self._limits),
+                self.model,
+                self._file.lora_config,
             )
         except CheckpointError as error:
             # Not the checkpoint under test: what the project gives with it.
             remedy = f"{error.remedy} Or give lora_base_model the base model itself."
             message = f"The base model of lora_base_model cannot be read: {error.path} holds {error.found}."
             raise ProjectError("model-failed", message, remedy) from error
+
+    @property
+    def _limits(self) -> Limits:
+        return self._file.checkpoint.budget.limits
 
     def _named_base(self) -> BaseWeights | None:
         """Open the base model that `adapter_config.json` names, where that is a directory that the user gave."""
@@ -141,7 +148,7 @@ class LoadedEvidence:
             self.closed_base = named
         elif named and Path(named).is_dir():
             with contextlib.suppress(CheckpointError):
-                return BaseWeights(open_checkpoint(named), self.model, self._file.lora_config)
+                return BaseWeights(open_checkpoint(named, limits=self._limits), self.model, self._file.lora_config)
         return None
 
     @cached_property

@@ -3,6 +3,7 @@
 from pytest_lora_ckpt.checkpoint.checkpoint import AdapterInfo, Checkpoint, Companion
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
 from pytest_lora_ckpt.checkpoint.index import Piece
+from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.checkpoint.open import name_companions, open_checkpoint
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque
 
@@ -11,6 +12,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Companion",
+    "Limits",
     "Opaque",
     "Piece",
     "UnknownKeyError",

@@ -6,6 +6,7 @@ more of than the file has bytes, it spends.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pytest_lora_ckpt.lora.patterns import PatternTime
 from pytest_lora_ckpt.tensors import MOST_DIMENSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 HEAD = 4096
@@ -39,6 +40,8 @@ MAX_LEVELS = 3
 """Levels of directories that are looked at for a suggestion."""
 
 _MEGABYTE = 1_000_000
+_LINE = re.compile(r"(?P<name>[a-z_]+)\s*=\s*(?P<number>[0-9][0-9_]{0,17})(?P<suffix>[kMG]?)")
+_SUFFIXES = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
 
 
 def _bound(default: int, unit: str, why: str) -> int:
@@ -81,7 +84,7 @@ class Limits:
     )
     json_nesting: int = _bound(100, "levels of one JSON file", "Configs have some five.")
     seconds: int = _bound(
-        10, "seconds of CPU for reading, and one more for each megabyte of index", "A megabyte takes some 0.05."
+        4, "seconds of CPU for reading, and one more for each megabyte of index", "A megabyte takes some 0.05."
     )
     pattern_seconds: int = _bound(
         2, "seconds for matching patterns", "A regular expression can take longer than the universe is old."
@@ -227,6 +230,31 @@ def check_keys(keys: Mapping[str, HasShape], budget: Budget) -> None:
 
 
 _UNITS: dict[str, str] = {each.name: each.metadata["unit"] for each in fields(Limits)}
+
+
+def parse_limits(lines: Iterable[str]) -> Limits:
+    """Read limits, one a line: `name = number`; k, M and G stand for thousands, millions and thousands of millions.
+
+    Raises:
+        ValueError: A line is something else; the message says which limits there are.
+
+    Example:
+        >>> limits = parse_limits(["keys = 20M", "seconds = 1_000"])
+        >>> limits.keys, limits.seconds
+        (20000000, 1000)
+    """
+    given: dict[str, int] = {}
+    for line in filter(None, map(str.strip, lines)):
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise ValueError(f"a limit is written `name = number`, such as `keys = 20M`, not {line!r}.")
+        name = found["name"]
+        if name not in _UNITS:
+            raise ValueError(f"there is no limit {name!r}; there are {', '.join(_UNITS)}.")
+        if name in given:
+            raise ValueError(f"the limit {name!r} comes twice.")
+        given[name] = int(found["number"].replace("_", "")) * _SUFFIXES[found["suffix"]]
+    return Limits(**given)
 
 
 def over_limit(path: str | Path, error: OverLimitError) -> CheckpointError:
