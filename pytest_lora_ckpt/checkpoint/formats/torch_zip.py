@@ -129,12 +129,13 @@ def _check_names(origin: str, entries: Sequence[Entry]) -> None:
         CheckpointError: A TorchScript archive.
         AmbiguousArchiveError: Not all is torch's: its reader ignores case, and takes the folder of the first record.
     """
-    names = [entry.name.partition(b"/") for entry in entries]
-    inside = {name for _, _, name in names}
-    if not any(name.lower() == b"data.pkl" for name in inside):
+    if not any(entry.name.partition(b"/")[2].lower() == b"data.pkl" for entry in entries):
         shown = listed((entry.shown for entry in entries), 3) if entries else "no records"
         raise NotMineError(f"a zip archive without `data.pkl` ({shown})")
-    if any(name.startswith(TORCHSCRIPT_RECORDS) for name in inside):
+    folder = entries[0].name.partition(b"/")[0] + b"/"
+    known, inside = TORCH_RECORDS.fullmatch, len(folder)
+    others = [entry for entry in entries if not (entry.name.startswith(folder) and known(entry.name, inside))]
+    if any(entry.name.partition(b"/")[2].startswith(TORCHSCRIPT_RECORDS) for entry in others):
         raise CheckpointError(
             "torchscript",
             origin,
@@ -142,8 +143,7 @@ def _check_names(origin: str, entries: Sequence[Entry]) -> None:
             found="a TorchScript archive, as `torch.jit.save` writes it: a program, with weights in it",
             remedy="Save the state dict of the original model: `torch.save(model.state_dict(), path)`.",
         )
-    if len({folder for folder, _, _ in names}) > 1:
-        raise AmbiguousArchiveError("its records lie in several folders")
-    for entry, (_, _, name) in zip(entries, names, strict=True):
-        if not TORCH_RECORDS.fullmatch(name):
-            raise AmbiguousArchiveError(f"record {entry.shown} is not among those that `torch.save` writes")
+    for entry in others:
+        if not entry.name.startswith(folder):
+            raise AmbiguousArchiveError(f"its records lie in several folders, {entry.shown} in another than the first")
+        raise AmbiguousArchiveError(f"record {entry.shown} is not among those that `torch.save` writes")

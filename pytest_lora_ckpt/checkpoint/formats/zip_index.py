@@ -46,10 +46,16 @@ _ZIP64, _OTHER_NAME = 0x0001, 0x7075
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED, _SIZES_BEHIND = 1, 8
 _FLAGS = _SIZES_BEHIND | 0x0800 | 0x0006  # Names are UTF-8; how hard the packer tried.
+_NOT_KNOWN = {(0, 0, 0), (0, _FULL, _FULL)}  # Checksum and sizes of a record that is being written to a stream.
 _FOLDER_ATTRIBUTE = 0x10
 _HEADER_READ = 160  # Bytes: a header, its name and torch's padding.
-# A reader could take it for another one, or for none.
-_UNSAFE_NAME = re.compile(rb"[\0\\]|^[A-Za-z]:|^/|//|(?:^|/)\.\.?(?:/|$)|^$")
+# A reader could take such a name for another one, or for none. `_SIGNS` are in a list of names, each between two line
+# ends, where one of them may be of this kind: to look for them takes a tenth of the time.
+_UNSAFE_NAME = re.compile(rb"[\0\n\\]|^[A-Za-z]:|^/|//|(?:^|/)\.\.?(?:/|$)|^$")
+_SIGNS = (
+    *(b"\0", b"\\", b":", b"//", b"/./", b"/../", b"/.\n", b"/..\n"),
+    *(b"\n\n", b"\n/", b"\n./", b"\n../", b"\n.\n", b"\n..\n"),
+)
 
 
 class Entry(NamedTuple):
@@ -141,19 +147,31 @@ def _directory(window: Window) -> tuple[list[Entry], int]:
     window.budget.spend("entries", count)
     directory = window.read(start, size)
     entries: list[Entry] = []
-    names: set[bytes] = set()
     position = 0
     for _ in range(count):
         entry, position = _entry(directory, position, len(entries))
-        if _UNSAFE_NAME.search(entry.name):
-            raise AmbiguousArchiveError(f"a record is called {entry.shown}: readers differ in what they make of it")
-        if (name := entry.name.lower()) in names:
-            raise AmbiguousArchiveError(f"two records are called {entry.shown}: readers differ in which one they take")
-        names.add(name)
         entries.append(entry)
     if position != size:
         raise AmbiguousArchiveError(f"its directory has {size - position} bytes behind the last entry")
+    _check_names(entries)
     return entries, start
+
+
+def _check_names(entries: Sequence[Entry]) -> None:
+    """Check that each name is one to every reader, with whatever rules for paths, and heeding case or not."""
+    listed = b"".join([b"\n", *(entry.name + b"\n" for entry in entries)])
+    if any(map(listed.__contains__, _SIGNS)) or listed.count(b"\n") != len(entries) + 1:
+        for entry in entries:
+            if _UNSAFE_NAME.search(entry.name):
+                raise AmbiguousArchiveError(f"a record is called {entry.shown}: readers differ in what they make of it")
+    if len(set(listed.lower().split(b"\n"))) != len(entries) + 1:
+        names: set[bytes] = set()
+        for entry in entries:
+            if entry.name.lower() in names:
+                raise AmbiguousArchiveError(
+                    f"two records are called {entry.shown}: readers differ in which one they take"
+                )
+            names.add(entry.name.lower())
 
 
 def _end(window: Window) -> tuple[int, int, int]:
@@ -222,23 +240,26 @@ def _entry(directory: bytes, position: int, number: int) -> tuple[Entry, int]:
             f"entry {number} of the archive's directory is damaged, encrypted or of an unknown method"
         )
     name = directory[position + _ENTRY.size : name_end]
-    zip64 = b""
-    if extra_length:
+    if extra_length or _FULL in {size, packed, header}:
         zip64 = _zip64(directory[name_end:extra_end], name)
-    wanted = (size, packed, header).count(_FULL)
-    if len(zip64) != 8 * wanted:
-        raise BrokenFileError("a big record without its size")
-    if wanted:
-        full = iter(struct.unpack(f"<{wanted}Q", zip64))
-        size, packed, header = (next(full) if value == _FULL else value for value in (size, packed, header))
+        size, packed, header = _whole((size, packed, header), zip64)
     entry = Entry(name, flags, method, crc, packed, size, header)
     if flags & ~_FLAGS or disk:
         raise AmbiguousArchiveError(f"record {entry.shown} is marked as patched, masked or on another disk")
-    # torch leaves the memory for a record that is marked as a folder as it is; a folder itself has no data.
     is_folder = name.endswith(b"/")
     if (is_folder or attributes & _FOLDER_ATTRIBUTE) and (not is_folder or size or packed):
+        # torch leaves the memory for a record that is marked as a folder as it is; a folder itself has no data.
         raise AmbiguousArchiveError(f"record {entry.shown} is a folder to some readers, and has data")
     return entry, extra_end + comment_length
+
+
+def _whole(fields: tuple[int, int, int], zip64: bytes) -> tuple[int, ...]:
+    """Return size, packed size and offset, those that did not fit into four bytes taken from the zip64 field."""
+    wanted = fields.count(_FULL)
+    if len(zip64) != 8 * wanted:
+        raise BrokenFileError("a big record without its size")
+    full = iter(struct.unpack(f"<{wanted}Q", zip64))
+    return tuple(next(full) if value == _FULL else value for value in fields)
 
 
 def _zip64(extra: bytes, name: bytes) -> bytes:
@@ -263,40 +284,43 @@ def _records(window: Window, entries: Sequence[Entry], start: int) -> dict[str, 
     """Return the records after reading their headers: they must lie one behind another and fill all up to `start`."""
     before = _DESCRIPTOR64.size  # Bytes that are read with a header: what may lie behind the record before it.
     stretches = [(max(0, entry.header - before), before + _HEADER_READ) for entry in entries]
-    stretches.append((max(0, start - before), before))
     records: dict[str, Record] = {}
     previous, end = None, 0
-    for entry, raw in zip(entries, window.read_each(stretches[:-1]), strict=True):
-        lead = min(before, entry.header)
-        _check_joined(previous, entry.header - end, raw[:lead], entry)
-        data = _local(window, entry, raw[lead:])
-        end = data + entry.packed
-        if entry.method == _STORED and entry.packed != entry.size:
-            raise BrokenFileError(f"record {entry.shown} of {entry.size} bytes takes {entry.packed}, and is not packed")
-        record = Record(data, entry.packed, entry.size, entry.method == _DEFLATED, entry.crc)
-        records[entry.name.decode("utf-8", "backslashreplace")] = record
-        previous = entry
-    _check_joined(previous, start - end, window.read(*stretches[-1]), None)
+    for entry, raw in zip(entries, window.read_each(stretches), strict=True):
+        name, _, method, crc, packed, size, header = entry
+        lead = min(before, header)
+        _check_joined(previous, end, header, raw, lead, entry)
+        data = header + _local(window, entry, raw, lead)
+        if method == _STORED and packed != size:
+            raise BrokenFileError(f"record {entry.shown} of {size} bytes takes {packed}, and is not packed")
+        records[name.decode("utf-8", "backslashreplace")] = Record(data, packed, size, method == _DEFLATED, crc)
+        previous, end = entry, data + packed
+    lead = min(before, start)
+    _check_joined(previous, end, start, window.read(start - lead, lead), lead, None)
     return records
 
 
-def _check_joined(previous: Entry | None, gap: int, before: bytes, following: Entry | None) -> None:
+def _check_joined(  # noqa: PLR0913, PLR0917 - Called for each record.
+    previous: Entry | None, end: int, start: int, raw: bytes, lead: int, following: Entry | None
+) -> None:
     """Check that something begins where the record before it ends, behind that record's sizes where it has them there.
 
     Args:
         previous: The record before it; None at the beginning of the file.
-        gap: How many bytes lie between the two.
-        before: The bytes before it, as many as sizes take.
+        end: Where that record's data end.
+        start: Where it begins.
+        raw: Bytes that were read.
+        lead: Where in them it begins.
         following: The record that begins there; None for the directory.
     """
+    gap = start - end
     if previous is not None and previous.flags & _SIZES_BEHIND:
         _, _, _, crc, packed, size, _ = previous
-        expected = b""
-        if gap == _DESCRIPTOR.size and max(packed, size) <= _FULL:
+        if gap == _DESCRIPTOR.size and packed <= _FULL and size <= _FULL:
             expected = _DESCRIPTOR.pack(_DESCRIPTOR_MARK, crc, packed, size)
-        elif gap == _DESCRIPTOR64.size:
+        else:
             expected = _DESCRIPTOR64.pack(_DESCRIPTOR_MARK, crc, packed, size)
-        if not expected or not before.endswith(expected):
+        if gap != len(expected) or not raw.startswith(expected, lead - gap):
             raise AmbiguousArchiveError(f"the sizes behind record {previous.shown} are not those of the directory")
     elif gap:
         what = "the directory" if following is None else following.shown
@@ -304,35 +328,38 @@ def _check_joined(previous: Entry | None, gap: int, before: bytes, following: En
         raise AmbiguousArchiveError(f"{what} has {between}")
 
 
-def _local(window: Window, entry: Entry, raw: bytes) -> int:
-    """Return where a record's data begin, after comparing its own header with what the directory says."""
-    if len(raw) < _LOCAL.size or not raw.startswith(b"PK\x03\x04"):
-        raise BrokenFileError(f"no header of record {entry.shown} at byte {entry.header}")
-    _, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL.unpack_from(raw)
-    name_end = _LOCAL.size + name_length
-    data = name_end + extra_length
-    if data > len(raw):
-        raw = window.read(entry.header, data)
-    if (flags, method) != (entry.flags, entry.method) or raw[_LOCAL.size : name_end] != entry.name or len(raw) < data:
+def _local(window: Window, entry: Entry, raw: bytes, at: int) -> int:
+    """Return how long a record's own header is, after comparing it with what the directory says."""
+    name, flags, method, crc, packed, size, header = entry
+    if len(raw) < at + _LOCAL.size or not raw.startswith(b"PK\x03\x04", at):
+        raise BrokenFileError(f"no header of record {entry.shown} at byte {header}")
+    _, _, own_flags, own_method, _, _, own_crc, own_packed, own_size, name_length, extra_length = _LOCAL.unpack_from(
+        raw, at
+    )
+    length: int = _LOCAL.size + name_length + extra_length
+    if at + length > len(raw):
+        raw, at = window.read(header, length), 0
+    own_name = raw[at + _LOCAL.size : at + _LOCAL.size + name_length]
+    if own_flags != flags or own_method != method or own_name != name or len(raw) < at + length:
         raise AmbiguousArchiveError(
             f"the header of record {entry.shown} has another name or packing than the directory"
         )
-    extra = raw[name_end:data]
     zip64 = b""
-    if extra and not (extra.startswith(_PADDING) and _EXTRA.unpack_from(extra)[1] == extra_length - _EXTRA.size):
-        zip64 = _zip64(extra, entry.name)
-    said = (crc, packed, size)
-    whole = entry.crc, entry.packed, entry.size
+    if extra_length:
+        extra = raw[at + length - extra_length : at + length]
+        if not extra.startswith(_PADDING) or _EXTRA.unpack_from(extra)[1] != extra_length - _EXTRA.size:
+            zip64 = _zip64(extra, name)
+    said = (own_crc, own_packed, own_size)
     if flags & _SIZES_BEHIND:
         # Nothing is known yet, or it is; torch writes the record's offset in the zip64 field as well.
-        same = said in ((0, 0, 0), whole, (0, _FULL, _FULL))
+        same = said in _NOT_KNOWN or said == (crc, packed, size)
         if zip64:
-            known = {b"\0" * 8, *(value.to_bytes(8, "little") for value in (entry.packed, entry.size, entry.header))}
+            known = {b"\0" * 8, *(value.to_bytes(8, "little") for value in (packed, size, header))}
             same = same and {zip64[i : i + 8] for i in range(0, len(zip64), 8)} <= known
-    elif _FULL in {packed, size}:
-        same = said == (entry.crc, _FULL, _FULL) and zip64.startswith(struct.pack("<2Q", entry.size, entry.packed))
+    elif _FULL in {own_packed, own_size}:
+        same = said == (crc, _FULL, _FULL) and zip64.startswith(struct.pack("<2Q", size, packed))
     else:
-        same = said == whole
+        same = said == (crc, packed, size)
     if not same:
         raise AmbiguousArchiveError(f"the header of record {entry.shown} has other sizes than the directory")
-    return entry.header + int(data)
+    return length
