@@ -34,9 +34,12 @@ def settle_renamings(report: LoadReport, prove: Callable[[], Proof]) -> LoadRepo
     rows = {row.key: row for row in prove().tensors}
     kept: list[Finding] = []
     done = False
+    has_lora = report.lora_keys[1] > 0
     for each in report.findings:
         ends = _ends(each, rows) if each.cause in RENAMINGS else set[str | None]()
-        if each.cause in TELLING_RENAMINGS and not ends & _ARRIVED and ends & _DROPPED:
+        # PEFT's own prefix is in every file of it, so that it is not why a model without LoRA has nothing of the file.
+        why = each.cause in TELLING_RENAMINGS and (has_lora or not all(map(_is_only_peft, each.keys)))
+        if why and not ends & _ARRIVED and ends & _DROPPED:
             message = f"{each.message.rstrip('.')}: the loader drops {len(each.keys)} of them."
             kept.insert(0, dataclasses.replace(each, severity="error", message=message))
         elif ends & _ARRIVED and not ends & _DROPPED:
@@ -47,6 +50,11 @@ def settle_renamings(report: LoadReport, prove: Callable[[], Proof]) -> LoadRepo
         rules = [rule.text for rule in report.remapping.rules if rule.by == "you"]
         kept.append(finding("loader-renames", f"Your loader renames the keys: {listed(rules).rstrip('.')}."))
     return dataclasses.replace(report, findings=tuple(kept))
+
+
+def _is_only_peft(key: str) -> bool:
+    own = parse_key(key)
+    return "peft_wrapper" in own.roles and not own.wrappers
 
 
 def settle_targets(findings: Iterable[Finding], prove: Callable[[], Proof | None]) -> Iterator[Finding]:

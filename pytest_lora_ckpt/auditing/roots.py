@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.findings import RENAMINGS
@@ -21,6 +22,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
     "adapter-inactive": {*_NOT_THERE, "still-initial", "adapter-all-zero"},
     "adapter-not-loaded": {*RENAMINGS, "adapter-all-zero", "adapter-without-home", "still-initial"},
     "base-changed": {"other-base"},
+    "config-bias": {"lora-slot-empty"},
     "base-overwritten": {"other-base", "base-changed", "base-weights-in-adapter"},
     "generate-not-finite": {*_NOT_FINITE, "nan-in-model"},
     "inputs-failed": {"not-materialised"},
@@ -39,8 +41,16 @@ _FOLLOWS: Mapping[str, set[str]] = {
 _CONTRADICTED = {"adapter-merged": {"merged-twice", "scaling-differs"}}
 """Note -> errors beside which it says the opposite: that there is nothing to mend."""
 
-_IN_MERGED = {"adapter-not-loaded": _OTHER_BASE, "values-differ": _OTHER_BASE}
-"""The same where the model has no LoRA: with another W, W + scaling x B A is another weight too."""
+_IN_MERGED = {
+    "adapter-not-loaded": _FOLLOWS["adapter-not-loaded"] - {"still-initial"} | _OTHER_BASE,
+    "still-initial": {*_FOLLOWS["still-initial"], "adapter-not-loaded"},
+    "values-differ": _OTHER_BASE,
+}
+"""The same where the model has no LoRA: with another W, W + scaling x B A is another weight too, and what was trained
+whole is not there either."""
+
+_LAYER = re.compile(r".*?\.\d+(?=\.)")
+_OF_LAYERS = {"config-bias", "missing-layers"}
 
 
 def root_of(effect: Finding, others: Sequence[Finding], *, merged: bool = False) -> Finding | None:
@@ -53,16 +63,21 @@ def root_of(effect: Finding, others: Sequence[Finding], *, merged: bool = False)
         others: The findings on the same checkpoint.
         merged: Whether the model has no LoRA, so that the adapter can only be in the weights.
     """
-    causes = _FOLLOWS.get(effect.cause, set()) | (_IN_MERGED.get(effect.cause, set()) if merged else set())
+    table = {**_FOLLOWS, **_IN_MERGED} if merged else _FOLLOWS
     for each in others:
         if each.severity != "error" or each.cause == effect.cause:
             continue
         named = each.cause in RENAMINGS and bool(effect.keys) and set(effect.keys) <= set(each.keys)
         # The model's layers are there where only their slots of LoRA are empty.
-        apart = effect.cause == "missing-layers" and not set(effect.keys) <= set(each.keys)
-        if named or (each.cause in causes and not apart):
+        apart = effect.cause in _OF_LAYERS and not _layers(effect) <= _layers(each)
+        if named or (each.cause in table.get(effect.cause, ()) and not apart):
             return root_of(each, [other for other in others if other is not effect], merged=merged) or each
     return None
+
+
+def _layers(found: Finding) -> set[str]:
+    """Return the paths of the layers that a finding's keys lie in."""
+    return {match[0] if (match := _LAYER.match(key)) else key for key in found.keys}
 
 
 def with_roots(findings: Sequence[Finding], *, merged: bool = False) -> list[Finding]:

@@ -138,12 +138,12 @@ def lora_pairs(keys: KeySet | Mapping[str, TensorInfo]) -> tuple[LoraPair, ...]:
 
 
 def _pair_up(keys: KeySet) -> tuple[LoraPair, ...]:
-    places: dict[tuple[str, str | None, bool, int], list[tuple[str, str]]] = {}
+    places: dict[tuple[str, str | None, int], list[tuple[str, str]]] = {}
     for key, parsed in parse_keys(keys).items():
         if parsed.is_lora:
             kind = parsed.lora or ""
             # Two parameters of one module (PEFT's `target_parameters`) have their adapters one inside the other.
-            place = (parsed.module_path, parsed.adapter, "embedding" in kind, parsed.roles.count("base_layer"))
+            place = (parsed.module_path, parsed.adapter, parsed.roles.count("base_layer"))
             places.setdefault(place, []).append((key, f"{kind}.bias" if parsed.parameter == "bias" else kind))
     pairs = (_pair(keys, module, adapter, own) for (module, adapter, *_), own in places.items())
     return tuple(pair for pair in pairs if pair.down or pair.up or not pair.others.keys() <= LORA_SCALES)

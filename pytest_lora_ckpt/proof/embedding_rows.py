@@ -24,6 +24,12 @@ class TrainedRows(NamedTuple):
     rows: tuple[int, ...]
 
 
+def rows_of(config: AdapterConfig, module: str) -> tuple[int, ...]:
+    """Return the rows of an embedding that a config trains."""
+    names = (*module_ends(module), "")
+    return next((config.tokens[name] for name in names if name in config.tokens), ())
+
+
 def trained_rows(loaded: LoadedModel, checkpoint: Checkpoint) -> Iterator[TrainedRows]:
     """Find the embeddings of a loaded model into which trained rows of a checkpoint were merged."""
     config = AdapterConfig.of(checkpoint.config)
@@ -38,8 +44,7 @@ def trained_rows(loaded: LoadedModel, checkpoint: Checkpoint) -> Iterator[Traine
         home = homes.get(own.module_path)
         if own.lora != TOKENS_DELTA or home is None:
             continue
-        names = (*module_ends(own.module_path), "")
-        rows = next((config.tokens[name] for name in names if name in config.tokens), ())
+        rows = rows_of(config, own.module_path)
         count, *width = checkpoint.keys[key].shape
         length, *wide = loaded.keys[home].shape
         if len(rows) == count and width == wide and max(rows, default=0) < length:

@@ -13,6 +13,7 @@ from pytest_lora_ckpt.findings import TELLING_RENAMINGS, finding
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_factor, lora_pairs
 from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
+from pytest_lora_ckpt.proof.embedding_rows import trained_rows
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
 from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
@@ -87,11 +88,12 @@ def match_loaded(
     held = {"merged", "unknown", *(["other"] if merge.count("merged") else [])}
     present = {key for each in merge.parts if each.kind in held and each.model_key for key in each.pair.keys}
     if merge.complete:
-        # What is no part of a pair, such as trained tokens, goes into the weights with the rest.
+        # What is no part of a pair goes into the weights with the rest.
         present |= {key for key, own in source.keys.derived(parse_keys).items() if own.is_adapter}
     if not present and all(each.kind == "base" or not each.model_key for each in merge.modules):
         report = dataclasses.replace(report, findings=(*_names_of_dropped(loaded, source), *report.findings))
         return LoadedMatch(report, companion, merge, parts)
+    present |= {each.key for each in trained_rows(loaded, source)}  # They are proved by themselves.
     if present:
         excuses = Excuses(stage, merged=frozenset(present))
         report = compare_excusing(checkpoint, loaded.keys, report.remapping, excuses, adapter=source)

@@ -11,10 +11,11 @@ import torch
 from pytest_lora_ckpt.checkpoint import Checkpoint, open_checkpoint
 from pytest_lora_ckpt.findings import CAUSES, finding
 from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.proof.bitwise import cast_between, pieces, same_bits
-from pytest_lora_ckpt.proof.embedding_rows import trained_rows
+from pytest_lora_ckpt.proof.embedding_rows import rows_of, trained_rows
 from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
 from pytest_lora_ckpt.proof.loaded_match import match_loaded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
@@ -22,10 +23,11 @@ from pytest_lora_ckpt.proof.mismatch import Mismatch, TensorsByValue, explain_mi
 from pytest_lora_ckpt.proof.padding import without_padding
 from pytest_lora_ckpt.proof.proved import Proof
 from pytest_lora_ckpt.proof.proved_tensor import STATE_DICT, Outcome, ProvedTensor
+from pytest_lora_ckpt.vocabulary.lora import TOKENS_DELTA
 from pytest_lora_ckpt.wording import count, printable, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_lora_ckpt.comparison.companion import Part
     from pytest_lora_ckpt.comparison.stages import Stage
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.proof.embedding_rows import TrainedRows
     from pytest_lora_ckpt.proof.loaded_match import LoadedMatch
     from pytest_lora_ckpt.results import Finding
+    from pytest_lora_ckpt.tensors import KeySet
 
 
 def prove_load(
@@ -93,7 +96,7 @@ def prove_match(
 ) -> Proof:
     """Prove the same where it is known already what belongs where."""
     prover = _Prover(LoadedModel.of(model), checkpoint, match, reference)
-    own = tuple(prover.rows())
+    own = tuple(_with_partners(tuple(prover.rows()), checkpoint.keys))
     parts = [(part, tuple(prover.rows_of(part))) for part in match.parts]
     held = {row.model_key for _, rows in parts for row in rows if row.outcome != "differs"}
     # Of two files with the same tensor, such as one of an earlier stage, the loader takes one.
@@ -183,8 +186,11 @@ class _Prover:
         now = live.tensor[list(trained.rows)]
         if same_bits(file, now) or cast_between(file, now):
             return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "merged", f"{len(file)} rows")
-        how = f"other values in {count(len(file), 'trained row')}"
-        return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "differs", how, "values-differ")
+        base = self.reference.read(trained.model_key) if self.reference else None
+        same = base is not None and same_bits(base[list(trained.rows)].to(now.dtype), now)
+        how = f"{'the base model' if same else 'other'} values in {count(len(file), 'trained row')}"
+        cause = "adapter-not-loaded" if same else "values-differ"
+        return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "differs", how, cause)
 
     def _compare(self, key: str, model_key: str, file: torch.Tensor, source: str) -> ProvedTensor:  # noqa: PLR0911  # One outcome each.
         def row(outcome: Outcome, how: str = "", cause: str | None = None) -> ProvedTensor:
@@ -228,9 +234,37 @@ class _Prover:
             companion=(companion.path.name, companion.read(there))
             if companion and there and source == STATE_DICT
             else None,
-            reference=self.reference.read(model_key) if self.reference else None,
+            reference=self._initial(model_key),
             normed=layer.weight if layer else None,
         )
+
+    def _initial(self, model_key: str) -> torch.Tensor | None:
+        """Return what the model holds there before loading: the base model's tensor, of which copies are made."""
+        own = self.loaded.parsed[model_key]
+        if own.in_modules_to_save:
+            path, _, parameter = model_key.partition(f".modules_to_save.{own.adapter}.")
+            original = f"{path}.original_module.{parameter}"
+            return self.loaded.read(original).tensor if original in self.loaded.keys else None
+        if own.lora == TOKENS_DELTA:
+            embedding = f"{model_key.partition(f'.{TOKENS_DELTA}')[0]}.base_layer.weight"
+            rows = rows_of(AdapterConfig.of(self.checkpoint.adapter_config), own.module_path)
+            whole = self.loaded.read(embedding).tensor if embedding in self.loaded.keys else None
+            return None if whole is None or max(rows, default=0) >= len(whole) else whole[list(rows)]
+        return self.reference.read(model_key) if self.reference else None
+
+
+def _with_partners(rows: Sequence[ProvedTensor], keys: KeySet) -> Iterator[ProvedTensor]:
+    """Say that a factor is as initialised where its other factor shows that nothing was loaded, and it is random."""
+    initial = {row.key for row in rows if row.cause == "still-initial"}
+    partners = {
+        key
+        for pair in keys.derived(lora_pairs)
+        if pair.up and pair.down and initial.intersection(pair.factors)
+        for key in pair.keys
+    }
+    for row in rows:
+        random = row.cause in {"values-differ", "earlier-value"} and row.key in partners
+        yield dataclasses.replace(row, how=f"{row.how}, as initialised", cause="still-initial") if random else row
 
 
 def _overflows(file: torch.Tensor, now: torch.Tensor) -> bool:

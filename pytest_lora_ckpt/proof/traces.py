@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     import torch
 
-_ABSENT = 0.2  # Of the expected scaling.
+# Shares of the expected scaling. A weak merge on purpose leaves a tenth of its trace, which is to be told from none.
+_NONE = 0.05
 _SURE = 0.1
+_SPREAD = 1.5  # Standard errors.
 _FEWEST = 2
 
 
@@ -65,4 +67,5 @@ def shows_none(traces: Sequence[Trace]) -> bool:
         return False
     weights = [1.0 / each.variance for each in traces]
     mean = sum(weight * each.share for weight, each in zip(weights, traces, strict=True)) / sum(weights)
-    return abs(mean) < _ABSENT and sum(weights) ** -0.5 < _SURE
+    error: float = sum(weights) ** -0.5
+    return error < _SURE and abs(mean) < max(_NONE, _SPREAD * error)

@@ -46,6 +46,7 @@ class Case:
         base: Gives `lora_base_model`, where the project overrides it.
         damage: What happens to the files after saving.
         causes: Empty where all is well; else any of these must be among the errors and warnings.
+        alone: Whether one of them must be the only error: the root of all that is wrong.
         proved: Whether the load can be proved by value, so that the check `loaded` must pass where all is well.
         depends: Whether it depends on the library's version if all is well: the outputs decide.
         raises: Whether the broken loader, or the model that it returns, raises.
@@ -63,6 +64,7 @@ class Case:
     base: Callable[[], Any] | None = None
     damage: Callable[[Path], None] | None = None
     causes: tuple[str, ...] = ()
+    alone: bool = False
     proved: bool = True
     depends: bool = False
     raises: bool = False
@@ -121,6 +123,7 @@ def check(case: Case, folder: Path) -> None:
     causes = errors | {each.cause for each in result.findings if each.severity == "warning"}
     if case.causes:
         right = {"exit code": not result.passed, "causes": bool(causes & set(case.causes))}
+        right["root cause alone"] = not case.alone or (len(errors) == 1 and errors <= set(case.causes))
     else:
         right = {
             "exit code": result.passed,

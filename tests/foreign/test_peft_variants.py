@@ -328,6 +328,48 @@ SECOND = [
 ]
 
 
-@pytest.mark.parametrize("case", rows([*MOVED, *TARGETED, *SLOTS, *SECOND], WRONG_TODAY))
+# --- Whatever the config says was trained: nothing of it loaded, all of it merged, and part of it gone.
+
+
+def attached_anew(base: Callable[[], Any]) -> Callable[[Path], Any]:
+    """Put the adapter on as before training, and load nothing into it."""
+    return lambda path: peft.get_peft_model(base(), peft.PeftConfig.from_pretrained(str(path))).eval()
+
+
+def ways(name: str, base: Callable[[], Any] = llama, *, merges_well: bool = True, **config: Any) -> list[Case]:
+    healthy = variant(name, base, **config)
+    in_weights = replace(merged(healthy), base=base)
+    gone = "layers.1.self_attn." if base is qwen2 else ".layers.1."
+    return [
+        healthy,
+        replace(healthy, name=f"{name}-without-base", base=None),
+        *([in_weights, replace(in_weights, name=f"{name}-merged-without-base", base=None, proved=False)] * merges_well),
+        replace(healthy, name=f"{name}-attached-anew", load=attached_anew(base), causes=("still-initial",), alone=True),
+        replace(
+            healthy, name=f"{name}-base-returned", load=lambda _: base(), causes=("adapter-not-loaded",), alone=True
+        ),
+        replace(healthy, name=f"{name}-a-layer-gone", damage=without(gone), causes=("lora-slot-empty",), alone=True),
+    ]
+
+
+WAYS = [
+    *ways("dora", use_dora=True),
+    *ways("dora-of-embedding", use_dora=True, target_modules=["embed_tokens", "q_proj"]),
+    *ways("rslora", use_rslora=True),
+    *ways("all-linear", target_modules="all-linear"),
+    *ways("head-adapted", target_modules=["lm_head", "q_proj"]),
+    *ways("head-saved", modules_to_save=["lm_head"]),
+    *ways("embeddings-saved", modules_to_save=["embed_tokens", "lm_head"]),
+    *ways("tied-embedding-saved", tied_llama, modules_to_save=["embed_tokens"]),
+    *ways("tokens", trainable_token_indices=[1, 2, 5]),
+    *ways("tokens-and-head", trainable_token_indices={"embed_tokens": [1, 2]}, modules_to_save=["lm_head"]),
+    *ways("tokens-of-tied", tied_llama, trainable_token_indices=[1, 2]),
+    *ways("all-biases", qwen2, bias="all"),
+    *ways("own-biases", qwen2, bias="lora_only"),
+    *ways("lora-bias", lora_bias=True, merges_well=False),
+]
+
+
+@pytest.mark.parametrize("case", rows([*MOVED, *TARGETED, *SLOTS, *SECOND, *WAYS], WRONG_TODAY))
 def test_peft_variant(case: Case, tmp_path: Path) -> None:
     check(case, tmp_path)

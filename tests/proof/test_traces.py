@@ -52,14 +52,15 @@ def test_an_update_too_small_to_tell_is_left_open(tmp_path: Path) -> None:
         assert not audit(path, loader=load, inputs=INPUTS).named("failed")
 
 
-def test_merged_at_another_strength_is_not_called_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strength", [0.1, 0.5])
+def test_merged_at_another_strength_is_not_called_dropped(tmp_path: Path, strength: float) -> None:
     path = adapter(tmp_path / "adapter", 1.0)
 
     def load(folder: Path) -> Any:
         model = PeftModel.from_pretrained(llama(), folder)
         for module in model.modules():
             if hasattr(module, "lora_A"):
-                module.scaling = {name: 0.5 * value for name, value in module.scaling.items()}
+                module.scaling = {name: strength * value for name, value in module.scaling.items()}
         return model.merge_and_unload()
 
     assert not audit(path, loader=load, inputs=INPUTS).named("failed")
