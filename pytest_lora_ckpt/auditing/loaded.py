@@ -77,7 +77,8 @@ class LoadedEvidence:
         if self._file.is_lora:
             return match
         # Only LoRA's merges are known; without its own layers in the model, a method has no names to compare with.
-        return dataclasses.replace(match, merge=None, report=match.report if self.method else self._file.alone)
+        report = self.method.with_empty_slots(match.report) if self.method else self._file.alone
+        return dataclasses.replace(match, merge=None, report=report)
 
     @cached_property
     def method(self) -> WithSavedNames | None:

@@ -110,6 +110,10 @@ class LoadedModel:
         """Name of the one active adapter; None where there is none, or several."""
         return active_adapter(self.module)
 
+    def is_computed(self, key: str) -> bool:  # noqa: ARG002  # For models that know more.
+        """Whether a tensor is no parameter or buffer, but worked out from them."""
+        return False
+
     def read(self, key: str) -> ModelTensor:
         """Read the tensor under a key of the state dict."""
         value = self.state[key]

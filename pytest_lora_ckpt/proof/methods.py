@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.layers import merged_modules
@@ -17,16 +18,17 @@ from pytest_lora_ckpt.proof.effect import AdapterEffect
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.running import at_rest, floats_in
 from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS
-from pytest_lora_ckpt.wording import beginning
+from pytest_lora_ckpt.wording import beginning, count, grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     import torch
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.proof.base_weights import Reference
     from pytest_lora_ckpt.proof.loaded_model import ModelTensor
+    from pytest_lora_ckpt.results import LoadReport
 
 
 class WithSavedNames(LoadedModel):
@@ -36,17 +38,29 @@ class WithSavedNames(LoadedModel):
         module: The model.
         tuned: The model in it that has PEFT's `peft_config`.
         saved: What `save_pretrained` would write of the adapter.
+        slots: The names among them that are the adapter's own, and not an embedding's.
         prefix: How the names of the method's parameters begin.
     """
 
-    def __init__(self, module: torch.nn.Module, tuned: Any, saved: Mapping[str, torch.Tensor], prefix: str) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        tuned: Any,
+        saved: Mapping[str, torch.Tensor],
+        slots: Collection[str],
+        prefix: str,
+    ) -> None:
         super().__init__(module)
-        self.tuned, self.saved, self._prefix = tuned, saved, prefix
+        self.tuned, self.saved, self._slots, self._prefix = tuned, saved, slots, prefix
 
     @cached_property
     def state(self) -> Mapping[str, Any]:
         """The state dict, with these names added."""
         return {**super().state, **self.saved}
+
+    def is_computed(self, key: str) -> bool:
+        """Whether PEFT works the tensor out to save it, so that no tensor of the model is it."""
+        return key in self.saved and key not in self.aliases
 
     def _offloaded(self, key: str) -> ModelTensor | None:
         return None if key in self.saved else super()._offloaded(key)
@@ -61,6 +75,17 @@ class WithSavedNames(LoadedModel):
             key for key in self.state if any(each.startswith(self._prefix) or each in own for each in key.split("."))
         }
         return frozenset((same | named) - self.saved.keys())
+
+    def with_empty_slots(self, report: LoadReport) -> LoadReport:
+        """Add to a comparison what PEFT would save of the adapter and the checkpoint does not fill."""
+        filled = {name for place in report.mapping.values() for name in self.aliases.get(place, (place,))}
+        empty = [key for key in self._slots if key not in filled]
+        if not empty or not report.mapping or any(each.cause == "lora-slot-empty" for each in report.findings):
+            return report
+        message = f"{count(len(empty), 'key')} ({grouped(empty)}) of the model's adapter are missing from the "
+        message += "checkpoint."
+        found = finding("lora-slot-empty", message, empty)
+        return replace(report, verdict="partial", findings=(*report.findings, found))
 
 
 def with_saved_names(loaded: LoadedModel, checkpoint: Checkpoint) -> WithSavedNames | None:
@@ -79,8 +104,9 @@ def with_saved_names(loaded: LoadedModel, checkpoint: Checkpoint) -> WithSavedNa
         active = attribute(module, "active_adapter")
         if names:
             name = active if active in names else names[0]
+            own = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
             saved = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=embeddings)
-            return WithSavedNames(loaded.module, module, saved, _prefix(method)) if saved else None
+            return WithSavedNames(loaded.module, module, saved, own.keys(), _prefix(method)) if saved else None
     return None
 
 
@@ -97,7 +123,13 @@ def adapted_weights(loaded: LoadedModel, checkpoint: Checkpoint) -> set[str]:
 
 
 def holds_base_alone(loaded: LoadedModel, checkpoint: Checkpoint, reference: Reference) -> bool | None:
-    """Tell whether every weight that an adapter adapts is the base model's; None where that is not known."""
+    """Tell whether no weight holds an adapter, since each is the base model's; None where that is not known."""
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    tuners = {kind.value: tuner for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()}
+    method = AdapterConfig.of(checkpoint.adapter_config).method or ""
+    if not callable(getattr(tuners.get(method), "merge_and_unload", None)):
+        return True  # A prompt is in no weight.
     pairs = [(loaded.read(key).tensor, reference.read(key)) for key in adapted_weights(loaded, checkpoint)]
     known = [(now, base) for now, base in pairs if now is not None and base is not None]
     return all(same_bits(now, base.to(now.dtype)) for now, base in known) if known else None

@@ -209,8 +209,9 @@ class _Prover:
         if cast and not codes and not _overflows(file, now):
             return row("cast", cast)
         layer = self.loaded.layer_of_weight.get(model_key) if live.is_whole else None
-        if layer and not layer.merged and fits_rounded(now, file):
-            return row("cast", "merged and unmerged again, up to rounding")
+        unmerged = layer is not None and not layer.merged
+        if (unmerged or self.loaded.is_computed(model_key)) and fits_rounded(now, file):
+            return row("cast", f"{'merged and unmerged again' if unmerged else 'computed'}, up to rounding")
         if layer and layer.merged and (fit := fit_in_place(now, file, layer)).kind == "merged":
             how = f"W + {fit.scaling:.4g} x B A"
             if fit.times > 1:

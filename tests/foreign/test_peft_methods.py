@@ -26,8 +26,21 @@ METHODS: dict[str, Any] = {
     "vera": lambda: peft.VeraConfig(r=4, target_modules=TARGETS),
     "ia3": lambda: peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
     "oft": lambda: peft.OFTConfig(r=4, oft_block_size=0, target_modules=TARGETS),
+    "ln": lambda: peft.LNTuningConfig(target_modules=["input_layernorm", "norm"]),
+    "ia3-and-head": lambda: peft.IA3Config(
+        target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], modules_to_save=["lm_head"]
+    ),
+    "vblora": lambda: peft.VBLoRAConfig(
+        r=4, num_vectors=16, vector_length=8, topk=2, target_modules=TARGETS, save_only_topk_weights=True
+    ),
+    "fourier": lambda: peft.FourierFTConfig(n_frequency=20, target_modules=TARGETS),
+    "hra": lambda: peft.HRAConfig(r=4, target_modules=TARGETS),
+    "tokens": lambda: peft.TrainableTokensConfig(token_indices=[5, 6], target_modules=["embed_tokens"]),
     "prompt": lambda: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "prefix": lambda: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "p-tuning": lambda: peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=16),
 }
+PROMPTS = {"prompt", "prefix", "p-tuning"}
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -54,6 +67,14 @@ def load_and_forget(path: Path) -> Any:
     return peft.get_peft_model(llama(), peft.PeftConfig.from_pretrained(str(path))).eval()
 
 
+def second_layer_gone(path: Path) -> None:
+    """PEFT loads what is there, and warns of the rest."""
+    weights = load_file(path / WEIGHTS)
+    kept = {key: value for key, value in weights.items() if ".layers.1." not in key}
+    assert 0 < len(kept) < len(weights)
+    save_file(kept, path / WEIGHTS, metadata={"format": "pt"})
+
+
 def renamed(path: Path) -> None:
     """Every name has a wrapper in front that PEFT does not take off: it warns, and loads nothing."""
     weights = {f"module.{key}": value for key, value in load_file(path / WEIGHTS).items()}
@@ -74,10 +95,19 @@ def _cases() -> list[Case]:
             base=llama,  # type: ignore[misc]
         )
         cases.append(healthy)
-        if method != "prompt":
+        cases.append(
+            replace(healthy, name=f"{method}-never-loaded", load=load_and_forget, causes=NOT_LOADED, alone=True)
+        )
+        gone = ("adapter-not-loaded",)
+        cases.append(replace(healthy, name=f"{method}-base-returned", load=lambda _: llama(), causes=gone, alone=True))
+        if method not in PROMPTS:
             cases.append(replace(healthy, name=f"{method}-merged", load=load_merged, proved=False))
-        cases.append(replace(healthy, name=f"{method}-never-loaded", load=load_and_forget, causes=NOT_LOADED))
-        if method not in ("prompt", "vera"):  # Here PEFT itself raises.
+        if method not in {*PROMPTS, "tokens"}:
+            gone = ("lora-slot-empty",)
+            cases.append(
+                replace(healthy, name=f"{method}-a-layer-gone", damage=second_layer_gone, causes=gone, alone=True)
+            )
+        if method not in {*PROMPTS, "vera", "ln", "ia3-and-head", "vblora"}:  # Here PEFT itself raises.
             cases.append(replace(healthy, name=f"{method}-renamed", damage=renamed, causes=NOT_LOADED))
     return cases
 

@@ -29,7 +29,7 @@ def method_in_model(context: AuditContext) -> Judgement | None:
     if context.loaded.method is not None:
         return None
     if context.loaded.holds_base_alone:
-        message = f"{kind}, and every weight that it adapts is the base model's: it is neither attached nor merged."
+        message = f"{kind}, and the loaded model has no adapter of it, nor is it in a weight."
         return failed(message, [finding("adapter-not-loaded", message)])
     return skipped(f"{kind}, and the loaded model has no adapter of it: a merge is proved for LoRA only")
 
