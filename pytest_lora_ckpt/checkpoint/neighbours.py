@@ -48,7 +48,10 @@ class Neighbours:
         try:
             index = self._index_file(listing, name)
         except CheckpointError as error:
-            if error.problem not in _NOT_READ_AGAIN:
+            if error.problem in _NOT_READ_AGAIN:
+                self.unread[name] = error.found
+                self._keep(listing, name, error.globals)
+            else:
                 self._scan(listing, name, error.globals)
             raise
         self._keep(listing, name, index.globals)
@@ -90,7 +93,7 @@ class Neighbours:
         self._found[listing.where(name)] = tuple(each.below(folder) for each in found)
 
 
-_NOT_READ_AGAIN = {"ambiguous-archive", "over-limit", "empty-file", "no-permission", "changed"}
+_NOT_READ_AGAIN = {"ambiguous-archive", "over-limit"}
 """Problems after which nothing else reads a file."""
 
 

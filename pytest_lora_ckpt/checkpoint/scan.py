@@ -12,10 +12,10 @@ import re
 import zlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
+from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError
 from pytest_lora_ckpt.checkpoint.formats.torch_legacy import accepts as is_legacy
 from pytest_lora_ckpt.checkpoint.formats.zip_index import read_index
-from pytest_lora_ckpt.checkpoint.limits import HEAD
+from pytest_lora_ckpt.checkpoint.limits import HEAD, OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.scan import LEGACY_PICKLES, scan_pickles
 from pytest_lora_ckpt.checkpoint.window import MemoryWindow, PartWindow
 from pytest_lora_ckpt.vocabulary.files import PICKLE_ENDINGS, TORCH_TAR
@@ -57,8 +57,10 @@ def scan_file(window: Window, name: str) -> FileScan:
     """
     try:
         found = _scan(window, "", name, 0)
-    except BrokenFileError as error:
+    except (AmbiguousArchiveError, OverLimitError) as error:
         found = FileScan(error.globals, str(error))
+    except BrokenFileError as error:  # Of an archive, which nobody can read.
+        found = FileScan(error.globals)
     return FileScan(tuple(each.within(name) for each in found.globals), found.unread)
 
 

@@ -210,3 +210,19 @@ def test_a_healthy_directory_passes(tmp_path: Path) -> None:
     result = audit(adapter)
     assert result.check("safe").outcome == "passed"
     assert not {"unknown-class", "pickle-not-read"} & {each.cause for each in result.findings}
+
+
+def test_an_archive_next_to_it_that_readers_differ_in_is_said(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    twins = io.BytesIO()
+    with zipfile.ZipFile(twins, "w") as archive:
+        for name in ("a/data.pkl", "a/DATA.PKL"):
+            archive.writestr(name, pickle.dumps({}))
+    for name in ("optimizer.pt", "notes.zip"):
+        (adapter / name).write_bytes(twins.getvalue())
+        result = audit(adapter)
+        assert [each.cause for each in result.findings if each.severity == "error"] == ["pickle-not-read"]
+        assert f"{name} (" in result.check("safe").summary
+        (adapter / name).unlink()
+    (adapter / "optimizer.pt").write_bytes(saved({"w": torch.ones(9)})[:-50])
+    assert audit(adapter).check("safe").outcome == "passed"
