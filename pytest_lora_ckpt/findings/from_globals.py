@@ -65,9 +65,9 @@ def _of_library(asked: Global) -> Kind:
     if not RUNS.isdisjoint((*asked.module.split("."), *asked.name.split("."))):
         return "code"
     is_class = is_class_name(own)
-    known = is_class and any(f"{asked.module}.".startswith(f"{package}.") for package in CLASSES_OF)
+    known = (is_class or owner) and any(f"{asked.module}.".startswith(f"{package}.") for package in CLASSES_OF)
     if asked.use == "named":
-        if (asked.module, owner) in INERT or known or asked.module in NAMED_FUNCTIONS_OF:
+        if (asked.module, owner) in INERT | NAMED or known or asked.module in NAMED_FUNCTIONS_OF:
             return "inert"  # A member of an enum, a layer, an activation.
         return "unknown"
     if not is_class or asked.use == "called":

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _FIRST_MADE: tuple[tuple[int, Use], ...] = ((0, "made"),)
 _FIRST_CALLED: tuple[tuple[int, Use], ...] = ((0, "called"),)
 _TENSOR_OF_TYPE: tuple[tuple[int, Use], ...] = ((0, "called"), (1, "made"))
-_RANDOM: tuple[tuple[int, Use], ...] = ((0, "called"), (1, "called"))
+_RANDOM: tuple[tuple[int, Use], ...] = ((1, "called"),)
 
 CALLS_ITS_ARGUMENTS: Mapping[tuple[str, str], tuple[tuple[int, Use], ...]] = {
     ("copyreg", "_reconstructor"): ((0, "made"), (1, "called")),

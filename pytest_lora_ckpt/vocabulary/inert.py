@@ -111,7 +111,7 @@ torch/storage.py; torch/distributed/checkpoint). `_load_from_bytes` loads a pick
 _NUMPY: Mapping[str, str] = {
     **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), "_reconstruct scalar ndarray"),
     **dict.fromkeys(("numpy.core.numeric", "numpy._core.numeric"), "_frombuffer"),
-    **dict.fromkeys(("numpy.ma.core",), "MaskedArray MaskedConstant _mareconstruct"),
+    **dict.fromkeys(("numpy.ma", "numpy.ma.core"), "MaskedArray MaskedConstant _mareconstruct"),
     **dict.fromkeys(("numpy.core.records", "numpy._core.records", "numpy.rec"), "recarray record"),
     "numpy": "bool bool_ bytes_ complex128 complex64 datetime64 dtype float16 float32 float64 int16 int32 int64 int8 "
     "intc matrix ndarray object_ record recarray str_ timedelta64 uint16 uint32 uint64 uint8 void longdouble",
@@ -276,7 +276,12 @@ INERT: frozenset[tuple[str, str]] = frozenset(
 )
 """Module and name of what only describes data."""
 
-NAMED = frozenset({("builtins", "type"), ("_operator", "or_"), ("operator", "or_")})
+NAMED = frozenset(
+    {
+        *(("builtins", "type"), ("_operator", "or_"), ("operator", "or_")),
+        ("torch._C", "_VariableFunctionsClass"),  # Of which `torch.relu` and others are methods.
+    }
+)
 """Module and name of what may be named, not called."""
 
 CLASSES_OF = ("torch.nn", "torch.optim", "torch.ao.nn")

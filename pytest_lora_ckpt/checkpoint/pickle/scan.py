@@ -120,5 +120,8 @@ def _decoded(value: bytes | bytearray | str) -> bytes | None:
 
 
 def _persistent(saved: tuple[object, ...]) -> object:
-    """Make nothing of a persistent id: what it holds was named already."""
+    """Make nothing of a persistent id but the class of a module, which torch's legacy format gives so."""
+    match saved:
+        case ("module" | b"module", Opaque() as kind, _, _):
+            return kind
     return Opaque("a persistent id", saved)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def watch(ledger: Ledger, asked: Asked, arguments: tuple[object, ...], use: Use) -> Opaque | None:
-    """Note a call of a name whose arguments matter; return the class that it spells, where it only does that."""
+    """Note a call of a name whose arguments matter; return what it makes, where that is not for the name to say."""
     spelling = _SPELLINGS.get((asked.module, asked.name))
     spelled = spelling(ledger, asked, arguments) if spelling is not None else None
     if spelled is not None:
@@ -34,6 +34,9 @@ def watch(ledger: Ledger, asked: Asked, arguments: tuple[object, ...], use: Use)
             note_call(ledger, arguments[place], arguments[2] if from_type else (), done)
     if name in LOADS_ITS_ARGUMENT:
         ledger.inner += [(bytes(each), asked.byte) for each in arguments if isinstance(each, (bytes, bytearray))]
+    match name, arguments:
+        case ("copyreg", "_reconstructor"), (Opaque(args=None) as kind, _, _):
+            return Opaque(kind.qualname, (), asked=kind.asked)  # An object, as protocols 0 and 1 make it.
     return None
 
 
@@ -59,9 +62,9 @@ def is_class_name(name: str) -> bool:
 
 
 def _attribute(ledger: Ledger, asked: Asked, arguments: tuple[object, ...]) -> Opaque | None:
-    """`getattr(Outer, "Inner")`: a nested class, a member of an enum, or a method that is only named."""
+    """`getattr(Outer, "Inner")`: a nested class, a member of an enum, or a method that is named, of an object too."""
     match arguments:
-        case (Opaque(args=None, asked=owner), str() as name) if owner is not None and is_class_name(owner.name):
+        case (Opaque(asked=owner), str() as name) if owner is not None and is_class_name(owner.name):
             if name.isidentifier() and not name.startswith("__"):
                 inner = ledger.ask(owner.module, f"{owner.name}.{name}", asked.byte)
                 return Opaque(f"{inner.module}.{inner.name}", asked=inner)
