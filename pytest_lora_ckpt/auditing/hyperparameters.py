@@ -7,6 +7,7 @@ import re
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, describe
@@ -31,6 +32,15 @@ _STEMS = {name: name for name in PEFT_FIELDS} | {
 _BARE = frozenset({"rank", "dim", "alpha", "dropout", "target", "bias", "task_type"})
 _OFF = frozenset({"use_lora", "enable_lora", "with_lora", "lora", "lora_enable", "lora_enabled"})
 _OFF_INSIDE = frozenset({"use", "enable", "enabled"})
+
+_MOST_CONFIGS = 64
+"""Configs that one run may have: each new one is compared with those before it."""
+_MOST_NAMES = 5000
+"""Names in one group of settings."""
+_MOST_ITEMS = 256
+"""Items of a field of a config."""
+_LONGEST = 200
+"""Characters of a name."""
 
 _PREFIXED = re.compile(r"(?:(?P<of>.*)[_./-])?(?:lora|peft)[_./-](?P<stem>.+)")
 _CLASS = re.compile(r"lora\w*(config|cfg|spec|arg|param|setting|option)", re.IGNORECASE)
@@ -61,7 +71,7 @@ def lora_config_in(hyper_parameters: object) -> list[dict[str, Any]]:
     seen: set[int] = set()
     # No recursion: the depth is the file's choice.
     left: list[tuple[object, bool]] = [(hyper_parameters, False)]
-    while left:
+    while left and len(configs) < _MOST_CONFIGS:
         value, context = left.pop()
         if id(value) in seen:
             continue
@@ -71,7 +81,7 @@ def lora_config_in(hyper_parameters: object) -> list[dict[str, Any]]:
         kind = (
             type(value).__name__ if not isinstance(value, Opaque) else value.qualname if value.args is not None else ""
         )
-        named = bool(_CLASS.search(kind.rpartition(".")[2]))
+        named = bool(_CLASS.search(kind[-_LONGEST:].rpartition(".")[2]))
         configs += [each for each in _configs(fields, context=context or named, named=named) if each not in configs]
         inside = [(each, context or bool(_CONTEXT.search(name))) for name, each in fields.items()]
         left += reversed([*inside, *((each, context) for each in others)])
@@ -80,10 +90,12 @@ def lora_config_in(hyper_parameters: object) -> list[dict[str, Any]]:
 
 def _configs(fields: Mapping[str, object], *, context: bool, named: bool) -> Iterator[dict[str, Any]]:
     """Build the configs that one mapping's names make; `lora_r` and `vision_lora_r` belong to two."""
+    if len(fields) > _MOST_NAMES:
+        return
     groups: dict[str, dict[str, Any]] = defaultdict(dict)
     telling: set[str] = set()
     for name, value in fields.items():
-        prefixed = None if name in _STEMS else _PREFIXED.fullmatch(name)
+        prefixed = None if name in _STEMS else _PREFIXED.fullmatch(name[:_LONGEST])
         of, stem = (prefixed["of"] or "", prefixed["stem"]) if prefixed else ("", name)
         own = _STEMS.get(stem)
         says_lora = bool(prefixed) or stem not in _BARE
@@ -134,9 +146,9 @@ def _plain(value: object) -> Any:
     """Make a plain dict or list of a value; what lies deeper is not part of a LoRA config, and is described."""
     fields, others = _parts(value)
     if fields or isinstance(value, Mapping):
-        return {name: _flat(each) for name, each in fields.items()}
+        return {name: _flat(each) for name, each in islice(fields.items(), _MOST_ITEMS)}
     is_list = isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (str, bytes))
-    return [_flat(each) for each in others] if others or is_list else _flat(value)
+    return [_flat(each) for each in others[:_MOST_ITEMS]] if others or is_list else _flat(value)
 
 
 def _flat(value: object) -> Any:
