@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 # A choice per segment of the key: the segments that may stand there.
 _Choices = tuple[tuple[str, ...], ...]
 
-# Longer keys are not folded by name: the work grows with the square of the number of segments.
+# Longer keys are not folded, and of more groups the names are not: the work grows with the square of the segments.
 _MOST_SEGMENTS = 64
+_MOST_GROUPS = 10_000
 _MOST_DIGITS = 9
 _FEWEST_IN_A_RUN = 3
 _SPECIAL = re.compile(r"[\\{},]")
@@ -43,24 +44,30 @@ def group_keys(keys: Iterable[str], limit: int | None = None) -> list[tuple[str,
         [('a.{0,1}.w', 2), ('… and 2 more patterns', 2)]
     """
     groups = sorted(_fold(set(keys)), key=_natural)
-    pairs = [(_render(choices), math.prod(map(len, choices))) for choices in groups]
-    if limit is not None and len(pairs) > max(limit, 1):
-        kept = max(limit, 1) - 1
-        rest = pairs[kept:]
-        pairs = [*pairs[:kept], (f"… and {len(rest)} more patterns", sum(count for _, count in rest))]
+    kept = len(groups) if limit is None or len(groups) <= max(limit, 1) else max(limit, 1) - 1
+    pairs = [(_render(choices), _count(choices)) for choices in groups[:kept]]
+    if rest := groups[kept:]:
+        pairs.append((f"… and {len(rest)} more patterns", sum(map(_count, rest))))
     return pairs
+
+
+def _count(choices: _Choices) -> int:
+    return math.prod(map(len, choices))
 
 
 def _fold(keys: set[str]) -> list[_Choices]:
     """Fold the numbers of each template first, then the names of templates whose numbers agree."""
     numbers: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    groups: list[_Choices] = []
     for key in keys:
+        if key.count(".") >= _MOST_SEGMENTS:
+            groups.append(tuple((segment,) for segment in key.split(".")))
+            continue
         names, indices = split_numbers(key)
         numbers.setdefault(names, []).append(indices)
-    groups: list[_Choices] = []
     for names, members in numbers.items():
         groups += (_interleave(names, choices) for choices in _factor(sorted(members)))
-    return _fold_names(groups)
+    return _fold_names(groups) if len(groups) <= _MOST_GROUPS else groups
 
 
 def _factor(members: list[tuple[str, ...]]) -> list[_Choices]:
@@ -92,7 +99,7 @@ def _fold_names(groups: list[_Choices]) -> list[_Choices]:
     folded: list[_Choices] = []
     for length, own in sorted(by_length.items()):
         merged = own
-        while length <= _MOST_SEGMENTS and len(merged) > 1:
+        while len(merged) > 1 and length <= _MOST_SEGMENTS:
             before = len(merged)
             for at in reversed(range(length)):
                 merged = _merge_at(merged, at)
@@ -113,8 +120,8 @@ def _merge_at(groups: list[_Choices], at: int) -> list[_Choices]:
     ]
 
 
-def _natural(choices: _Choices) -> tuple[tuple[tuple[int, int, str], ...], ...]:
-    return tuple(tuple(sorted(map(_natural_segment, options))) for options in choices)
+def _natural(choices: _Choices) -> tuple[list[list[tuple[int, int, str]]], _Choices]:
+    return [sorted(map(_natural_segment, options)) for options in choices[:_MOST_SEGMENTS]], choices[_MOST_SEGMENTS:]
 
 
 def _natural_segment(segment: str) -> tuple[int, int, str]:

@@ -81,3 +81,18 @@ def test_a_broken_pattern_is_refused(pattern: str) -> None:
 def test_very_long_keys() -> None:
     keys = [".".join(["x"] * 5000), "x" * 10_000, ".".join(["7"] * 3000)]
     assert sorted(expand_keys(collapse_keys(keys))) == sorted(keys)
+
+
+@pytest.mark.parametrize("key", [".".join("1" * 5_000), "a." * 5_000, "1.a." * 3_000, "." * 5_000])
+def test_keys_of_thousands_of_segments(key: str) -> None:
+    keys = {f"{key}.{n}" for n in range(3)} | {"a.0", "a.1"}
+    groups = group_keys(keys)
+    assert {each for pattern, _ in groups for each in expand_keys([pattern])} == keys
+    assert groups[0] == ("a.{0,1}", 2) or groups[-1] == ("a.{0,1}", 2)
+
+
+def test_more_templates_than_are_folded() -> None:
+    keys = {f"m{n}x.weight" for n in range(12_000)} | {f"b.{n}.weight" for n in range(5)}
+    groups = group_keys(keys, 3)
+    assert groups[0] == ("b.{0..4}.weight", 5)
+    assert groups[-1] == ("… and 11999 more patterns", 11_999)
