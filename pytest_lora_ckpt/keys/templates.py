@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path, read_forms
 from pytest_lora_ckpt.keys.grammar import ParsedKey, Reading, component_at, plain_reading, read_segments
 from pytest_lora_ckpt.tensors import KeySet
+from pytest_lora_ckpt.vocabulary.conventions import NUMBERED
 from pytest_lora_ckpt.vocabulary.lora import LORA_SCALES
 from pytest_lora_ckpt.wording.patterns import NUMBERS, segments_of
 
@@ -86,6 +87,18 @@ class Template:
                 values = {indices[place] for indices in self.members}
                 self._constants[place] = values.pop() if len(values) == 1 else None
         return self._constants[at]
+
+    def named(self, at: int) -> str | None:
+        """Return the number at position `at` if it is part of a name, such as the 2 of `ffn.2`, else None."""
+        numbers = NUMBERED.get(self.names[at].rpartition(".")[2])
+        return self.constant(at) if numbers is not None and self.constant(at) in numbers else None
+
+    def spelled(self, path: Path) -> Path:
+        """Write out the numbers that are part of a name, in a path that has all numbers up to its last."""
+        if NUMBERED.keys().isdisjoint(path):
+            return path
+        count = iter(range(len(self.names) - 1))
+        return tuple((self.named(next(count)) or NUMBER) if name == NUMBER else name for name in path)
 
 
 def shape_of(value: Any) -> Shape:
@@ -166,10 +179,24 @@ def _build(keys: Mapping[str, Any]) -> list[Template]:
         members[tuple(map(intern, parts[1::2]))] = key
         shapes.append(value)
     return [
-        Template(own_names, *own)
+        Template(own_names, *alike)
         for names, group in sorted(groups.items(), key=lambda item: item[0])
         for own_names, own in _separate_adapters(names, group)
+        for alike in _separate_numbered(own_names, own)
     ]
+
+
+def _separate_numbered(names: tuple[str, ...], group: _Group) -> list[_Group]:
+    """Where a number is part of a name that some library has (`ffn.0` and `ffn.2`), each is a template of its own."""
+    for at, before in enumerate(names[:-1]):
+        numbers = NUMBERED.get(before.rpartition(".")[2])
+        if numbers is not None and len(values := {indices[at] for indices in group[0]}) > 1 and values <= numbers:
+            split: dict[str, _Group] = {value: ({}, []) for value in sorted(values)}
+            for (indices, key), shape in zip(group[0].items(), group[1], strict=True):
+                split[indices[at]][0][indices] = key
+                split[indices[at]][1].append(shape)
+            return list(split.values())
+    return [group]
 
 
 def _separate_adapters(names: tuple[str, ...], group: _Group) -> list[tuple[tuple[str, ...], _Group]]:

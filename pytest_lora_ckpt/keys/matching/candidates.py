@@ -138,6 +138,9 @@ class ModelIndex:
         every = [(template.forms[0], template) for template in templates]
         for form, template in every:
             self._put(form, template)
+        for form, template in every:
+            if (path := template.spelled(form.path)) != form.path:
+                self._put(form._replace(path=path), template)
         for form, template in every if base_weights else ():
             if form.path[-1:] and form.path[-1] in base_weights:
                 outer = form._replace(path=form.path[:-1])
@@ -214,6 +217,9 @@ class IndexMap(NamedTuple):
 
 def index_map(path: Path, target_path: Path, source: Template, target: Template) -> IndexMap | None:
     """How the numbers of a source key become those of its target, or None if that is not known."""
+    own = target.forms[0].path
+    if len(own) == len(target_path):
+        target_path = own  # Without the numbers that are spelled out.
     numbers = path.count(NUMBER)
     if source.names == target.names:
         return IndexMap((), straight=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path, read_forms
 from pytest_lora_ckpt.keys.grammar import ParsedKey, plain_reading
-from pytest_lora_ckpt.vocabulary.conventions import BASE_WEIGHTS, LIBRARIES, OUTSIDE_LAYERS
+from pytest_lora_ckpt.vocabulary.conventions import BASE_WEIGHTS, LIBRARIES, NUMBERED, OUTSIDE_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,12 +25,14 @@ class _Name(NamedTuple):
         role: The role.
         tail: The end of the path, with `NUMBER` for numbers.
         digits: The numbers that must stand there, None for any.
+        spelled: The tail with the numbers written out that are part of a name, as `Template.spelled` does.
     """
 
     library: str
     role: str
     tail: Path
     digits: tuple[str | None, ...]
+    spelled: Path
 
 
 def _names() -> Iterator[_Name]:
@@ -38,7 +40,12 @@ def _names() -> Iterator[_Name]:
         for role, text in row.names.items():
             segments = text.split(".")
             digits = tuple(None if one == "#" else one for one in segments if one == "#" or one.isdigit())
-            yield _Name(library, role, tuple(NUMBER if s == "#" or s.isdigit() else s for s in segments), digits)
+            tail = tuple(NUMBER if s == "#" or s.isdigit() else s for s in segments)
+            spelled = tuple(
+                now if now in NUMBERED.get(before, ()) else name
+                for before, now, name in zip(("", *segments), segments, tail, strict=False)
+            )
+            yield _Name(library, role, tail, digits, spelled)
 
 
 _NAMES = tuple(_names())
@@ -62,7 +69,7 @@ class Translator:
         """See which libraries' names occur on both sides."""
         self._wrapped = _base_weights(sources)
         self._by_last: defaultdict[str, list[_Name]] = defaultdict(list)
-        for name in _NAMES:
+        for name in sorted(_NAMES, key=lambda name: -len(name.tail)):
             self._by_last[name.tail[-1]].append(name)
         spoken = {(name.library, name.role) for target in targets for name in self._spoken(target, target.forms[0])}
         self._goals: dict[str, list[_Name]] = defaultdict(list)
@@ -119,12 +126,15 @@ class Translator:
     def _spoken(self, template: Template, form: Form) -> Iterator[_Name]:
         """The names that a template has, as libraries call them."""
         for path in dict.fromkeys((form.path, _full(form))):
+            longest: dict[str, int] = {}  # `attention.output.dense` is not called `output.dense`.
             for name in self._by_last.get(path[-1], ()) if path else ():
                 at = len(path) - len(name.tail)
                 if at < 0 or path[at:] != name.tail or (NUMBER in path[:at]) == (name.role in OUTSIDE_LAYERS):
                     continue
                 first = path[:at].count(NUMBER)
-                if all(d is None or template.constant(first + n) == d for n, d in enumerate(name.digits)):
+                if longest.setdefault(name.library, at) == at and all(
+                    d is None or template.constant(first + n) == d for n, d in enumerate(name.digits)
+                ):
                     yield name
 
 
@@ -146,7 +156,7 @@ def _translated(form: Form, name: _Name, goal: _Name) -> Form:
     at = head.index(NUMBER) if NUMBER in head else 0
     if at and head[at - 1] == old:
         head = (*head[: at - 1], new, *head[at:])
-    path = (*head, *goal.tail)
+    path = (*head, *goal.spelled)
     if form.is_lora or not is_whole:
         return form._replace(path=path)
     if path[-1] in _PARAMETERS:

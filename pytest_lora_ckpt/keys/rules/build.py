@@ -57,7 +57,7 @@ def _goals(sources: Sequence[Template], pairs: Pairs, apart: set[int], held: set
             continue
         if len(links) == 1 and at not in apart:
             link = links[0]
-            symbols = tuple(symbol(number) for number in range(len(source.names) - 1))
+            symbols = tuple(source.named(at) or symbol(at) for at in range(len(source.names) - 1))
             now, then = source.key(symbols), link.target.key(link.mapped(symbols))
             yield Goal(now, then, len(link.members), source.members[min(link.members)])
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_lora_ckpt.keys import templates
 from pytest_lora_ckpt.keys.matching.translation import Translator
-from pytest_lora_ckpt.vocabulary.conventions import LIBRARIES, OUTSIDE_LAYERS
+from pytest_lora_ckpt.vocabulary.conventions import LIBRARIES, NUMBERED, OUTSIDE_LAYERS
 
 
 def readings(source: str, *model: str) -> list[tuple[str, ...]]:
@@ -50,3 +50,26 @@ def test_each_role_has_one_name_in_a_library() -> None:
         assert len(set(library.names.values())) == len(library.names)
         assert library.source
     assert {role for library in LIBRARIES.values() for role in library.names} >= OUTSIDE_LAYERS
+
+
+def test_the_numbers_that_are_names_are_those_of_the_rows() -> None:
+    names = [name.split(".") for library in LIBRARIES.values() for name in library.names.values()]
+    for parent, numbers in NUMBERED.items():
+        assert {
+            last
+            for *_, before, last in (name for name in names if len(name) > 1)
+            if before == parent and last.isdigit()
+        } == numbers
+
+
+def test_the_longest_name_is_meant() -> None:
+    model = ("blocks.0.mlp.fc2.weight", "blocks.0.attn.proj.weight")
+    assert readings("encoder.layer.0.attention.output.dense.weight", *model) == [
+        ("encoder", "blocks", ".", "attn", "proj")
+    ]
+
+
+def test_modules_of_a_sequential_are_apart() -> None:
+    assert len(templates({"blocks.0.ffn.0.weight": (8, 4), "blocks.0.ffn.2.weight": (4, 8)})) == 2
+    assert len(templates({f"blocks.0.ffn.{n}.weight": (4, 4) for n in range(3)})) == 1
+    assert len(templates({f"layers.{n}.weight": (4, 4) for n in (0, 2)})) == 1
