@@ -207,7 +207,8 @@ def _accepted(text: str, _: Path) -> dict[str, str]:
 _ROWS = (
     Option(
         "lora_ckpt",
-        "Audit this checkpoint (repeatable): a .ckpt/.pt/.bin/.safetensors file, a PEFT adapter directory, or "
+        "Audit this checkpoint (repeatable): a .ckpt/.pt/.bin/.safetensors file, a PEFT adapter directory, "
+        "a Hugging Face model directory (sharded or not), or "
         "replica:STAGE (vision, resampler, finetune), a tiny PanoramaVLM checkpoint made on the spot.",
         "PATH",
         _checkpoint,
