@@ -134,8 +134,8 @@ def compare_with_companion(  # noqa: PLR0913  # All but the first three by keywo
         adapter_name: Name of the adapter in the model; by default the active one.
         names: What the model calls further adapters; by default as their directories are called.
     """
-    name = adapter_name or active_adapter(model) or "default"
     target = as_key_set(model)
+    name = adapter_name or active_adapter(model) or _only_other(checkpoint, target) or "default"
     parts = compare_parts(checkpoint, target, names or {}, name)
     report = compare(checkpoint, target, remapping, stage=stage, adapter_name=name)
     companion = checkpoint.adapter_companion
@@ -157,6 +157,13 @@ def compare_with_companion(  # noqa: PLR0913  # All but the first three by keywo
         )
         report = dataclasses.replace(report, findings=(*report.findings, finding("lora-beside", message, slots)))
     return WholeComparison(with_parts(report, parts), brought, parts)
+
+
+def _only_other(checkpoint: Checkpoint, target: KeySet) -> str | None:
+    """Return the one adapter of a model that is not called as the directory of a further adapter is."""
+    further = {each.path.name for each in checkpoint.further if each.kind == "adapter"}
+    left = {each.adapter for each in readings(target).values() if each.adapter} - further
+    return left.pop() if further and len(left) == 1 else None
 
 
 def compare_parts(

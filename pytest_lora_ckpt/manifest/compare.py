@@ -112,7 +112,14 @@ def compare_model(manifest: Manifest, model: torch.nn.Module | LoadedModel) -> M
     merged = [key for key in outcomes.of("differs") if key in foldable]
     for key in merged:
         del outcomes.by_key[key]
-    notes, differences = [], value_differences(outcomes, "the model")
+    notes: list[str] = []
+    # Of a module that was trained whole the copy is at work: its original may be made anew, such as rows for new words.
+    base = [key for key in outcomes.of("differs") if not manifest.tensors[key].trained]
+    if base and all("original_module" in parsed[key].roles for key in base):
+        for key in base:
+            del outcomes.by_key[key]
+        notes.append(f"{count(len(base), 'base weight')} not compared: trained copies are in their place.")
+    differences = value_differences(outcomes, "the model")
     if has_lora:
         differences += _scalings(manifest, loaded, {key: mapping[key] for key in mapping if parsed[key].is_lora})
     still = [key for key in outcomes.of("same", "cast") if key in foldable and parsed[key].parameter == "weight"]

@@ -119,8 +119,13 @@ def fit_together(now: torch.Tensor, base: torch.Tensor, factors: Sequence[tuple[
     return min(fits, key=lambda fit: (fit.kind != "merged", fit.error))
 
 
-def fit_in_place(now: torch.Tensor, base: torch.Tensor, layer: AdapterLayer) -> Fit:
-    """Find the same for a layer of a live model, which holds its factors itself and knows its scaling."""
+def fit_in_place(now: torch.Tensor, base: torch.Tensor, layers: Sequence[AdapterLayer]) -> Fit:
+    """Find the same for a layer of a live model and the adapters merged into it: it knows factors and scalings."""
+    if len(layers) > 1:
+        updates = [(each.down.detach().cpu(), (each.scaling or 0.0) * each.up.detach().cpu()) for each in layers]
+        fit = fit_together(now, base, updates)
+        return fit if fit.kind != "merged" or fit.scaling is None else replace(fit, times=round(fit.scaling))
+    (layer,) = layers
     magnitude = next((value.detach().cpu() for name, value in layer.others.items() if "magnitude" in name), None)
     fit = fit_update(now, base, layer.down.detach().cpu(), layer.up.detach().cpu(), magnitude)
     if fit.kind != "merged" or fit.scaling is None:

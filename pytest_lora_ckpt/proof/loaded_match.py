@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.comparison.companion import Part, compare_with_companion, with_parts
@@ -12,6 +13,7 @@ from pytest_lora_ckpt.comparison.pairing import Excuses
 from pytest_lora_ckpt.findings import TELLING_RENAMINGS, finding
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_factor, lora_pairs
+from pytest_lora_ckpt.proof.base_weights import BaseWeights, Reference
 from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
 from pytest_lora_ckpt.proof.embedding_rows import trained_rows
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
@@ -20,14 +22,13 @@ from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
 from pytest_lora_ckpt.wording import count, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import torch
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.keys import Remapping
-    from pytest_lora_ckpt.proof.base_weights import Reference
     from pytest_lora_ckpt.results import Finding, LoadReport
 
 # Tensors that are read to recognise an adapter by its values.
@@ -81,6 +82,10 @@ def match_loaded(
     source = checkpoint if report.lora_keys[0] else checkpoint.adapter_companion
     if report.lora_keys[1] or source is None or not compare(source, None).lora_keys[0]:
         return LoadedMatch(report, companion, None, parts)
+    if source is not checkpoint:
+        # W may lie in the file, and the adapter next to it.
+        reference = reference or Reference()
+        reference = Reference(partial(_first, BaseWeights(checkpoint, loaded), reference.bases), reference.config)
     # Without LoRA layers the adapter can only be in the weights.
     merge = find_merge(loaded, source, report.mapping if source is checkpoint else {}, reference)
     merge = _next_to_others(merge, [each.checkpoint for each in parts if each.companion.kind == "adapter"])
@@ -95,13 +100,17 @@ def match_loaded(
         return LoadedMatch(report, companion, merge, parts)
     present |= {each.key for each in trained_rows(loaded, source)}  # They are proved by themselves.
     if present:
+        # Where a trained copy has taken its module's place, the original has none.
+        parsed = checkpoint.keys.derived(parse_keys)
+        taken = {parsed[key].plain for key in report.mapping if parsed[key].in_modules_to_save}
+        present |= {key for key, own in parsed.items() if "original_module" in own.roles and own.plain in taken}
         excuses = Excuses(stage, merged=frozenset(present))
         report = compare_excusing(checkpoint, loaded.keys, report.remapping, excuses, adapter=source)
         report = with_parts(report, parts)
     own = source.keys.keys()
     findings = [each for each in report.findings if each.cause != "adapter-not-loaded" or not own & {*each.keys}]
     report = dataclasses.replace(report, findings=(*findings, *_merge_findings(merge)))
-    return LoadedMatch(report, {} if present else companion, merge, parts)
+    return LoadedMatch(report, companion, merge, parts)
 
 
 def _names_of_dropped(loaded: LoadedModel, adapter: Checkpoint) -> Iterator[Finding]:
@@ -116,6 +125,11 @@ def _names_of_dropped(loaded: LoadedModel, adapter: Checkpoint) -> Iterator[Find
             keys = [key for name in each.keys for key in keys_of[name].keys]
             message = f"{each.message.rstrip('.')}: the loader drops {count(len(keys), 'key')} of the adapter."
             yield dataclasses.replace(each, severity="error", message=message, keys=tuple(keys))
+
+
+def _first(base: BaseWeights, others: Callable[[], Iterable[BaseWeights]]) -> Iterator[BaseWeights]:
+    yield base
+    yield from others()
 
 
 def _next_to_others(merge: Merge, adapters: Sequence[Checkpoint]) -> Merge:

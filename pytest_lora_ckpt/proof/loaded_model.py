@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,13 @@ from pytest_lora_ckpt.models import is_module, keys_of_state
 from pytest_lora_ckpt.wording import dtype_name, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pytest_lora_ckpt.keys import ParsedKey
     from pytest_lora_ckpt.tensors import KeySet
+
+# How many of PEFT's wrappers stand around one parameter at most.
+_WRAPPED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,17 @@ class LoadedModel:
         """Key of a base weight in PEFT's layers -> the adapter there; of several the one that is merged."""
         layers = sorted(self.layers, key=lambda each: each.merged)
         return {f"{each.module}.base_layer.weight": each for each in layers}
+
+    @cached_property
+    def merged_into(self) -> Mapping[str, Sequence[AdapterLayer]]:
+        """Key of a base weight in PEFT's layers -> the adapters that are merged into it."""
+        merged: dict[str, list[AdapterLayer]] = defaultdict(list)
+        for each in self.layers:
+            if each.merged:
+                # Two adapted parameters of one module (`target_parameters`) are wrapped twice.
+                paths = (f"{each.module}{'.base_layer' * depth}.{each.parameter}" for depth in range(1, _WRAPPED + 1))
+                merged[next((path for path in paths if path in self.keys), "")].append(each)
+        return merged
 
     @cached_property
     def active_adapter(self) -> str | None:

@@ -123,13 +123,20 @@ class Merge:
 
     @cached_property
     def outliers(self) -> tuple[MergedModule, ...]:
-        """Merged modules whose scaling is not the expected one: the config's, or else that of the other modules."""
+        """Merged modules whose scaling is not the expected one: the config's, or else that of the modules of that name.
+
+        A config that is not at hand may have an `alpha_pattern`, which goes by names.
+        """
         scaled = self._scaled
         if not scaled:
             return ()
         if all(each.expected is not None for each in scaled):
             return tuple(each for each in scaled if abs(each.scaling - (each.expected or 0.0)) > _slack(each))
-        return min((_outliers(scaled, power) for power in _POWERS), key=len)
+        groups: defaultdict[str, list[MergedModule]] = defaultdict(list)
+        for each in scaled:
+            groups[each.pair.module.rpartition(".")[2]].append(each)
+        found = (tuple(out for group in groups.values() for out in _outliers(group, power)) for power in _POWERS)
+        return min(found, key=len)
 
     @cached_property
     def _scaled(self) -> list[MergedModule]:

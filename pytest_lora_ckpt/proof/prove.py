@@ -10,7 +10,7 @@ import torch
 
 from pytest_lora_ckpt.checkpoint import Checkpoint, open_checkpoint
 from pytest_lora_ckpt.findings import CAUSES, finding
-from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.keys import parse_key, parse_keys
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import is_module
@@ -117,8 +117,15 @@ class _Prover:
     ) -> None:
         self.loaded, self.checkpoint, self.match, self.reference = loaded, checkpoint, match, reference
         self.others = TensorsByValue(checkpoint.keys.shapes, checkpoint.read)
-        self.key_at = {model_key: key for key, model_key in match.report.mapping.items()}
         self.companion_key_at = {model_key: key for key, model_key in match.companion.items()}
+        parsed = checkpoint.keys.derived(parse_keys)
+        # A trained copy next to the file takes the place of an original in it.
+        self.mapping = {
+            key: model_key
+            for key, model_key in match.report.mapping.items()
+            if model_key not in self.companion_key_at or "original_module" not in parsed[key].roles
+        }
+        self.key_at = {model_key: key for key, model_key in self.mapping.items()}
 
     def rows(self) -> Iterator[ProvedTensor]:
         merge, companion = self.match.merge, self.checkpoint.adapter_companion
@@ -127,7 +134,7 @@ class _Prover:
         merged = {each.model_key: each for each in modules if each.kind == "merged"}
         pairs = self.checkpoint.keys.derived(lora_pairs)
         unused = {pair.others["alpha"] for pair in pairs if "alpha" in pair.others and not pair.is_scaled}
-        for key, model_key in self.match.report.mapping.items():
+        for key, model_key in self.mapping.items():
             if merge and model_key in merged:
                 yield merge.prove(merged[model_key], key)
             elif key not in unused:
@@ -212,8 +219,9 @@ class _Prover:
         unmerged = layer is not None and not layer.merged
         if (unmerged or self.loaded.is_computed(model_key)) and fits_rounded(now, file):
             return row("cast", f"{'merged and unmerged again' if unmerged else 'computed'}, up to rounding")
-        if layer and layer.merged and (fit := fit_in_place(now, file, layer)).kind == "merged":
-            how = f"W + {fit.scaling:.4g} x B A"
+        merged = self.loaded.merged_into.get(model_key, ()) if live.is_whole else ()
+        if merged and (fit := fit_in_place(now, file, merged)).kind == "merged":
+            how = f"W + {fit.scaling:.4g} x B A" if len(merged) == 1 else f"W and {len(merged)} adapters"
             if fit.times > 1:
                 return row("differs", f"{how}: merged {fit.times} times", "merged-twice")
             return row("merged", how)

@@ -175,7 +175,8 @@ class _Tracer:
             return "base"
         if key in self.given.rows and live.is_whole and _same(*self._untrained(key, wanted, now)):
             return "base"
-        if layer and layer.merged and live.is_whole and fit_in_place(now, wanted, layer).times == 1:
+        merged = self.loaded.merged_into.get(key) if live.is_whole else None
+        if merged and fit_in_place(now, wanted, merged).times == 1:
             return "base"
         return "rounded" if layer and fits_rounded(now, wanted) else "changed"
 

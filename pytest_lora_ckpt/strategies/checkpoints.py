@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,10 +66,10 @@ class HealthyCheckpoint:
         return make_fresh(self.recipe)
 
     def base_model(self) -> torch.nn.Module:
-        """Make the base model, as it was before training."""
-        from pytest_lora_ckpt.strategies.materialize import make_base
+        """Make the base model, as it was before training; of a loader that fuses weights, with fused ones."""
+        from pytest_lora_ckpt.strategies.materialize import make_reference
 
-        return make_base(self.recipe)
+        return make_reference(self.recipe)
 
     def trained_model(self) -> torch.nn.Module:
         """Make the model whose state was saved."""
@@ -103,7 +103,11 @@ class HealthyCheckpoint:
         from pytest_lora_ckpt.manifest import write_manifest
 
         path = self.folder / "lora_manifest.json"
-        return path if path.exists() else write_manifest(self.trained_model(), path)
+        if path.exists():
+            return path
+        # Of a converted adapter what is saved is not what was trained.
+        plain = HealthyCheckpoint(replace(self.recipe, merged=None), self.path, self.folder)
+        return write_manifest(plain.load() if self.recipe.converted else self.trained_model(), path)
 
     def remove(self) -> None:
         """Delete its directory, damaged copies and all."""

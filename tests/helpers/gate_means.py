@@ -13,6 +13,7 @@ from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.scoring.comparing import fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pytest_lora_ckpt.auditing.result import CheckReport
@@ -37,14 +38,16 @@ WARNED_WITHOUT_MANIFEST = {"one-lora-b-zero", "modules-to-save-not-in-config"}
 _FEW = 16
 
 
-def audit(checkpoint: HealthyCheckpoint, path: Path, means: str) -> tuple[AuditContext, dict[str, CheckReport]]:
-    """Make every check on a checkpoint, or on a damaged copy of it."""
+def audit(
+    checkpoint: HealthyCheckpoint, path: Path, means: str, load: Callable[[HealthyCheckpoint], Any] | None = None
+) -> tuple[AuditContext, dict[str, CheckReport]]:
+    """Make every check on a checkpoint, or on a damaged copy of it; `load` in place of its own loader."""
     run = AuditContext(path, Demands(manifest=checkpoint.manifest if means == "manifest" else None))
     sources: dict[str, Any] = {}
     if means in {"model", "manifest"}:
         sources["model"] = checkpoint.make_model
     if means in {"loader", "manifest"}:
-        sources["loader"] = lambda: checkpoint.load
+        sources["loader"] = lambda: checkpoint.load if load is None else lambda _: load(checkpoint)
         sources["inputs"] = lambda: checkpoint.inputs
     if means == "manifest" or (means == "loader" and checkpoint.recipe.seed % 2):
         sources["base_model"] = checkpoint.base_model

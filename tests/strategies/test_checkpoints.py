@@ -16,6 +16,7 @@ from peft import PeftModel
 
 from pytest_lora_ckpt import open_checkpoint
 from pytest_lora_ckpt.faults import FAULTS
+from pytest_lora_ckpt.proof.running import floats_in
 from pytest_lora_ckpt.strategies import (
     CheckpointRecipe,
     FaultyCheckpoint,
@@ -25,7 +26,8 @@ from pytest_lora_ckpt.strategies import (
     faulty_checkpoints,
     healthy_checkpoints,
 )
-from tests.helpers.gate_means import MEANS, failures, missed
+from tests.helpers.gate_means import MEANS, audit, failures, missed
+from tests.helpers.loader_mistakes import MISTAKES, Mistake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +57,13 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (checkpoint_recipes, {"tied": 0}, "tied=0 must be True, False or None"),
     (checkpoint_recipes, {"vision": 1}, "vision=1 must be True, False or None"),
     (checkpoint_recipes, {"beside": "copy"}, "beside='copy' must be True, False or None"),
+    (
+        checkpoint_recipes,
+        {"layouts": ["torch"], "companion": True},
+        "companion=True fits none of layouts=('torch',)",
+    ),
+    (checkpoint_recipes, {"moved_base": True, "tied": True}, "moved_base=True does not go with tied=True"),
+    (checkpoint_recipes, {"merged": "whole"}, "merged='whole' must be True, False or None"),
     (
         checkpoint_recipes,
         {"layouts": ["peft_adapter"], "trained_only": False},
@@ -114,6 +123,15 @@ KINDS: dict[str, Wanted] = {
     "two wrappers": lambda drawn: len(drawn.wrappers) == 2,
     "unwrapped": lambda drawn: drawn.unwrapped,
     "beside": lambda drawn: drawn.beside == "only",
+    "companion": lambda drawn: drawn.companion == "mm_projector.bin",
+    "value head": lambda drawn: drawn.companion == "value_head.safetensors" and drawn.merged,
+    "second adapter": lambda drawn: drawn.second,
+    "PiSSA": lambda drawn: drawn.start == "pissa" and not drawn.converted,
+    "converted": lambda drawn: drawn.converted and drawn.merged == "whole",
+    "new words": lambda drawn: drawn.new_words and drawn.companion,
+    "stacked experts": lambda drawn: drawn.experts and drawn.merged,
+    "fused": lambda drawn: drawn.merged == "fused",
+    "merged in part": lambda drawn: drawn.merged == "in_part" and drawn.layout == "lightning",
 }
 
 
@@ -166,14 +184,15 @@ def test_faults_are_those_that_are_asked_for(fault: Any) -> None:
 @few(12)
 @given(data=st.data())
 def test_files_are_what_they_say_and_load_what_was_trained(data: st.DataObject, tmp_path: Path) -> None:
-    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path))
+    recipes = checkpoint_recipes(merged=False).filter(lambda drawn: not (drawn.converted or drawn.new_words))
+    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path, recipes=recipes))
     opened = open_checkpoint(checkpoint.path)
     assert opened.layout == checkpoint.layout
     trained, loaded = checkpoint.trained_model().state_dict(), checkpoint.load()
     wrappers = "".join(f"{name}." for name in checkpoint.recipe.wrappers) if checkpoint.recipe.unwrapped else ""
     held = loaded.state_dict()
     assert all(torch.equal(tensor, held[key.removeprefix(wrappers)]) for key, tensor in trained.items())
-    assert loaded(**checkpoint.inputs).isfinite().all()
+    assert all(each.isfinite().all() for each in floats_in(loaded(**checkpoint.inputs)))
     fresh = checkpoint.make_model().state_dict()
     assert fresh.keys() == held.keys()
     assert any(not torch.equal(fresh[key], held[key]) for key in held)
@@ -181,10 +200,23 @@ def test_files_are_what_they_say_and_load_what_was_trained(data: st.DataObject, 
     assert not checkpoint.folder.exists()
 
 
+@few(12)
+@given(data=st.data())
+def test_moved_and_merged_ones_compute_what_was_trained(data: st.DataObject, tmp_path: Path) -> None:
+    recipes = checkpoint_recipes(merged=True).filter(lambda drawn: drawn.dtype == "float32")
+    moved = checkpoint_recipes(layouts=["peft_adapter"], moved_base=True).filter(lambda drawn: drawn.dtype == "float32")
+    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path, recipes=recipes | moved))
+    results = [model(**checkpoint.inputs) for model in (checkpoint.load(), checkpoint.trained_model())]
+    for now, then in zip(*map(floats_in, results), strict=True):
+        assert torch.allclose(now, then, atol=1e-4)
+
+
 @few(6)
 @given(data=st.data())
 def test_adapters_load_by_peft_without_a_warning(data: st.DataObject, tmp_path: Path) -> None:
-    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path, layouts=["peft_adapter"]))
+    plain = checkpoint_recipes(layouts=["peft_adapter"], companion=False, moved_base=False, merged=False)
+    recipes = plain.filter(lambda drawn: not drawn.second)
+    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path, recipes=recipes))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded = PeftModel.from_pretrained(checkpoint.base_model(), str(checkpoint.path))
@@ -211,7 +243,7 @@ def test_peft_saves_the_same_adapter(tmp_path: Path) -> None:
 @few(6)
 @given(data=st.data())
 def test_state_dicts_load_by_torch_without_a_complaint(data: st.DataObject, tmp_path: Path) -> None:
-    recipes = checkpoint_recipes(layouts=["torch"], trained_only=False, beside=False)
+    recipes = checkpoint_recipes(layouts=["torch"], trained_only=False, beside=False, merged=False)
     checkpoint = data.draw(healthy_checkpoints(directory=tmp_path, recipes=recipes.filter(lambda r: not r.unwrapped)))
     checkpoint.make_model().load_state_dict(torch.load(checkpoint.path, weights_only=True), strict=True)
 
@@ -251,9 +283,48 @@ def test_the_gate_passes_every_healthy_checkpoint(data: st.DataObject, tmp_path:
     checkpoint.remove()
 
 
+@few(8)
+@given(data=st.data())
+@pytest.mark.parametrize("recipes", [{"companion": True}, {"moved_base": True}, {"merged": True}], ids=str)
+def test_and_those_with_companions_moved_bases_and_merges(
+    recipes: dict[str, Any], data: st.DataObject, tmp_path: Path
+) -> None:
+    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path, recipes=checkpoint_recipes(**recipes)))
+    assert not [told for means in MEANS for told in failures(checkpoint, means)]
+    checkpoint.remove()
+
+
+@few(4)
+@given(data=st.data())
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
+def test_the_gate_names_what_a_loader_does_wrong(mistake: Mistake, data: st.DataObject, tmp_path: Path) -> None:
+    recipes = checkpoint_recipes(**mistake.recipes).filter(mistake.where)
+    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path, recipes=recipes))
+    _, results = audit(checkpoint, checkpoint.path, "manifest", mistake.load)
+    found = {each.cause for result in results.values() for each in result.findings}
+    assert found & mistake.causes, found
+    assert any(result.outcome == "failed" for result in results.values())
+    checkpoint.remove()
+
+
+COMPANION_FAULTS = [name for name in FAULTS if name.startswith("companion-")]
+
+
+@few(3)
+@given(data=st.data())
+@pytest.mark.parametrize("name", COMPANION_FAULTS)
+def test_the_gate_names_a_companion_that_is_damaged(name: str, data: st.DataObject, tmp_path: Path) -> None:
+    checkpoint = data.draw(healthy_checkpoints(directory=tmp_path, recipes=checkpoint_recipes(companion=True)))
+    faulty = FaultyCheckpoint.write(checkpoint, name)
+    assert not missed(faulty, "manifest")
+    checkpoint.remove()
+
+
 @few(40)
 @given(data=st.data())
 def test_the_gate_fails_every_faulty_checkpoint_whose_fault_it_can_see(data: st.DataObject, tmp_path: Path) -> None:
-    faulty: FaultyCheckpoint = data.draw(faulty_checkpoints(directory=tmp_path))
+    # Of a merged adapter that is dropped nothing is left to see where no W is at hand.
+    recipes = checkpoint_recipes(merged=False)
+    faulty: FaultyCheckpoint = data.draw(faulty_checkpoints(directory=tmp_path, recipes=recipes))
     assert not [told for means in MEANS for told in missed(faulty, means)]
     faulty.healthy.remove()

@@ -28,6 +28,42 @@ HEALTHY = {
     "the first and the last of three layers, meant": CheckpointRecipe(
         layout="safetensors", layers=3, targets=("up_proj",), only_layers=(0, 2), seed=1271
     ),
+    "rows for new words, drawn anew by each program, under trained copies": CheckpointRecipe(
+        modules_to_save=("embed_tokens", "lm_head"), new_words=1
+    ),
+    "two adapters, of which the first is not called default": CheckpointRecipe(
+        layers=2, width=6, targets=("gate_proj", "v_proj"), adapter_name="policy", second=True, seed=1
+    ),
+    "two adapters, merged in place": CheckpointRecipe(
+        layers=2, width=6, targets=("gate_proj", "v_proj"), second=True, merged="in_place", seed=1
+    ),
+    "two adapters, merged in place in some modules": CheckpointRecipe(
+        layers=2,
+        width=6,
+        targets=("up_proj", "v_proj"),
+        rank=3,
+        alphas=(("v_proj", 10),),
+        second=True,
+        merged="in_part",
+    ),
+    "stacked experts, merged in place": CheckpointRecipe(
+        targets=("k_proj",), rank=2, adapter_name="policy", dtype="bfloat16", experts=3, merged="in_part", seed=3678
+    ),
+    "originals of what was trained whole, which a merge leaves without a place": CheckpointRecipe(
+        layout="torch", vision=True, targets=("k_proj",), alpha=11, modules_to_save=("norm",), merged="whole"
+    ),
+    "the adapter next to the file merged into the weights in it": CheckpointRecipe(
+        layout="torch", width=8, targets=("down_proj", "k_proj"), rank=3, alpha=15, beside="only", merged="whole"
+    ),
+    "the same, and an original in the file where the copy is next to it": CheckpointRecipe(
+        layout="torch", width=6, rank=2, modules_to_save=("norm",), beside="only", merged="whole"
+    ),
+    "an embedding with DoRA, merged": CheckpointRecipe(
+        width=6, targets=("v_proj", "embed_tokens"), rank=2, dora=True, merged="whole", seed=208
+    ),
+    "merged with an alpha_pattern, and no config that says so": CheckpointRecipe(
+        layout="torch", layers=2, targets=("up_proj", "down_proj"), alpha=14, alphas=(("down_proj", 5),), merged="whole"
+    ),
 }
 
 
