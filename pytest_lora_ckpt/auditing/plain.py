@@ -7,8 +7,8 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 Kind = TypeVar("Kind")
 
@@ -41,7 +41,7 @@ def from_plain(kind: type[Kind], data: Any) -> Kind:
         raise ValueError(f"{kind.__name__} is read from a mapping, and this is {type(data).__name__}.")  # noqa: TRY004
     hints: Mapping[str, Any] = _hints(kind)  # type: ignore[arg-type]  # A class is hashable.
     try:
-        return kind(**{name: _value(hints[name], data[name], name) for name in hints if name in data})
+        return kind(**{name: _reading(hints[name]).read(data[name], name) for name in hints if name in data})
     except TypeError as error:
         raise ValueError(f"This is not a {kind.__name__}: {error}.") from None
 
@@ -52,37 +52,65 @@ def _hints(kind: Any) -> dict[str, Any]:
     return {each.name: hints[each.name] for each in dataclasses.fields(kind) if each.metadata.get("plain", True)}
 
 
-def _value(hint: Any, data: Any, name: str) -> Any:
-    """Read a value of a field by its annotation."""
+class _Reading(NamedTuple):
+    """How the values of a field are recognised in JSON's types, and read."""
+
+    fits: Callable[[Any], bool]
+    read: Callable[[Any, str], Any]
+
+
+@functools.cache
+def _reading(hint: Any) -> _Reading:
+    """Work out once what an annotation means: a report may have a row for each of very many keys."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in {types.UnionType, typing.Union}:
-        if data is None and type(None) in arguments:
-            return None
-        fitting = [each for each in arguments if _fits(each, data)]
-        hint = fitting[0] if fitting else next(each for each in arguments if each is not type(None))
-        return _value(hint, data, name)
-    if not _fits(hint, data):
-        raise ValueError(f"The field {name!r} should be {getattr(hint, '__name__', hint)}, and is {data!r:.80}.")
+        return _reading_of_any([_reading(each) for each in sorted(arguments, key=lambda each: each is type(None))])
+    fits = _fitting(hint, origin, arguments)
+    words = getattr(hint, "__name__", hint)
+    convert = _converting(hint, origin, arguments)
+
+    def read(data: Any, name: str) -> Any:
+        if not fits(data):
+            raise ValueError(f"The field {name!r} should be {words}, and is {data!r:.80}.")
+        return convert(data, name)
+
+    return _Reading(fits, read)
+
+
+def _reading_of_any(kinds: list[_Reading]) -> _Reading:
+    """Read by the first of several annotations that fits; where none does, the first says so."""
+
+    def read(data: Any, name: str) -> Any:
+        return next((each for each in kinds if each.fits(data)), kinds[0]).read(data, name)
+
+    return _Reading(lambda data: any(each.fits(data) for each in kinds), read)
+
+
+def _converting(hint: Any, origin: Any, arguments: tuple[Any, ...]) -> Callable[[Any, str], Any]:
     if origin is tuple:
-        return tuple(data) if arguments[0] in {str, int} else tuple(_value(arguments[0], each, name) for each in data)
+        member = _reading(arguments[0]).read
+        if arguments[0] in {str, int}:
+            return lambda data, _: tuple(data)
+        return lambda data, name: tuple(member(each, name) for each in data)
     if origin is Mapping:
-        return {key: _value(arguments[1], each, name) for key, each in data.items()}
+        member = _reading(arguments[1]).read
+        return lambda data, name: {key: member(each, name) for key, each in data.items()}
     if dataclasses.is_dataclass(hint):
-        return from_plain(typing.cast("type[Any]", hint), data)
-    return data
+        kind = typing.cast("type[Any]", hint)
+        return lambda data, _: from_plain(kind, data)
+    return lambda data, _: data
 
 
-def _fits(hint: Any, data: Any) -> bool:
-    """Whether a value in JSON's types can be read by this annotation."""
-    origin = typing.get_origin(hint)
+def _fitting(hint: Any, origin: Any, arguments: tuple[Any, ...]) -> Callable[[Any], bool]:
     if hint is Any:
-        return True
+        return lambda _: True
     if origin is Literal:
-        return data in typing.get_args(hint)
+        return lambda data: isinstance(data, str) and data in arguments
     if origin is tuple:
-        return isinstance(data, (list, tuple))
+        return lambda data: isinstance(data, (list, tuple))
     if origin is Mapping or dataclasses.is_dataclass(hint):
-        return isinstance(data, Mapping)
-    if hint is float:
-        return isinstance(data, (int, float)) and not isinstance(data, bool)
-    return isinstance(data, hint) and not (hint is int and isinstance(data, bool))
+        return lambda data: isinstance(data, Mapping)
+    kinds = (int, float) if hint is float else hint
+    if hint in {int, float}:
+        return lambda data: isinstance(data, kinds) and not isinstance(data, bool)
+    return lambda data: isinstance(data, kinds)
