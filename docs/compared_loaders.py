@@ -22,6 +22,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
+from pytest_lora_ckpt.faults import FAULTS
 from pytest_lora_ckpt.manifest import write_manifest
 from pytest_lora_ckpt.replicas import (
     LORA_WEIGHTS,
@@ -326,6 +327,35 @@ def _by_hand(_: dict[str, Any], path: Path) -> Any:
     return model.eval()
 
 
+# An adapter for the same model, whose trained projector lies next to it, as LLaVA's scripts save and load it
+
+
+_REST = "non_lora_trainables.bin"
+_COMPANIONS = frozenset(name for name in FAULTS if name.startswith("companion-"))
+
+
+def _save_with_rest(folder: Path, _: dict[str, Any]) -> Made:
+    with quietly():
+        config = LoraConfig(r=4, lora_alpha=8, target_modules=r".*language_model.*(q_proj|v_proj|up_proj)")
+        model = get_peft_model(_vlm_base(), config)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name or ".projector." in name)
+        _train(model)
+        model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+        rest = {
+            name: each.data for name, each in model.named_parameters() if each.requires_grad and "lora_" not in name
+        }
+        torch.save(rest, folder / "adapter" / _REST)
+        return Made(folder / "adapter", write_manifest(model, folder / "written.json"), _vlm_base, replica_inputs)
+
+
+def _with_rest(_: dict[str, Any], path: Path) -> Any:
+    model = _vlm_base()
+    rest = torch.load(Path(path) / _REST, weights_only=True)
+    model.load_state_dict({name.removeprefix("base_model.model."): rest[name] for name in rest}, strict=False)
+    return PeftModel.from_pretrained(model, path)
+
+
 _HEAD: dict[str, Any] = {"modules_to_save": ["norm"]}
 
 
@@ -390,6 +420,13 @@ LOADERS: tuple[Loader, ...] = (
             # The loader does not read the adapter in the file: of what befalls that one it could notice nothing.
             World("adapter in both", _save_beside, {"apart": False}, frozenset({"stale-directory"})),
         ),
+    ),
+    Loader(
+        "LLaVA's way",
+        f"not strict from {_REST}, then PEFT",
+        _with_rest,
+        # All else is as with PEFT from_pretrained.
+        (World("LoRA, projector beside", _save_with_rest, only=_COMPANIONS),),
     ),
 )
 """Every loader, in the order of the page."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# The long run: LORA_CKPT_EXAMPLES=10000 draws that many, other ones each time.
+# A longer run: LORA_CKPT_EXAMPLES=1000 draws that many, other ones each time; for thousands see `draw_many.py`.
 EXAMPLES = int(os.environ.get("LORA_CKPT_EXAMPLES", "0"))
 
 
