@@ -6,7 +6,6 @@ This reads what no format reads: files that lie with a checkpoint, and those tha
 from __future__ import annotations
 
 import bz2
-import dataclasses
 import lzma
 import re
 import zlib
@@ -16,7 +15,7 @@ from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFile
 from pytest_lora_ckpt.checkpoint.formats.torch_legacy import accepts as is_legacy
 from pytest_lora_ckpt.checkpoint.formats.zip_index import read_index
 from pytest_lora_ckpt.checkpoint.limits import HEAD, OverLimitError
-from pytest_lora_ckpt.checkpoint.pickle.scan import LEGACY_PICKLES, scan_pickles
+from pytest_lora_ckpt.checkpoint.pickle.scan import scan_between, scan_pickles
 from pytest_lora_ckpt.checkpoint.window import MemoryWindow, PartWindow
 from pytest_lora_ckpt.vocabulary.files import PICKLE_ENDINGS, TORCH_TAR
 
@@ -99,10 +98,9 @@ def _numpy(window: Window, entry: str, head: bytes) -> FileScan:
 def _pickles(window: Window, entry: str) -> FileScan:
     """Read pickles. Nothing says how long they are, so more is read as long as they seem cut off."""
     size, most = _FIRST, min(window.length, window.budget.limits.pickle_bytes)
-    legacy = is_legacy(window.read(0, HEAD), "")
     while True:
         scan = scan_pickles(window.read(0, size), entry, window.budget)
-        error = None if legacy and scan.pickles >= LEGACY_PICKLES else scan.error
+        error = None if scan.is_legacy else scan.error
         if error is None or not error.truncated or size >= most:
             break
         size = min(8 * size, most)
@@ -152,24 +150,12 @@ def _tar(window: Window, entry: str, name: str, depth: int) -> FileScan:  # noqa
         part = PartWindow(window, position + _BLOCK, min(size, max(window.length - position - _BLOCK, 0)))
         inside = f"{entry}: {member}" if entry else member
         scans.append(
-            _between(part, inside) if member.strip("./") in TORCH_TAR else _scan(part, inside, member, depth + 1)
+            FileScan(scan_between(part.read(0, part.length), inside, window.budget))
+            if member.strip("./") in TORCH_TAR
+            else _scan(part, inside, member, depth + 1)
         )
         position += _BLOCK + -(-size // _BLOCK) * _BLOCK
     return _all(scans)
-
-
-def _between(window: Window, entry: str) -> FileScan:
-    """Read every whole pickle, with other bytes between them."""
-    data = window.read(0, min(window.length, window.budget.limits.pickle_bytes))
-    found: list[Global] = []
-    position = 0
-    while position >= 0:
-        window.budget.check_time()
-        scan = scan_pickles(data[position:], entry, window.budget)
-        if scan.pickles or position == 0:
-            found += (dataclasses.replace(each, byte=position + each.byte) for each in scan.globals)
-        position = data.find(b"\x80\x02", position + max(scan.position, 1))
-    return FileScan(tuple(found))
 
 
 class _Unpacker(Protocol):

@@ -41,17 +41,28 @@ LOADS_ITS_ARGUMENT = frozenset({("torch.storage", "_load_from_bytes")})
 SPELLS_CLASSES = frozenset(
     {
         *(("builtins", "getattr"), ("builtins", "type"), ("operator", "getitem"), ("_operator", "getitem")),
-        *(("functools", "reduce"), ("_functools", "reduce")),
+        *(("functools", "reduce"), ("_functools", "reduce"), ("_codecs", "encode")),
     }
 )
-"""Functions by which pickles spell nested classes (protocols below 4), `NoneType` and the types of annotations."""
+"""Functions by which pickles spell nested classes (protocols below 4), `NoneType`, types of annotations, and bytes."""
 
 WATCHED = frozenset({*CALLS_ITS_ARGUMENTS, *LOADS_ITS_ARGUMENT, *SPELLS_CLASSES})
 """Names whose arguments are looked at."""
 
 RUNNING_CLASSES = frozenset(
     {
-        *("CDLL", "CodeType", "Command", "Connection", "FunctionType", "InteractiveConsole", "Interpreter", "Pool"),
+        *(
+            "CLI",
+            "CDLL",
+            "CodeType",
+            "Command",
+            "Connection",
+            "FunctionType",
+            "InteractiveConsole",
+            "Interpreter",
+            "Fire",
+            "Pool",
+        ),
         *("Popen", "Process", "ProcessPoolExecutor", "PyDLL", "Shell", "Subprocess", "Thread", "WinDLL"),
     }
 )
@@ -81,7 +92,19 @@ LIBRARIES = frozenset(
             "matplotlib",
             "megatron",
         ),
-        *("numpy", "omegaconf", "onnx", "onnxruntime", "optimum", "pandas", "peft", "PIL", "pydantic", "pydantic_core"),
+        *(
+            "numpy",
+            "omegaconf",
+            "jsonargparse",
+            "onnx",
+            "onnxruntime",
+            "optimum",
+            "pandas",
+            "peft",
+            "PIL",
+            "pydantic",
+            "pydantic_core",
+        ),
         *("pytorch_lightning", "safetensors", "scipy", "sentence_transformers", "sklearn", "tensorflow", "timm"),
         *("tokenizers", "torch", "torchao", "torchaudio", "torchmetrics", "torchtune", "torchvision", "transformers"),
         *("trl", "unsloth", "wandb", "xformers", "yaml"),

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+"""What the first pickle of torch's legacy format holds (torch/serialization.py, `MAGIC_NUMBER`)."""
+
 SAFETENSORS_DTYPES: Mapping[str, tuple[str, int]] = {
     "BOOL": ("bool", 8),
     "F4": ("float4_e2m1fn_x2", 4),

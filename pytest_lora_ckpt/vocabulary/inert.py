@@ -19,12 +19,11 @@ _PYTHON: Mapping[str, str] = {
     "builtins": "NoneType NotImplemented Ellipsis bool bytearray bytes complex dict float frozenset int list object "
     "range set slice str tuple ArithmeticError AssertionError AttributeError BaseException BufferError EOFError "
     "Exception FileExistsError FileNotFoundError FloatingPointError IOError ImportError IndexError IndentationError "
-    "InterruptedError KeyError KeyboardInterrupt LookupError MemoryError ModuleNotFoundError NameError "
+    "InterruptedError KeyError LookupError MemoryError ModuleNotFoundError NameError "
     "NotImplementedError OSError OverflowError PermissionError RecursionError ReferenceError RuntimeError "
-    "StopIteration SyntaxError SystemError SystemExit TimeoutError TypeError UnboundLocalError UnicodeDecodeError "
+    "StopIteration SyntaxError SystemError TimeoutError TypeError UnboundLocalError UnicodeDecodeError "
     "UnicodeEncodeError UnicodeError ValueError Warning ZeroDivisionError UserWarning RuntimeWarning FutureWarning "
     "DeprecationWarning ConnectionError BrokenPipeError ConnectionResetError ConnectionRefusedError",
-    "_codecs": "encode",
     "_collections": "OrderedDict defaultdict deque",
     "_functools": "partial",
     "argparse": "Namespace",
@@ -35,7 +34,6 @@ _PYTHON: Mapping[str, str] = {
     "dataclasses": "MISSING _MISSING_TYPE _HAS_DEFAULT_FACTORY_CLASS",
     "datetime": "date datetime time timedelta timezone",
     "decimal": "Decimal",
-    "enum": "Enum Flag IntEnum IntFlag StrEnum",
     "fractions": "Fraction",
     "functools": "partial",
     "ipaddress": "IPv4Address IPv6Address",
@@ -94,6 +92,12 @@ _TORCH: Mapping[str, str] = {
     "torch.distributed.tensor._api": "DTensor",
     "torch.distributed.tensor._dtensor_spec": "DTensorSpec ShardOrderEntry TensorMeta",
     "torch.distributed.tensor.placement_types": "Partial Replicate Shard _StridedShard",
+    "torch._dynamo.decorators": "_DimRange",
+    "torch.nested._internal.nested_tensor": "NestedTensor _rebuild_njt",
+    "torch.return_types": "aminmax cummax cummin frexp geqrf histogram histogramdd kthvalue linalg_cholesky_ex "
+    "linalg_eig linalg_eigh linalg_inv_ex linalg_ldl_factor linalg_ldl_factor_ex linalg_lstsq linalg_lu "
+    "linalg_lu_factor linalg_lu_factor_ex linalg_qr linalg_slogdet linalg_solve_ex linalg_svd lu_unpack max median min "
+    "mode nanmedian qr slogdet sort svd topk triangular_solve",
     "torch.nn.modules.module": "_IncompatibleKeys",
     "torch.nn.parameter": "Buffer Parameter UninitializedBuffer UninitializedParameter",
     "torch.optim.lr_scheduler": "_enable_get_lr_call",
@@ -279,13 +283,18 @@ INERT: frozenset[tuple[str, str]] = frozenset(
 NAMED = frozenset(
     {
         *(("builtins", "type"), ("_operator", "or_"), ("operator", "or_")),
+        *(("enum", "Enum"), ("enum", "Flag"), ("enum", "IntEnum"), ("enum", "IntFlag"), ("enum", "StrEnum")),
         ("torch._C", "_VariableFunctionsClass"),  # Of which `torch.relu` and others are methods.
     }
 )
 """Module and name of what may be named, not called."""
 
-CLASSES_OF = ("torch.nn", "torch.optim", "torch.ao.nn")
-"""Packages whose classes may be named, and made without a call: layers, optimizers, schedulers."""
+CLASSES_OF = (
+    *("torch.nn", "torch.optim", "torch.ao.nn", "torchmetrics", "torchvision.models", "torchvision.transforms"),
+    *("transformers.models", "peft.tuners", "diffusers.models", "timm.models", "timm.layers"),
+)
+"""Packages whose classes may be named, and made without a call: layers, models and their configs, optimizers,
+schedulers, metrics."""
 
 NAMED_FUNCTIONS_OF = ("torch.nn.functional", "torch.nn.init", "torch._C._nn", "transformers.activations")
 """Modules whose functions may be named, not called: activations and initialisers in hyper-parameters."""

@@ -74,7 +74,7 @@ INERT = names(
     pathlib.PosixPath pathlib._local.PosixPath pathlib.WindowsPath argparse.Namespace datetime.datetime
     datetime.timedelta datetime.timezone decimal.Decimal uuid.UUID re._compile omegaconf.dictconfig.DictConfig
     omegaconf.listconfig.ListConfig omegaconf.base.ContainerMetadata functools.partial
-    lightning.fabric.utilities.data.AttributeDict pytorch_lightning.utilities.parsing.AttributeDict _codecs.encode
+    lightning.fabric.utilities.data.AttributeDict pytorch_lightning.utilities.parsing.AttributeDict
     transformers.training_args.TrainingArguments transformers.trainer_utils.IntervalStrategy
     accelerate.state.PartialState accelerate.utils.dataclasses.DistributedType peft.utils.peft_types.PeftType
     peft.tuners.lora.config.LoraConfig deepspeed.runtime.fp16.loss_scaler.LossScaler
@@ -125,8 +125,10 @@ def test_nothing_is_inert_that_is_changed_or_whose_result_is_called(name: str) -
         ("torch.optim.adamw.AdamW", "named", "inert"),
         ("torch.optim.lr_scheduler.LambdaLR", "named", "inert"),
         ("torch.optim.adamw.AdamW", "called", "code"),
-        ("torchmetrics.classification.accuracy.BinaryAccuracy", "made", "unknown"),
-        ("transformers.models.llama.configuration_llama.LlamaConfig", "made", "unknown"),
+        ("torchmetrics.classification.accuracy.BinaryAccuracy", "made", "inert"),
+        ("transformers.models.llama.configuration_llama.LlamaConfig", "made", "inert"),
+        ("transformers.models.llama.configuration_llama.LlamaConfig", "called", "code"),
+        ("lightning.pytorch.callbacks.progress.ProgressBar", "made", "unknown"),
         ("transformers.some.new.Strategy", "valued", "unknown"),
         ("transformers.some.new.Strategy", "called", "code"),
         ("transformers.trainer_utils:IntervalStrategy.STEPS", "named", "inert"),

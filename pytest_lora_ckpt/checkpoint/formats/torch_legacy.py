@@ -12,9 +12,10 @@ from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFile
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
-from pytest_lora_ckpt.checkpoint.pickle.scan import globals_of
+from pytest_lora_ckpt.checkpoint.pickle.scan import globals_of, scan_between
 from pytest_lora_ckpt.checkpoint.pickle.torch_types import TorchCalls, span
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
+from pytest_lora_ckpt.vocabulary.formats import LEGACY_MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 NAME = "torch legacy"
 EXPECTS = "a pickle of torch's magic number"
 
-_MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MAGIC_SPELLINGS = (b"\x8a\n" + _MAGIC.to_bytes(10, "little"), b"L%dL\n" % _MAGIC)
+_MAGIC_SPELLINGS = (b"\x8a\n" + LEGACY_MAGIC.to_bytes(10, "little"), b"L%dL\n" % LEGACY_MAGIC)
 _MAGIC_WITHIN = 48
 _COUNT = 8
 _TAR_HEADER = 512
@@ -44,13 +44,15 @@ def index(window: Window) -> FileIndex:
         raise AmbiguousArchiveError("it is a tar archive as well, as which `torch.load` tries to read it first")
     machine, calls, (system, contents, names) = _pickles(window)
     with machine.ledger.on_error():
-        starts = _storages(window, names, calls, machine.position)
+        starts, end = _storages(window, names, calls, machine.position)
+    behind = window.read(end, min(window.length - end, window.budget.limits.pickle_bytes))
+    asked = globals_of(machine, contents, window.budget)
     return FileIndex(
         format=NAME,
         window=window,
         contents=contents,
         source=LegacySource(window, starts, isinstance(system, dict) and system.get("little_endian") is False),
-        globals=globals_of(machine, contents, window.budget),
+        globals=(*asked, *(scan_between(behind, "", window.budget) if behind else ())),
         notes=calls.notes,
     )
 
@@ -76,7 +78,7 @@ def _pickles(window: Window) -> tuple[PickleMachine, TorchCalls, tuple[object, o
         )
         try:
             with machine.ledger.on_error():
-                _expect(machine, _MAGIC, "magic number")
+                _expect(machine, LEGACY_MAGIC, "magic number")
                 _expect(machine, _PROTOCOL, "version")
                 return machine, calls, (machine.load(), machine.load(), machine.load())
         except BrokenFileError as error:
@@ -91,8 +93,8 @@ def _expect(machine: PickleMachine, number: int, what: str) -> None:
         raise BrokenFileError(f"{describe(found, 40)} instead of torch's {what} {number}")
 
 
-def _storages(window: Window, names: object, calls: TorchCalls, position: int) -> dict[str, int]:
-    """Return where each storage's bytes begin, after checking that the file holds them all."""
+def _storages(window: Window, names: object, calls: TorchCalls, position: int) -> tuple[dict[str, int], int]:
+    """Return where each storage's bytes begin, and where the last ends, after checking that the file holds them all."""
     if type(names) is not list or {*map(type, names)} - {str} or sorted(names) != sorted(calls.storages):
         raise BrokenFileError("the list of storages is not that of the storages used")
     starts: dict[str, int] = {}
@@ -109,7 +111,7 @@ def _storages(window: Window, names: object, calls: TorchCalls, position: int) -
         position += _COUNT + count * size
         if position > window.length:
             raise BrokenFileError(f"the file ends inside storage {done + 1} of {len(names)}", truncated=True)
-    return starts
+    return starts, position
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,19 +22,22 @@ from pytest_lora_ckpt.checkpoint.formats.zip_index import Entry, ZipIndex, read_
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, read_bytes
 from pytest_lora_ckpt.checkpoint.limits import MAX_CHECKSUMMED, OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
-from pytest_lora_ckpt.checkpoint.pickle.scan import globals_of
+from pytest_lora_ckpt.checkpoint.pickle.scan import globals_of, scan_between
 from pytest_lora_ckpt.checkpoint.pickle.torch_types import Storage, TorchCalls, span
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 from pytest_lora_ckpt.vocabulary.formats import TORCH_RECORDS, TORCHSCRIPT_RECORDS
 from pytest_lora_ckpt.wording import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.checkpoint.window import Window
 
 NAME = "torch zip"
 EXPECTS = "a zip archive that holds `data.pkl`"
+
+_SMALL = 4096  # Bytes of a record that no tensor lies in and that does not begin as a pickle: a version, a byte order.
 
 
 def accepts(head: bytes, name: str) -> bool:  # noqa: ARG001 - All formats are asked in the same way.
@@ -65,7 +68,10 @@ def index(window: Window) -> FileIndex:
         window=window,
         contents=made,
         source=ZipSource(archive, prefix, order),
-        globals=globals_of(machine, made, window.budget),
+        globals=(
+            *globals_of(machine, made, window.budget),
+            *_hidden(archive, prefix, calls, contents[machine.position :]),
+        ),
         notes=(*calls.notes, *_packed_note(archive, prefix)),
     )
 
@@ -77,6 +83,20 @@ def _packed_note(archive: ZipIndex, prefix: str) -> tuple[str, ...]:
     ):
         return ("its storages are compressed: `torch.load(…, mmap=True)` takes the packed bytes for the values",)
     return ()
+
+
+def _hidden(archive: ZipIndex, prefix: str, calls: TorchCalls, behind: bytes) -> Iterator[Global]:
+    """List what pickles ask for that torch does not load: behind its own, and in records that hold no tensor."""
+    budget = archive.window.budget
+    if behind:
+        yield from scan_between(behind, f"{prefix}data.pkl", budget)
+    for name, record in archive.records.items():
+        if name != f"{prefix}data.pkl" and name.removeprefix(f"{prefix}data/") not in calls.storages:
+            window, start = archive.record(name)
+            data = window.read(start, min(record.size, _SMALL))
+            if data.startswith(b"\x80") and record.size > _SMALL:
+                data = window.read(start, min(record.size, budget.limits.pickle_bytes))
+            yield from scan_between(data, name, budget)
 
 
 def _check(archive: ZipIndex, prefix: str, storage: Storage) -> None:

@@ -82,6 +82,11 @@ class Asked:
     paths: dict[Use, str] = field(default_factory=dict)
     spelled: bool = False
 
+    @property
+    def qualname(self) -> str:
+        """Module and name in one."""
+        return f"{self.module}.{self.name}"
+
     def note(self, use: Use) -> None:
         """Count one use."""
         self.uses[use] = self.uses.get(use, 0) + 1
@@ -126,7 +131,7 @@ class Ledger:
     def globals(self) -> tuple[Global, ...]:
         """Return what was asked for so far, sorted: a row for each use of each name."""
         found: list[Global] = []
-        for row in sorted(self.asked.values(), key=lambda row: f"{row.module}.{row.name}"):
+        for row in sorted(self.asked.values(), key=lambda row: row.qualname):
             uses: Mapping[Use, int] = row.uses or ({} if row.spelled else {"named": 1})
             found += (
                 Global(row.module, row.name, self.entry, row.paths.get(use), use, row.byte, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,8 +19,8 @@ _KEYS = frozenset({tuple, frozenset, Opaque, bytes})
 _LEAVES = frozenset({TensorInfo, int, float, bool, type(None), complex})
 _PART = 60  # Characters of one step of a path.
 _STEPS = 12  # Steps of a path that are shown.
-_HEADERS = tuple(bytes((0x80, protocol)) for protocol in range(6))
-_TEXT_HEADERS = tuple(header.decode("latin-1") for header in _HEADERS)
+_HEADER = re.compile(rb"\x80[\0-\5]")
+_TEXT_HEADERS = tuple(f"\x80{chr(protocol)}" for protocol in range(6))
 _BASE64 = "gA"  # How every pickle with a header begins in base64.
 
 
@@ -53,7 +54,9 @@ def may_be_pickle(value: bytes | bytearray | str) -> bool:
         [True, True, False, False]
     """
     if not isinstance(value, str):
-        return value.startswith(_HEADERS) or value[:2] == b"gA" or (value[-1:] == b"." and b"\n" in value)
+        if value[:2] in (b"gA", b"PK") or (value[-1:] == b"." and b"\n" in value):
+            return True
+        return _HEADER.search(value) is not None
     return value.startswith((*_TEXT_HEADERS, _BASE64)) or (value[-1:] == "." and "\n" in value)
 
 

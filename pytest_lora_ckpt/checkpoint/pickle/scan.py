@@ -5,6 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import io
+import re
+import zipfile
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,18 +18,19 @@ from pytest_lora_ckpt.checkpoint.limits import OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.places import find_places
+from pytest_lora_ckpt.vocabulary.formats import LEGACY_MAGIC
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pytest_lora_ckpt.checkpoint.limits import Budget
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
-    from pytest_lora_ckpt.checkpoint.pickle.inert import Builder
 
 _DEPTH = 4  # Pickles in pickles.
+_UNREADABLE = (ValueError, EOFError, OSError, NotImplementedError, RuntimeError)  # By `zipfile`: packed or encrypted.
 
-LEGACY_PICKLES = 5
-"""Pickles of torch's legacy format; the bytes of storages follow."""
+_LEGACY_PICKLES = 5  # Pickles of torch's legacy format; the bytes of storages follow.
+_HEADER = re.compile(rb"\x80[\0-\5]")
+_STORAGE = re.compile(r"(^|/)data/[^/]*$")
+_TRIES = 256  # Places where a pickle is looked for in other bytes, before those are left out that one try ran over.
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +42,24 @@ class Scan:
         pickles: How many pickles were read to their end.
         error: Why the next one was not; None where the bytes end with the last.
         position: Where the last whole pickle ends.
+        reached: How far the next one was read.
+        first: What the first one describes.
     """
 
     globals: tuple[Global, ...]
     pickles: int
     error: BrokenFileError | None
     position: int
+    reached: int
+    first: object
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether these are the pickles of torch's legacy format."""
+        return self.first == LEGACY_MAGIC and self.pickles >= _LEGACY_PICKLES
 
 
-def scan_pickles(
-    data: bytes, entry: str, budget: Budget, depth: int = 0, builders: Mapping[str, Builder] | None = None
-) -> Scan:
+def scan_pickles(data: bytes, entry: str, budget: Budget, depth: int = 0, *, start: int = 0) -> Scan:
     """Read pickles one after another until the bytes end, or no longer are a pickle.
 
     Args:
@@ -54,23 +67,47 @@ def scan_pickles(
         entry: What to call them.
         budget: What may be spent.
         depth: How many pickles they lie in.
-        builders: See `PickleMachine`; without them only plain data is made.
+        start: Where the first one begins.
     """
-    machine = PickleMachine(data, entry, builders=builders, persistent=_persistent, budget=budget)
+    machine = PickleMachine(data, entry, persistent=_persistent, budget=budget)
+    machine.position = start
     results: list[object] = []
     error: BrokenFileError | None = None
-    end = 0
+    end = start
     try:
-        while machine.position < len(data):
-            results.append(machine.load())
-            end = machine.position
+        with machine.ledger.on_error():
+            while machine.position < len(data):
+                results.append(machine.load())
+                end = machine.position
     except OverLimitError:
         raise
     except BrokenFileError as broken:
         error = broken
-    return Scan(
-        globals_of(machine, results[0] if len(results) == 1 else results, budget, depth), len(results), error, end
-    )
+    found = globals_of(machine, results[0] if len(results) == 1 else results, budget, depth)
+    return Scan(found, len(results), error, end, machine.position, results[0] if results else None)
+
+
+def scan_between(data: bytes, entry: str, budget: Budget, depth: int = 0) -> tuple[Global, ...]:
+    """Return what the whole pickles ask for that lie among other bytes, each by its header; the first may have none.
+
+    Args:
+        data: The bytes.
+        entry: What to call them.
+        budget: What may be spent.
+        depth: How many pickles they lie in.
+    """
+    found: list[Global] = []
+    position, tries = 0, 0
+    while True:
+        budget.check_time()
+        scan = scan_pickles(data, entry, budget, depth, start=position)
+        if scan.pickles or (position == 0 and data[:1] == b"\x80"):
+            found += scan.globals
+        tries += 1
+        header = _HEADER.search(data, max(scan.position if tries < _TRIES else scan.reached, position + 1))
+        if header is None:
+            return tuple(found)
+        position = header.start()
 
 
 def globals_of(machine: PickleMachine, made: object, budget: Budget, depth: int = 0) -> tuple[Global, ...]:
@@ -90,10 +127,9 @@ def globals_of(machine: PickleMachine, made: object, budget: Budget, depth: int 
             inner += _inner(value, place, ledger.entry, budget, depth + 1)
     for data, byte in ledger.inner:
         scan = scan_pickles(data, ledger.entry, budget, depth + 1)
-        whole = scan.error is None or scan.pickles >= LEGACY_PICKLES
-        if not whole or depth >= _DEPTH:
+        if not scan.is_legacy or depth >= _DEPTH:  # torch never writes another.
             ledger.ask("torch.storage", "_load_from_bytes()", byte).note("called")
-        inner += scan.globals
+        inner += scan.globals or _in_archive(data, ledger.entry, budget, depth + 1)
     return (*ledger.globals(), *inner)
 
 
@@ -105,10 +141,28 @@ def _inner(value: bytes | bytearray | str, place: str, entry: str, budget: Budge
     data = _decoded(value)
     if data is None:
         return ()
-    scan = scan_pickles(data, entry, budget, depth)
-    if scan.pickles == 0 and (isinstance(value, str) or value[:1] != b"\x80"):
-        return ()
-    return tuple(dataclasses.replace(each, path=f"{place}, a pickle in a value") for each in scan.globals)
+    if data.startswith(b"PK\3\4"):
+        found = _in_archive(data, entry, budget, depth)
+    else:
+        scan = scan_pickles(data, entry, budget, depth)
+        if scan.pickles or (not isinstance(value, str) and value[:1] == b"\x80"):
+            found = scan.globals
+        else:
+            found = () if isinstance(value, str) else scan_between(data, entry, budget, depth)
+    return tuple(dataclasses.replace(each, path=f"{place}, a pickle in a value") for each in found)
+
+
+def _in_archive(data: bytes, entry: str, budget: Budget, depth: int) -> tuple[Global, ...]:
+    """Return what the pickles in a zip archive ask for that lies in a value; nothing where it is none."""
+    found: list[Global] = []
+    with suppress(zipfile.BadZipFile, zlib.error, *_UNREADABLE), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for info in archive.infolist():
+            budget.spend("entries", 1)
+            if not _STORAGE.search(info.filename):
+                budget.spend("inflated_bytes", info.file_size)
+                with archive.open(info) as file:
+                    found += scan_pickles(file.read(info.file_size), entry, budget, depth).globals
+    return tuple(found)
 
 
 def _decoded(value: bytes | bytearray | str) -> bytes | None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 def watch(ledger: Ledger, asked: Asked, arguments: tuple[object, ...], use: Use) -> Opaque | None:
     """Note a call of a name whose arguments matter; return what it makes, where that is not for the name to say."""
+    if _spells_bytes(asked, arguments):
+        asked.spelled = True
+        return None
     spelling = _SPELLINGS.get((asked.module, asked.name))
     spelled = spelling(ledger, asked, arguments) if spelling is not None else None
     if spelled is not None:
@@ -61,6 +64,11 @@ def is_class_name(name: str) -> bool:
     return all(part.lstrip("_")[:1].isupper() for part in name.split("."))
 
 
+def _spells_bytes(asked: Asked, arguments: tuple[object, ...]) -> bool:
+    """`_codecs.encode("text", "latin1")`: bytes, in protocols 0 to 2."""
+    return asked.qualname == "_codecs.encode" and len(arguments) == 2 and arguments[1] in _LATIN_1  # noqa: PLR2004
+
+
 def _attribute(ledger: Ledger, asked: Asked, arguments: tuple[object, ...]) -> Opaque | None:
     """`getattr(Outer, "Inner")`: a nested class, a member of an enum, or a method that is named, of an object too."""
     match arguments:
@@ -96,6 +104,8 @@ def _union(_: Ledger, __: Asked, arguments: tuple[object, ...]) -> Opaque | None
                 return Opaque(function.qualname, types, asked=function.asked)
     return None
 
+
+_LATIN_1 = ("latin1", "latin-1")
 
 _SPELLINGS: Mapping[tuple[str, str], Spelling] = {
     ("builtins", "getattr"): _attribute,

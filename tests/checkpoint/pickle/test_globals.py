@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import enum
+import io
 import os
 import pickle
+import time
 import typing
 from typing import TYPE_CHECKING
 
@@ -170,6 +172,7 @@ EVIL = b"cposix\nsystem\n(X\4\0\0\0truetR."
     [
         b"\x80\x02" + EVIL,
         bytearray(b"\x80\x04" + EVIL),
+        bytearray(b"zeros\0\0\x80\x04" + EVIL),
         EVIL,
         ("\x80\x02" + EVIL.decode("latin-1")),
         b"cposix\nsystem\n(S'true'\ntR.",
@@ -208,3 +211,40 @@ def test_a_storage_that_loads_bytes_is_looked_into() -> None:
     for inner in (b"\x80\x02" + EVIL, b"no pickle", b"\x80\x02cmy\nConfig\n\xff"):
         hostile = b"ctorch.storage\n_load_from_bytes\nC" + bytes([len(inner)]) + inner + b"\x85R."
         assert "code" in {kind_of(each) for each in asked_by(hostile)}
+
+
+@pytest.mark.parametrize("codec", ["rot13", "zlib_codec", "unicode_escape"])
+def test_only_the_encoding_of_bytes_spells_bytes(codec: str) -> None:
+    spelled = pickle.dumps(b"\xff", 2)
+    assert asked_by(spelled) == ()
+    other = spelled.replace(b"X\x06\x00\x00\x00latin1", b"X" + bytes([len(codec)]) + b"\0\0\0" + codec.encode())
+    assert {kind_of(each) for each in asked_by(other)} == {"code"}
+
+
+@pytest.mark.parametrize("behind", [b"", b"\0" * 9, b"\n", b"garbage\x80\x02]", pickle.dumps(1)])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_behind_torchs_own_is_said(tmp_path: Path, behind: bytes, *, legacy: bool) -> None:
+    trailing = behind + b"\x80\x02" + EVIL
+    if legacy:
+        torch.save({"w": torch.ones(2)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+        with (tmp_path / "a.pt").open("ab") as file:
+            file.write(trailing)
+    else:
+        zip_around(pickle.dumps({"w": 1}, 2) + trailing, tmp_path / "a.pt")
+    try:
+        found = open_checkpoint(tmp_path / "a.pt").globals
+    except CheckpointError as error:
+        found = error.globals
+    assert "posix.system" in {each.qualname for each in found}
+
+
+def test_a_torch_file_in_a_value_is_looked_into() -> None:
+    inner = io.BytesIO()
+    torch.save({"w": torch.ones(2), "x": Call(os.system, "true")}, inner)
+    assert "posix.system" in {each.qualname for each in asked_by(pickle.dumps([inner.getvalue()]))}
+
+
+def test_bytes_full_of_headers_are_looked_through_once() -> None:
+    began = time.process_time()
+    assert asked_by(pickle.dumps([b"\x80\x02" * 500_000, os.urandom(4_000_000)])) == ()
+    assert time.process_time() - began < 4
