@@ -78,6 +78,7 @@ def _ends(each: Finding, rows: Mapping[str, ProvedTensor]) -> set[str | None]:
 
     Base weights are equal whoever loads them; so of adapter parameters and base weights only the former are asked.
     """
-    asked = [key for key in each.keys if parse_key(key).is_adapter] or each.keys
+    keys = each.keys or tuple(rows)  # The name of the adapter is in all of them.
+    asked = [key for key in keys if parse_key(key).is_adapter] or keys
     found = [rows[key] for key in asked if key in rows]
     return {row.cause if row.outcome == "differs" else row.outcome for row in found}

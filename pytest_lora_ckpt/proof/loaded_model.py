@@ -140,7 +140,7 @@ class LoadedModel:
         if plain.is_meta:
             offloaded = self._offloaded(key)
             return ModelTensor(None, "is on the meta device", absent=True) if offloaded is None else offloaded
-        if _is_packed(value):
+        if is_packed(value):
             return ModelTensor(None, f"is quantised ({_kind(value)})")
         return ModelTensor(plain.cpu())
 
@@ -175,7 +175,7 @@ def _local_part(value: Any) -> ModelTensor:
     return ModelTensor(local.cpu(), local_slices=tuple(slice(start, start + size) for start, size in offsets))
 
 
-def _is_packed(value: torch.Tensor) -> bool:
+def is_packed(value: torch.Tensor) -> bool:
     """Whether the elements are codes of a quantising library, or the tensor is not dense."""
     if value.is_quantized or value.is_sparse or value.layout is not torch.strided:
         return True

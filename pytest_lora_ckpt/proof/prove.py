@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -271,9 +271,17 @@ def _with_partners(rows: Sequence[ProvedTensor], keys: KeySet) -> Iterator[Prove
         if pair.up and pair.down and initial.intersection(pair.factors)
         for key in pair.keys
     }
+    other = Counter(row.cause for row in rows if row.cause in _OTHER_VALUES and row.key not in partners)
     for row in rows:
-        random = row.cause in {"values-differ", "earlier-value"} and row.key in partners
-        yield dataclasses.replace(row, how=f"{row.how}, as initialised", cause="still-initial") if random else row
+        if row.cause not in _OTHER_VALUES:
+            yield row
+        elif row.key in partners:
+            yield dataclasses.replace(row, how=f"{row.how}, as initialised", cause="still-initial")
+        else:
+            yield dataclasses.replace(row, cause=other.most_common(1)[0][0])  # All of them have one root.
+
+
+_OTHER_VALUES = {"values-differ", "earlier-value"}
 
 
 def _overflows(file: torch.Tensor, now: torch.Tensor) -> bool:

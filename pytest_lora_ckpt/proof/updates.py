@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pytest_lora_ckpt.proof.loaded_model import is_packed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -76,7 +78,7 @@ def update_sizes(layers: Iterable[AdapterLayer], *, weights: bool = True) -> lis
     def measure(layer: AdapterLayer) -> UpdateSize:
         norm, weight = None, layer.weight if weights else None
         if weight is not None:
-            place = weight.data_ptr() or id(weight)
+            place = id(weight) if is_packed(weight) else weight.data_ptr() or id(weight)
             norm = norms[place] = norms[place] if place in norms else _norm(weight)
         product = _product_norm(layer) if layer.has_data else None
         update = None if product is None else abs(1.0 if layer.scaling is None else layer.scaling) * product
@@ -127,7 +129,7 @@ def _gram(tall: torch.Tensor) -> torch.Tensor:
 
 def _norm(weight: torch.Tensor) -> float | None:
     """Return the norm of a weight; None where its values are codes, scaled, or not there."""
-    plain = weight.dtype.is_floating_point and weight.dtype.itemsize > _BYTE
+    plain = weight.dtype.is_floating_point and weight.dtype.itemsize > _BYTE and not is_packed(weight)
     if weight.is_meta or not weight.numel() or not plain:
         return None
     rows = torch.split(weight, max(1, _PIECE * weight.shape[0] // weight.numel()))

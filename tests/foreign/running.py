@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt import AuditResult
 
 VOCABULARY = 64
-RENAMINGS = {"wrapper-prefix", "ddp-prefix", "compile-prefix", "fsdp-prefix", "key-convention", "renamed-module"}
+RENAMINGS = {"wrapper-prefix", "ddp-prefix", "compile-prefix", "fsdp-prefix"}
+RENAMINGS |= {"key-convention", "renamed-module", "adapter-name"}
 """Causes that ask for a renaming: nothing to ask for where every value arrived."""
 
 

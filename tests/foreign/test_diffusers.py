@@ -136,6 +136,33 @@ def without_prefix(path: Path) -> Any:
     return pipe.unet
 
 
+def by_itself(path: Path) -> Any:
+    """The model reads the file without a pipeline, and calls the adapter by a name of its own."""
+    model = unet()
+    model.load_lora_adapter(str(path.parent), prefix="unet", weight_name=path.name)
+    return model.eval()
+
+
+def fused_by_itself(path: Path) -> Any:
+    model = by_itself(path)
+    model.fuse_lora()
+    model.unload_lora()
+    return model
+
+
+def unfused(path: Path) -> Any:
+    model = by_itself(path)
+    model.fuse_lora()
+    model.unfuse_lora()
+    return model
+
+
+def disabled(path: Path) -> Any:
+    model = by_itself(path)
+    model.disable_lora()
+    return model
+
+
 def in_directory(model: Any, folder: Path) -> Path:
     return save(model, folder).parent
 
@@ -160,6 +187,10 @@ CASES = [
     replace(PLAIN, name="plain-with-manifest", manifest=True),
     replace(PLAIN, name="plain-directory", save=in_directory),
     replace(PLAIN, name="plain-never-loaded", load=without_prefix, causes=NOT_LOADED),
+    replace(PLAIN, name="plain-by-itself", load=by_itself),
+    replace(PLAIN, name="plain-by-itself-fused", load=fused_by_itself),
+    replace(PLAIN, name="plain-unfused", load=unfused),
+    replace(PLAIN, name="plain-disabled", load=disabled, causes=("adapter-inactive",), alone=True),
     replace(PLAIN, name="plain-up-gone", damage=up_gone, causes=("lora-pair-incomplete",)),
     # The file has no alpha: only what training wrote down can tell.
     replace(PLAIN, name="plain-alpha-lost", trained=lambda: trained(16), manifest=True, causes=SCALED),

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.foreign
 WEIGHTS = "adapter_model.safetensors"
 WRONG_TODAY: dict[str, str] = {}
 LOST = (
+    "earlier-value",
     "lost-weights",
     "still-initial",
     "values-differ",
@@ -352,7 +353,21 @@ def ways(name: str, base: Callable[[], Any] = llama, *, merges_well: bool = True
     ]
 
 
+def in_int8() -> Any:
+    """Return the tiny Llama with torchao's codes for weights."""
+    quantization = pytest.importorskip("torchao.quantization")
+    model = llama()
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    return model
+
+
+QUANTISED = variant("int8", in_int8)
 WAYS = [
+    QUANTISED,
+    replace(QUANTISED, name="int8-and-the-base-before", base=llama),
+    replace(QUANTISED, name="int8-without-base", base=None),
+    replace(QUANTISED, name="int8-attached-anew", load=attached_anew(in_int8), causes=("still-initial",), alone=True),
+    replace(PISSA, name="pissa-attached-anew", load=attached_anew(llama), causes=LOST, alone=True),
     *ways("dora", use_dora=True),
     *ways("dora-of-embedding", use_dora=True, target_modules=["embed_tokens", "q_proj"]),
     *ways("rslora", use_rslora=True),
