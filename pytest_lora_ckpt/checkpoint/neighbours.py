@@ -80,8 +80,8 @@ class Neighbours:
     def _scan(self, listing: Listing, name: str, known: tuple[Global, ...] = ()) -> None:
         try:
             scan = scan_file(listing.window(name), name)
-        except OSError as error:
-            self.unread[name] = error.strerror or str(error)
+        except (OSError, CheckpointError) as error:
+            self.unread[name] = error.found if isinstance(error, CheckpointError) else error.strerror or str(error)
             self._keep(listing, name, known)
             return
         if scan.unread:

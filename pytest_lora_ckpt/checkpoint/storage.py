@@ -210,6 +210,13 @@ def lies_in(path: str, folder: str) -> bool:
     return any(Path(real).is_relative_to(each) for each in tops)
 
 
+def is_part(path: str, folder: str) -> bool:
+    """Whether a path is a regular file that lies in a directory, or a directory itself: what may be copied with it."""
+    if os.path.isdir(path):  # noqa: PTH112
+        return not os.path.islink(path)  # noqa: PTH114 - A link to a directory may lead round in a circle.
+    return os.path.isfile(path) and lies_in(path, folder)  # noqa: PTH113
+
+
 def may_be_opened(folder: str, checkpoint: Path) -> bool:
     """Whether a directory that a checkpoint's config names lies where the user let this package look.
 

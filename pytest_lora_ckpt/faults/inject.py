@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pytest_lora_ckpt.checkpoint.storage import is_part
 from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, LORA_WEIGHTS, MANIFEST
 from pytest_lora_ckpt.wording import printable
@@ -78,15 +79,21 @@ def write(draft: Draft, out_dir: Path) -> Copy:
 
 def _copy_companions(weights: Path, folder: Path, *, whole_folder: bool) -> None:
     source = weights.parent
+
+    def left_out(where: str, names: list[str]) -> set[str]:
+        """Name the weights, which are written, and what leads elsewhere or has no end: links, pipes, devices."""
+        others = {name for name in names if not is_part(os.path.join(where, name), str(source))}  # noqa: PTH118
+        return others | ({weights.name} if Path(where) == source else set())
+
     if whole_folder:
-        shutil.copytree(source, folder, ignore=lambda where, _: {weights.name} if Path(where) == source else set())
+        shutil.copytree(source, folder, ignore=left_out)
         return
     folder.mkdir(parents=True, exist_ok=True)
     if (source / LORA_WEIGHTS).is_dir():
-        shutil.copytree(source / LORA_WEIGHTS, folder / LORA_WEIGHTS)
+        shutil.copytree(source / LORA_WEIGHTS, folder / LORA_WEIGHTS, ignore=left_out)
     # A manifest for all files of the directory, and one for this file alone.
     for name in (MANIFEST, f"{weights.stem}.{MANIFEST}"):
-        if (source / name).is_file():
+        if is_part(str(source / name), str(source)):
             shutil.copyfile(source / name, folder / name)
 
 

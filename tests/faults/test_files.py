@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -241,3 +243,21 @@ def test_the_manifest_of_one_file_comes_along(samples: dict[str, Path], tmp_path
     (original.parent / "other.pt").write_bytes(b"large")
     FAULTS["truncated"].inject(original, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"last.pt", "last.lora_manifest.json"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_leads_elsewhere_is_not_copied(samples: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(samples["peft_adapter"], folder)
+    (tmp_path / "secret.txt").write_text("not part of the checkpoint")
+    (folder / "secret.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "endless.bin").symlink_to("/dev/zero")
+    (folder / "round").symlink_to(folder)
+    (folder / "gone").symlink_to(tmp_path / "gone")
+    os.mkfifo(folder / "pipe")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "own.txt").write_text("own")
+    (folder / "same.txt").symlink_to(folder / "notes" / "own.txt")
+    copy = FAULTS["nan"].inject(folder, tmp_path / "copy")
+    assert {"notes", "same.txt"} <= {path.name for path in copy.iterdir()}
+    assert not {"secret.txt", "endless.bin", "round", "gone", "pipe"} & {path.name for path in copy.iterdir()}

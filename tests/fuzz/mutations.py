@@ -317,7 +317,13 @@ def changed_archive(random: Random, archive: Archive) -> None:  # noqa: C901, PL
         at = next((i for i, record in enumerate(records) if record.name.endswith(b"data.pkl")), at)
     record = records[at]
     number = random.choice((*SIZES, *HUGE[:3], record.size, len(record.raw), record.size + 1, max(record.size - 1, 0)))
-    match random.randrange(24):
+    match random.randrange(25):
+        case 24:
+            small = [i for i, each in enumerate(records) if b"/data" not in each.name and each.method == 0]
+            raw = random.choice((b"big", b"little\n", b"", b"0", b"2", b"3\n", b"10", b"99", b"x", b"1" * 20))
+            if small:
+                i = random.choice(small)
+                records[i] = replace(records[i], raw=raw, crc=zlib.crc32(raw), size=len(raw))
         case 0:
             records[at] = replace(record, name=renamed(random, record.name))
         case 1:
