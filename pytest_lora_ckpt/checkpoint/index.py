@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_lora_ckpt.checkpoint.errors import CheckpointError, changed
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, changed
+from pytest_lora_ckpt.checkpoint.limits import OverLimitError, over_limit
 from pytest_lora_ckpt.checkpoint.window import DeflatedWindow, PartWindow
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 
@@ -103,8 +104,8 @@ def read_bytes(info: TensorInfo, pieces: tuple[Piece, ...]) -> memoryview:
     Writing into the result changes a copy, never the file.
 
     Raises:
-        CheckpointError: The file is gone, or shorter than it was when its index was read; or the pieces are not the
-            whole tensor.
+        CheckpointError: The file is another than when its index was read, what it holds cannot be unpacked, or within
+            the limits only; or the pieces are not the whole tensor.
     """
     if not any(piece.length for piece in pieces):
         return memoryview(b"")
@@ -113,7 +114,9 @@ def read_bytes(info: TensorInfo, pieces: tuple[Piece, ...]) -> memoryview:
         if len(pieces) == 1 and piece.target is None:
             return piece.window.view(piece.offset, piece.length)
         return memoryview(_put_together(info, pieces))
-    except (OSError, ValueError) as error:
+    except OverLimitError as error:
+        raise over_limit(piece.window.origin, error) from error
+    except (BrokenFileError, OSError, ValueError) as error:
         expected = f"{piece.length} bytes of a tensor at byte {piece.offset}"
         found = f"they cannot be read: {error}"
         if isinstance(error, OSError):

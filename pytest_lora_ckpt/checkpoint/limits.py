@@ -69,7 +69,10 @@ class Limits:
     elements: int = _bound(20_000_000, "elements that calls copy", "A few opcodes can copy a list of any length.")
     entries: int = _bound(4_000_000, "entries of archives", "A torch file has one for each storage.")
     inflated_bytes: int = _bound(
-        1 << 32, "bytes unpacked", "A byte of a compressed archive can become a thousand; torch compresses none."
+        1 << 30, "bytes unpacked", "A byte of a compressed archive can become a thousand; torch compresses none."
+    )
+    record_bytes: int = _bound(
+        1 << 28, "bytes of one record, unpacked", "They are unpacked in memory; an adapter's tensors have some MB."
     )
     keys: int = _bound(2_000_000, "keys of one file", "The largest published models have some 100,000.")
     key_length: int = _bound(1000, "characters of one key", "Models have keys of 30 to 200.")
@@ -98,6 +101,7 @@ Bound = Literal[
     "elements",
     "entries",
     "inflated_bytes",
+    "record_bytes",
     "keys",
     "key_length",
     "key_segments",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from io import FileIO
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pytest_lora_ckpt.checkpoint.errors import changed
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, changed
 from pytest_lora_ckpt.checkpoint.limits import Budget
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Window(Protocol):
         """Return `length` bytes from `offset` on, or fewer where the window ends.
 
         Raises:
+            BrokenFileError: They are compressed, and cannot be unpacked.
             OSError: The file cannot be read.
         """
         ...
@@ -63,6 +64,7 @@ class Window(Protocol):
         """Return `length` bytes as writable memory of the caller's own: writing into it changes nothing else.
 
         Raises:
+            BrokenFileError: They are compressed, and cannot be unpacked.
             OSError: The file cannot be read.
             ValueError: There are fewer bytes.
         """
@@ -266,6 +268,7 @@ class DeflatedWindow(_Copied):
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""
         end = min(offset + length, self.length)
+        self.budget.check("record_bytes", self.length)
         self.budget.spend("inflated_bytes", end)
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
@@ -273,7 +276,7 @@ class DeflatedWindow(_Copied):
             if end == self.length:
                 more = unpacker.decompress(unpacker.unconsumed_tail, 1)
                 if len(data) != end or more or not unpacker.eof or unpacker.unused_data:
-                    raise ValueError(f"it does not unpack to {end} bytes")
+                    raise BrokenFileError(f"it does not unpack to {end} bytes")
         except zlib.error as error:
-            raise ValueError(f"it cannot be unpacked: {error}") from error
+            raise BrokenFileError(f"it cannot be unpacked: {error}") from error
         return data[offset:end]

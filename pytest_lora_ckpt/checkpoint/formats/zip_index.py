@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError
-from pytest_lora_ckpt.checkpoint.limits import MAX_DIRECTORY
+from pytest_lora_ckpt.checkpoint.limits import MAX_DIRECTORY, OverLimitError
 from pytest_lora_ckpt.checkpoint.window import DeflatedWindow, PartWindow
 from pytest_lora_ckpt.wording import count as counted
 from pytest_lora_ckpt.wording import printable
@@ -115,7 +115,9 @@ class ZipIndex:
         window, start = self.record(name)
         try:
             data = window.read(start, record.size)
-        except ValueError as error:
+        except OverLimitError:
+            raise
+        except BrokenFileError as error:
             raise BrokenFileError(f"record {name[:60]!r}: {error}") from error
         if len(data) != record.size or (record.crc and zlib.crc32(data) != record.crc):
             raise BrokenFileError(f"record {name[:60]!r} does not have the checksum that the archive gives for it")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, Opaque, open_checkpoint
+from pytest_lora_ckpt.checkpoint.limits import Limits
 from tests.helpers.checkpoint_samples import awkward, every_dtype, repacked, same_bits, saved, zip_around
 
 Fails = Callable[..., CheckpointError]
@@ -509,3 +510,25 @@ def test_any_alignment_of_records(tmp_path: Path, alignment: int) -> None:
 def test_any_file_name(tmp_path: Path, name: str) -> None:
     torch.save({"w": torch.ones(3)}, tmp_path / name)
     assert list(open_checkpoint(tmp_path / name).keys) == ["w"]
+
+
+def test_a_storage_that_unpacks_to_more_than_the_limit_is_not_unpacked(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(70_000_000)}, tmp_path / "a.pt")
+    path = repacked(tmp_path / "a.pt", tmp_path / "b.pt", zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path).read("w")
+    assert caught.value.problem == "over-limit"
+    assert "record_bytes" in str(caught.value)
+    assert open_checkpoint(path, limits=Limits(record_bytes=1 << 30)).read("w").sum() == 0
+
+
+def test_a_storage_that_is_unpacked_again_and_again_costs_each_time(tmp_path: Path) -> None:
+    whole = torch.zeros(1000)
+    torch.save({f"w{i}": whole[i:] for i in range(900)}, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(
+        repacked(tmp_path / "a.pt", tmp_path / "b.pt", zipfile.ZIP_DEFLATED), limits=Limits(inflated_bytes=1_000_000)
+    )
+    with pytest.raises(CheckpointError) as caught:
+        list(map(checkpoint.read, checkpoint.keys))
+    assert caught.value.problem == "over-limit"
