@@ -41,7 +41,8 @@ class AuditHooks:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run a test that takes a checkpoint once for each that was given."""
         if "lora_ckpt" in metafunc.fixturenames:
-            self.audit.parametrize(metafunc)
+            with session.collecting():
+                self.audit.parametrize(metafunc)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:

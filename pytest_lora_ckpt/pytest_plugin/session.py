@@ -56,6 +56,20 @@ def start(config: pytest.Config) -> LoraAudit:
     return config.stash[_AUDIT]
 
 
+@contextlib.contextmanager
+def collecting() -> Iterator[None]:
+    """Let the collection end with the message alone where this package fails in it.
+
+    Raises:
+        pytest.Collector.CollectError: It does.
+    """
+    try:
+        with guard("the collection", NAME, (pytest.UsageError,)):
+            yield
+    except InternalError as error:
+        raise pytest.Collector.CollectError(_text(error)) from None
+
+
 class LoraAudit:
     """The audit of one pytest run: what is collected, and the results as they come in.
 

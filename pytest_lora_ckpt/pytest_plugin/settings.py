@@ -70,7 +70,9 @@ def usage_errors() -> Iterator[None]:
     try:
         yield
     except OptionError as error:
-        raise pytest.UsageError(str(error)) from None
+        from pytest_lora_ckpt.wording import block
+
+        raise pytest.UsageError(block(str(error), wrapped=False)) from None
 
 
 def resolve(config: pytest.Config, name: str, reference: Reference) -> Callable[..., Any]:
@@ -82,4 +84,7 @@ def resolve(config: pytest.Config, name: str, reference: Reference) -> Callable[
     try:
         return reference.resolve([config.invocation_params.dir, config.rootpath])
     except ValueError as error:
-        raise pytest.UsageError(str(options_of(config).error(name, error))) from error
+        from pytest_lora_ckpt.wording import block
+
+        text = block(str(options_of(config).error(name, error)), wrapped=False)
+        raise pytest.UsageError(text) from error

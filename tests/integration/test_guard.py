@@ -40,7 +40,8 @@ from pytest_lora_ckpt.auditing.render import ENDINGS, terminal
 from pytest_lora_ckpt.auditing.result import CheckReport
 from pytest_lora_ckpt.checkpoint import open as opening
 from pytest_lora_ckpt.comparison import compare as comparing
-from pytest_lora_ckpt import findings, manifest
+from pytest_lora_ckpt import findings, manifest, scoring
+from pytest_lora_ckpt.scoring import faults_check
 from pytest_lora_ckpt.pytest_plugin import session
 
 def in_layout():
@@ -66,6 +67,10 @@ def in_receiving():
     from_dict = CheckReport.from_dict
     read = lambda data: broken() if data["name"] == "stage" else from_dict(data)
     patch.setattr(CheckReport, "from_dict", staticmethod(read))
+
+def in_collecting(): patch.setattr(session.LoraAudit, "_ids", broken)
+def in_scoring(): patch.setattr(faults_check, "score_loader", broken)
+def in_the_score(): patch.setattr(scoring, "render_score", broken)
 
 {phase}()
 """
@@ -132,6 +137,25 @@ def test_each_exception(audit: Audit, project: Project, toy_checkpoint: Path, er
     fails_by_name(run, PHASES["in_check"], error)
     assert run.checks["values"] == "failed"
     assert run.checks["readable"] == "passed"
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=" ".join)
+@pytest.mark.usefixtures("toy_project")
+def test_the_collection(audit: Audit, project: Project, toy_checkpoint: Path, workers: tuple[str, ...]) -> None:
+    project(conftest=CONFTEST.format(raises="1 / 0", phase="in_collecting"))
+    run = audit(f"--lora-ckpt={toy_checkpoint}", *workers, report=False)
+    assert run.ret == (pytest.ExitCode.INTERRUPTED if not workers else pytest.ExitCode.TESTS_FAILED)
+    assert "pytest-lora-ckpt itself failed in the collection on lora-ckpt: ZeroDivisionError: " in run.text
+    assert "please report it to its issue tracker" in run.text
+    assert "Traceback" not in run.text
+
+
+@pytest.mark.parametrize(("phase", "item"), [("in_scoring", "faults"), ("in_the_score", "report")])
+@pytest.mark.usefixtures("toy_project")
+def test_the_score_of_a_loader(audit: Audit, project: Project, toy_checkpoint: Path, phase: str, item: str) -> None:
+    project(conftest=CONFTEST.format(raises="1 / 0", phase=phase))
+    run = audit(f"--lora-ckpt={toy_checkpoint}", "--lora-loader=toy:good", "--lora-faults=nan", verbose=False)
+    fails_by_name(run, f"lora-ckpt::{item}[toy.pt]", "ZeroDivisionError")
 
 
 @pytest.mark.parametrize("stop", ["raise KeyboardInterrupt", "pytest.exit('enough')"])
