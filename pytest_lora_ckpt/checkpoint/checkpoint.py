@@ -157,7 +157,7 @@ class Checkpoint:
         return tuple(each for each in self.companions if each.kind in {"weights", "adapter"} and each is not beside)
 
     def read(self, key: str) -> torch.Tensor:
-        """Return the tensor called `key`, on the CPU: where it is big, in place in a private map of just its bytes.
+        """Return the tensor called `key`, on the CPU, in memory of its own.
 
         Writing into it never changes the file. Strides are kept; memory shared with other keys is not.
 

@@ -99,7 +99,7 @@ class FileIndex:
 
 
 def read_bytes(info: TensorInfo, pieces: tuple[Piece, ...]) -> memoryview:
-    """Return the bytes of a tensor: one piece in place, where its window can give it so; several pieces put together.
+    """Return the bytes of a tensor: one piece as its window gives it; several put together.
 
     Writing into the result changes a copy, never the file.
 

@@ -51,7 +51,7 @@ def prove_load(
 
     For every pair of the remapping the model's tensor must equal the checkpoint's bit for bit, or by a transformation
     that is named: a cast, or a merge (W + scaling x B A, within four units of the dtype's precision). Where it differs,
-    the proof says what the model holds instead, if that can be recognised. Tensors are read from a memory map one at a
+    the proof says what the model holds instead, if that can be recognised. Tensors are read one at a
     time, so that at most one tensor, and a piece of its cast, is in memory besides the model.
 
     Args:

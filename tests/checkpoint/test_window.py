@@ -19,7 +19,7 @@ from pytest_lora_ckpt.checkpoint.window import DeflatedWindow, FileWindow, Memor
 if TYPE_CHECKING:
     from pathlib import Path
 
-DATA = bytes(range(256)) * 1200  # More than what is copied, so that files are mapped.
+DATA = bytes(range(256)) * 1200
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_pieces_that_are_not_the_whole_tensor(missing: slice) -> None:
     assert caught.value.problem == "incomplete-tensor"
 
 
-def test_a_big_tensor_is_mapped_and_stays_as_it_was_opened(tmp_path: Path) -> None:
+def test_a_big_tensor_is_its_readers_own(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(100_000)}, tmp_path / "a.pt")
     checkpoint = open_checkpoint(tmp_path / "a.pt")
     checkpoint.read("w").fill_(5)
