@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.comparison.compare import infer_remapping
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.lora.layers import merged_modules
+from pytest_lora_ckpt.lora.layers import active_adapters, merged_modules
 from pytest_lora_ckpt.manifest.differences import Outcomes, base_differences, config_differences, value_differences
 from pytest_lora_ckpt.manifest.digests import Digested
 from pytest_lora_ckpt.manifest.facts import module_scalings
 from pytest_lora_ckpt.models import is_module
-from pytest_lora_ckpt.wording import count, grouped, printable, type_name
+from pytest_lora_ckpt.wording import count, grouped, listed, printable, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -121,6 +121,7 @@ def compare_model(manifest: Manifest, model: torch.nn.Module | LoadedModel) -> M
         notes.append(f"{count(len(base), 'base weight')} not compared: trained copies are in their place.")
     differences = value_differences(outcomes, "the model")
     if has_lora:
+        differences += _not_at_work(manifest, loaded)
         differences += _scalings(manifest, loaded, {key: mapping[key] for key in mapping if parsed[key].is_lora})
     still = [key for key in outcomes.of("same", "cast") if key in foldable and parsed[key].parameter == "weight"]
     if merged:
@@ -195,6 +196,15 @@ def _foldable(manifest: Manifest, loaded: LoadedModel, mapping: Mapping[str, str
         # The update of an embedding is also that of the head that is tied to it.
         if not modules.isdisjoint(parsed[one].module_path for one in aliases.get(name, (name,)))
     }
+
+
+def _not_at_work(manifest: Manifest, loaded: LoadedModel) -> list[Finding]:
+    """Report adapters of the training that are not at work; they are counted, since names may have changed."""
+    then, now = manifest.active, active_adapters(loaded.module)
+    if not now or len(now) >= len(then) or merged_modules(loaded.module):
+        return []
+    message = f"{len(then)} adapters were at work in training ({listed(then)}), and {len(now)} in the model"
+    return [finding("adapter-inactive", f"{message} ({listed(now)}).")]
 
 
 def _scalings(manifest: Manifest, loaded: LoadedModel, mapping: Mapping[str, str]) -> list[Finding]:

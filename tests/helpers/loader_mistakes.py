@@ -91,6 +91,12 @@ MISTAKES = {
     "projector of another run": Mistake(
         _edited(_other_projector), LOST, {"companion": True, "vision": True, "merged": False}
     ),
+    "second adapter forgotten": Mistake(
+        _as_if(second=False),
+        {"adapter-inactive"},
+        {"layouts": ["peft_adapter"], "merged": False, "moved_base": False},
+        lambda recipe: recipe.second,
+    ),
     "second adapter of another run": Mistake(
         _edited(_other_second),
         {"companion-not-loaded", "values-differ", "still-initial"},

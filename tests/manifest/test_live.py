@@ -8,6 +8,7 @@ import torch
 
 from pytest_lora_ckpt.manifest import Manifest, ManifestComparison, compare_model, make_manifest
 from pytest_lora_ckpt.replicas import make_panorama_vlm
+from tests.helpers import projector_world as world
 
 if TYPE_CHECKING:
     from conftest import Recorded
@@ -193,3 +194,15 @@ def test_values_that_went_through_a_narrower_dtype_are_the_same() -> None:
         if "lora_B" in name:
             parameter.data[0, 0] += 1e-6  # Rounds to the same, and is not the rounded value.
     assert compare_model(manifest, model).differences
+
+
+@pytest.mark.parametrize("active", ["default", "second"])
+def test_one_of_two_adapters_at_work(active: str) -> None:
+    model = world.trained(second=True)
+    manifest = make_manifest(model)
+    assert not compare_model(manifest, model).differences
+    model.set_adapter(active)
+    found = compare_model(manifest, model)
+    assert _slugs(found) == ["adapter-inactive"]
+    assert "2 adapters were at work in training (default, second), and 1 in the model" in found.differences[0].message
+    assert not compare_model(make_manifest(model), world.trained(second=True)).differences
