@@ -121,25 +121,23 @@ class _Search:
 
     def _candidates(self) -> list[Candidate]:
         """Compare each template with its namesakes; of very many, a sample shows which rewrites are worth a look."""
-        if len(self.sources) <= _MOST_COMPARED:
-            return [
-                candidate
-                for at, source in enumerate(self.sources)
-                for form in (*source.forms, *self.translator.forms(source))
-                for path in self.index.namesakes(form)
-                if (candidate := self._candidate(at, form, path)) is not None
-            ]
-        votes: Counter[Rewrite] = Counter()
-        for source in self.sources[:: len(self.sources) // _SAMPLE + 1]:
-            for path in self.index.namesakes(source.forms[0]):
-                if (rewrite := self.rewrites.between(source.forms[0].path, path)) is not None:
-                    votes[rewrite] += 1
-        leading = sorted(votes, key=lambda rewrite: (-votes[rewrite], rewrite))[:_MOST_REWRITES]
+        paths = self.index.namesakes
+        if len(self.sources) > _MOST_COMPARED:
+            votes: Counter[Rewrite] = Counter()
+            for source in self.sources[:: len(self.sources) // _SAMPLE + 1]:
+                for path in self.index.namesakes(source.forms[0]):
+                    if (rewrite := self.rewrites.between(source.forms[0].path, path)) is not None:
+                        votes[rewrite] += 1
+            leading = sorted(votes, key=lambda rewrite: (-votes[rewrite], rewrite))[:_MOST_REWRITES]
+
+            def paths(form: Form) -> Sequence[Path]:
+                return sorted({form.path, *images(form.path, leading)})
+
         return [
             candidate
             for at, source in enumerate(self.sources)
             for form in (*source.forms, *self.translator.forms(source))
-            for path in sorted({form.path, *images(form.path, leading)})
+            for path in paths(form)
             if (candidate := self._candidate(at, form, path)) is not None
         ]
 
@@ -147,16 +145,17 @@ class _Search:
         rewrite = self.rewrites.between(form.path, path)
         if rewrite is None:
             return None
-        source = self.sources[at]
-        targets = self.index.places(form, path, source, self.adapters.of(form.adapter))
-        fit = measure(source, form.path, targets, path, form.family)
+        fit = measure(self.sources[at], form.path, self._targets(at, form, path), path, form.family)
         return Candidate(at, form, path, rewrite, fit) if fit.met else None
+
+    def _targets(self, at: int, form: Form, path: Path) -> list[Template]:
+        """The model's templates at a path that may receive a template, read in one way."""
+        return self.index.places(form, path, self.sources[at], self.adapters.of(form.adapter))
 
     def _maps(self, candidate: Candidate) -> list[tuple[Template, IndexMap]]:
         """The model's templates at a candidate's place, each with how the numbers carry over."""
-        source, form = self.sources[candidate.source], candidate.form
-        targets = self.index.places(form, candidate.path, source, self.adapters.of(form.adapter))
-        maps = [(target, index_map(form.path, candidate.path, source, target)) for target in targets]
+        at, form, path, *_ = candidate
+        maps = [(each, index_map(form.path, path, self.sources[at], each)) for each in self._targets(at, form, path)]
         return [(target, mapped) for target, mapped in maps if mapped is not None]
 
     def _hits(self, candidate: Candidate) -> dict[Indices, tuple[Template, Indices]]:
@@ -188,32 +187,24 @@ class _Search:
 
     def _recall(self, candidates: Sequence[Candidate]) -> float:
         """The share of the model's keys below the new prefixes that the candidates fill."""
-        roots: set[Path] = set()
         lora = any(c.form.is_lora for c in candidates)
         base = any(not c.form.is_lora for c in candidates)
-        for c in candidates:
-            depth = len(c.rewrite.new)
-            roots.add(c.path[: depth + 1])
+        roots = {c.path[: len(c.rewrite.new) + 1] for c in candidates}
         depths = {len(root) for root in roots}
         wanted = {name for c in candidates for name in self.adapters.of(c.form.adapter)}
         total = 0
         for (path, _), slot in self.index.slots.items():
             if any(path[:depth] in roots for depth in depths):
-                for form, template in slot.templates:
+                for form, template in slot:
                     counts = (lora and form.adapter in wanted) if form.is_lora else base
                     total += len(template.members) if counts else 0
         return sum(c.fit.same + c.fit.near for c in candidates) / total if total else 0.0
 
     def _nearest_first(self, candidate: Candidate) -> tuple[int, bool, int]:
-        source = self.sources[candidate.source]
-        literal = candidate.rewrite.rank == 0 and any(t.names == source.names for t in self.targets_at(candidate))
-        return (0 if literal else 1, candidate.form.variant == "original", candidate.source)
-
-    def targets_at(self, candidate: Candidate) -> list[Template]:
-        """The model's templates at a candidate's place."""
-        source = self.sources[candidate.source]
-        adapters = self.adapters.of(candidate.form.adapter)
-        return self.index.places(candidate.form, candidate.path, source, adapters)
+        at, form, path, *_ = candidate
+        names = [target.names for target in self._targets(at, form, path)]
+        literal = candidate.rewrite.rank == 0 and self.sources[at].names in names
+        return (0 if literal else 1, form.variant == "original", at)
 
     def _write_pairs(self, candidate: Candidate) -> None:
         source, links = self.sources[candidate.source], self.pairs.links

@@ -8,7 +8,6 @@ Templates that move together share a rewrite, and so vote for it.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path, are_opposed, senses, share_a_word
@@ -116,13 +115,6 @@ class Candidate(NamedTuple):
         return self.path, self.form.family
 
 
-@dataclass(slots=True)
-class Slot:
-    """What the model has under one plain path and family: templates by variant and adapter."""
-
-    templates: list[tuple[Form, Template]]
-
-
 class ModelIndex:
     """The model's templates, to be looked up by what they mean."""
 
@@ -130,7 +122,7 @@ class ModelIndex:
         self, templates: Iterable[Template], *, trained_first: bool, base_weights: frozenset[str] = frozenset()
     ) -> None:
         """Index the literal reading of each template; `X.linear` is `X` too where `linear` holds base weights."""
-        self.slots: dict[tuple[Path, str], Slot] = {}
+        self.slots: dict[tuple[Path, str], list[tuple[Form, Template]]] = {}
         self.modules: set[Path] = set()
         self._by_leaf: defaultdict[tuple[str, str], list[Path]] = defaultdict(list)
         self._by_tail: dict[tuple[Path, str], list[Path]] | None = None
@@ -150,9 +142,9 @@ class ModelIndex:
     def _put(self, form: Form, template: Template) -> None:
         slot = self.slots.get((form.path, form.family))
         if slot is None:
-            slot = self.slots[form.path, form.family] = Slot([])
+            slot = self.slots[form.path, form.family] = []
             self._by_leaf[form.leaf, form.family].append(form.path)
-        slot.templates.append((form, template))
+        slot.append((form, template))
         if not form.is_lora:
             self.modules.add(form.path)
 
@@ -181,9 +173,7 @@ class ModelIndex:
 
     def places(self, form: Form, path: Path, source: Template, adapters: Sequence[str | None]) -> list[Template]:
         """The templates at a path that may receive `source`, the best first; `adapters` by preference."""
-        slot = self.slots.get((path, form.family))
-        if slot is None:
-            return []
+        slot = self.slots.get((path, form.family), [])
         if form.is_lora:
             wanted = [(variant, adapter) for variant in (form.variant, "plain") for adapter in adapters]
         else:
@@ -192,11 +182,11 @@ class ModelIndex:
                 wanted += [(variant, adapter) for adapter in (adapters if variant == "copy" else (None,))]
         fitting: list[Template] = []
         for variant, adapter in wanted:
-            fitting = [t for other, t in slot.templates if (other.variant, other.adapter) == (variant, adapter)]
+            fitting = [t for other, t in slot if (other.variant, other.adapter) == (variant, adapter)]
             if fitting:
                 break
         # Whatever the grammar made of it, the same name is the same name.
-        literal = [t for _, t in slot.templates if t.names == source.names]
+        literal = [t for _, t in slot if t.names == source.names]
         if len(fitting) > 1:
             fitting.sort(key=lambda template: (distance(source.marked, template.marked), template.names))
         return [*literal, *(t for t in fitting if t not in literal)]
