@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError
+from pytest_lora_ckpt.findings.from_values import FLOATS, look
 from pytest_lora_ckpt.keys import templates
-from pytest_lora_ckpt.lora.pairs import changes_nothing, is_all_zero
+from pytest_lora_ckpt.lora.pairs import changes_nothing
 from pytest_lora_ckpt.models import is_module, is_tensor, is_tensor_type
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _is_zero_in_file(checkpoint: Checkpoint, key: str) -> bool:
     try:
         if info.stride is not None:
             return _is_zero_tensor(checkpoint.read(key))
-        return is_all_zero(checkpoint.read_bytes(key), info.dtype)
+        return info.dtype in FLOATS and not look(checkpoint.read_bytes(key), info.dtype)[1]
     except CheckpointError:
         return False  # The check `values` says what is wrong with it.
 

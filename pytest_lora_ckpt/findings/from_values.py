@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # dtype -> (unsigned integer of the same width, bits of the exponent, all bits but the sign). NaN and Inf have every bit
 # of the exponent set (IEEE 754), zero has no bit set but the sign. float8_e4m3fn has no Inf, and NaN is all ones.
-_FLOATS: dict[str, tuple[str, int, int]] = {
+FLOATS: dict[str, tuple[str, int, int]] = {
     "float64": ("<u8", 0x7FF0_0000_0000_0000, 0x7FFF_FFFF_FFFF_FFFF),
     "float32": ("<u4", 0x7F80_0000, 0x7FFF_FFFF),
     "float16": ("<u2", 0x7C00, 0x7FFF),
@@ -69,12 +69,12 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
     for key, reading in readings(keys).items():
         if not reading.is_adapter or not (info := keys[key]).numel or (reading.lora or "").endswith("alpha"):
             continue
-        if info.dtype not in _FLOATS:
+        if info.dtype not in FLOATS:
             (codes if info.dtype.lstrip("uq").startswith("int") else unreadable).append(key)
             continue
         checked += 1
         data = read_bytes(key)
-        finite, nonzero = _look(data, info.dtype)
+        finite, nonzero = look(data, info.dtype)
         if not finite:
             broken.append(key)
         if nonzero:
@@ -95,8 +95,8 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
 
 def not_finite(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) -> list[str]:
     """List the tensors that hold NaN or Inf, of those whose dtype can be looked at."""
-    seen = (key for key, info in keys.items() if info.numel and info.dtype in _FLOATS)
-    return [key for key in seen if not _look(read_bytes(key), keys[key].dtype)[0]]
+    seen = (key for key, info in keys.items() if info.numel and info.dtype in FLOATS)
+    return [key for key in seen if not look(read_bytes(key), keys[key].dtype)[0]]
 
 
 def base_code_findings(keys: KeySet, others: Iterable[str] = ()) -> Iterator[Finding]:
@@ -194,11 +194,20 @@ def _around(key: str) -> Iterator[str]:
         yield key
 
 
-def _look(data: memoryview | bytes, dtype: str) -> tuple[bool, bool]:
-    """Return whether all values are finite, and whether any is not zero."""
+def look(data: memoryview | bytes, dtype: str) -> tuple[bool, bool]:
+    r"""Return whether all values of a tensor are finite, and whether any is not zero.
+
+    Args:
+        data: Its elements in little-endian order.
+        dtype: One of `FLOATS`.
+
+    Example:
+        >>> look(bytes(8), "float32"), look(b"\0\0\0\x80", "float32"), look(b"\x80\0", "float16")
+        ((True, False), (True, False), (True, True))
+    """
     import numpy as np  # Nobody pays for numpy who reads no values.
 
-    kind, exponent, magnitude = _FLOATS[dtype]
+    kind, exponent, magnitude = FLOATS[dtype]
     values = np.frombuffer(data, dtype=kind)
     nonzero = False
     for start in range(0, len(values), _CHUNK):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.update import shape_of_update
-from pytest_lora_ckpt.tensors import ITEM_SIZES, KeySet
+from pytest_lora_ckpt.tensors import KeySet
 from pytest_lora_ckpt.vocabulary.lora import FACTORS, FUSED_PROJECTIONS, LORA_SCALES, PRODUCT_FACTORS
 
 if TYPE_CHECKING:
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.tensors import TensorInfo
 
-
-# Formats in which zero has no bit set but the sign.
-_SIGNED = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn"})
-_CHUNK = 1 << 20
 
 _PROJECTIONS = 3  # Queries, keys and values.
 _MATRIX = 2
@@ -187,22 +183,3 @@ def changes_nothing(keys: KeySet, is_zero: Callable[[str], bool]) -> bool:
     updates = [pair.factors for pair in lora_pairs(keys) if pair.up and pair.down]
     # An embedding's `lora_embedding_A` begins at zero, any other `lora_B` (peft/tuners/lora/layer.py).
     return bool(updates) and all(any(not keys[key].numel or is_zero(key) for key in factors) for factors in updates)
-
-
-def is_all_zero(data: memoryview | bytes, dtype: str) -> bool:
-    r"""Whether the elements of a tensor, as bytes in little-endian order, are all zero; False for other dtypes.
-
-    Example:
-        >>> is_all_zero(bytes(8), "float32"), is_all_zero(b"\0\0\0\x80", "float32"), is_all_zero(b"\x80\0", "float16")
-        (True, True, False)
-    """
-    if dtype not in _SIGNED:
-        return False
-    width = ITEM_SIZES[dtype]
-    for start in range(0, len(data), _CHUNK):
-        chunk = bytes(data[start : start + _CHUNK])
-        if chunk.translate(None, b"\0\x80"):
-            return False
-        if b"\x80" in chunk and any(chunk[at::width].strip(b"\0") for at in range(width - 1)):
-            return False
-    return True

@@ -9,8 +9,7 @@ import torch
 
 from pytest_lora_ckpt import compare, open_checkpoint
 from pytest_lora_ckpt.comparison.companion import compare_with_companion
-from pytest_lora_ckpt.findings.from_values import audit_values
-from pytest_lora_ckpt.lora.pairs import is_all_zero
+from pytest_lora_ckpt.findings.from_values import audit_values, look
 from pytest_lora_ckpt.replicas import make_panorama_vlm, save_stage_checkpoint
 from tests.helpers.adapter_samples import Mixed, llama, save, wear
 
@@ -90,14 +89,13 @@ def test_zero_has_two_signs_and_nothing_else_is_zero(dtype: str) -> None:
         tensor = torch.zeros(5)
         tensor[3] = value
         data = bytes(tensor.to(getattr(torch, dtype)).view(torch.uint8).numpy())
-        assert is_all_zero(data, dtype) == is_zero
+        assert look(data, dtype)[1] != is_zero
 
 
 def test_smallest_numbers_are_not_zero() -> None:
     # The lowest bit of a byte that may also hold a sign.
-    assert not is_all_zero(b"\x80\x00\x00\x00", "float32")
-    assert not is_all_zero(bytes(1 << 20) + b"\x00\x01", "bfloat16")
-    assert not is_all_zero(bytes(8), "int8")
+    assert look(b"\x80\x00\x00\x00", "float32")[1]
+    assert look(bytes(1 << 20) + b"\x00\x01", "bfloat16")[1]
 
 
 def test_replica_fresh_from_its_factory_is_idle() -> None:
