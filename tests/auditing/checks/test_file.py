@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from pytest_lora_ckpt.auditing.checks import CHECKS
 from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.comparison.stages import Demands
 from tests.helpers.adapter_samples import llama, wear
+from tests.helpers.checkpoint_samples import repacked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +45,16 @@ def test_damage_in_an_adapter_in_torchs_format(trained: str, tmp_path: Path) -> 
     key = next(key for key in open_checkpoint(tmp_path).keys if trained in key)
     flip(tmp_path, tmp_path / "adapter_model.bin", key)
     assert check(tmp_path, "readable", "values") == {"readable": (True, []), "values": (False, ["checksum-wrong"])}
+
+
+def test_an_adapter_that_was_packed_again(tmp_path: Path) -> None:
+    wear(llama()).save_pretrained(tmp_path, safe_serialization=False)
+    weights = tmp_path / "adapter_model.bin"
+    whole = torch.load(weights, weights_only=True)
+    repacked(weights, tmp_path / "packed", zipfile.ZIP_DEFLATED).replace(weights)
+    read = [torch.load(weights, weights_only=True, mmap=mmap) for mmap in (False, True)]
+    assert [all(torch.equal(each[key], whole[key]) for key in whole) for each in read] == [True, False]
+    assert check(tmp_path, "readable", "values") == {"readable": (True, []), "values": (True, ["storages-compressed"])}
 
 
 def test_damage_in_the_base_weights_is_not_looked_for(tmp_path: Path) -> None:
