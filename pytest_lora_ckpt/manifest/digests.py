@@ -117,7 +117,12 @@ class Digested:
         return cls(dtype_name(tensor.dtype), lambda: tensor)
 
     def digest(self, dtype: str) -> str | None:
-        """Return the digest of the tensor cast to a dtype; None where it has none, or cannot be read."""
+        """Return the digest of the tensor cast to a dtype; None where it has none, or cannot be read.
+
+        A manifest may name any dtype: in one that nothing is cast to, nothing has a digest.
+        """
+        if dtype != self.dtype and dtype not in NARROWED:
+            return None
         try:
             if dtype == self.dtype and self._own is not None:
                 return self._own()
