@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.comparison.compare import compare, compare_excusing
+from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.pairing import Excuses
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.keys import readings
@@ -148,9 +148,8 @@ def compare_with_companion(  # noqa: PLR0913  # All but the first three by keywo
     elsewhere = slots.union(given.intersection(report.remapped.missing.of("lora", "non_lora")))
     if not elsewhere:
         return WholeComparison(with_parts(report, parts), brought, parts)
-    excuses = Excuses(stage, provided_elsewhere=elsewhere)
-    adapter = companion if slots else None
-    report = compare_excusing(checkpoint, target, report.remapping, excuses, adapter_name=name, adapter=adapter)
+    excuses = Excuses(stage, elsewhere, adapter=companion if slots else None)
+    report = compare(checkpoint, target, report.remapping, adapter_name=name, excuses=excuses)
     if slots and companion is not None:
         message = (
             f"{len(slots)} LoRA keys of the model are not in the checkpoint but in {companion.path.name}/ beside it."

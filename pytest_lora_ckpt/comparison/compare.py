@@ -38,6 +38,7 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
     adapter_name: str = "default",
     aliases: Iterable[Iterable[str]] = (),
     stage: Stage | None = None,
+    excuses: Excuses | None = None,
 ) -> LoadReport:
     """Compare a checkpoint with a model: what loads, as is and after a remapping, and what is lost.
 
@@ -54,6 +55,7 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
         adapter_name: Name of the adapter in the model.
         aliases: Groups of keys that name one tensor, where shapes alone do not show it.
         stage: The training stage, whose untrained components are excused.
+        excuses: The same, with what reaches the model by another way.
 
     Raises:
         TypeError: `checkpoint` or `model` is nothing that has keys and shapes.
@@ -64,47 +66,7 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
         >>> report.verdict, report.as_is.missing.counts["prefix"], report.mapping
         ('loads-after-remap', 1, {'model.lin.weight': 'lin.weight'})
     """
-    return compare_excusing(
-        checkpoint,
-        model,
-        remapping,
-        Excuses(stage),
-        scope=scope,
-        adapter_config=adapter_config,
-        adapter_name=adapter_name,
-        aliases=aliases,
-    )
-
-
-def compare_excusing(  # noqa: PLR0913  # What `compare` takes.
-    checkpoint: Any,
-    model: Any,
-    remapping: Remapping | None,
-    excuses: Excuses,
-    *,
-    scope: str = "auto",
-    adapter_config: Mapping[str, Any] | None = None,
-    adapter_name: str = "default",
-    aliases: Iterable[Iterable[str]] = (),
-    adapter: Any = None,
-) -> LoadReport:
-    """Compare as `compare` does, and excuse what reaches the model by another way.
-
-    Args:
-        checkpoint: As for `compare`, like all that is not named here.
-        model: The model.
-        remapping: How the checkpoint's keys become the model's. Inferred by default.
-        excuses: What is not lost although it does not load from this checkpoint.
-        scope: What the checkpoint is meant to hold.
-        adapter_config: The content of `adapter_config.json`.
-        adapter_name: Name of the adapter in the model.
-        aliases: Groups of keys that name one tensor.
-        adapter: The checkpoint that holds the adapter, where it is another one.
-
-    Raises:
-        TypeError: As `compare`.
-        ValueError: As `compare`.
-    """
+    excuses = excuses or Excuses(stage)
     if scope not in SCOPES:
         raise ValueError(f"scope= is one of {', '.join(map(repr, SCOPES))}, and was {scope!r}.")
     groups = [tuple(group) for group in aliases]
@@ -122,7 +84,7 @@ def compare_excusing(  # noqa: PLR0913  # What `compare` takes.
     biases = config is not None and config.bias in {"all", "lora_only"}
     pairing = Pairing(source, target, remapping, Terms(scope, adapter_name, biases, excuses), inferred=inferred)
     as_is, remapped = pairing.as_is(), pairing.remapped()
-    holder = (checkpoint, source) if adapter is None else (adapter, as_key_set(adapter))
+    holder = (checkpoint, source) if excuses.adapter is None else (excuses.adapter, excuses.adapter.keys)
     report = LoadReport(
         verdict=judge(pairing, as_is, remapped, lambda: is_idle(*holder)),
         as_is=as_is,

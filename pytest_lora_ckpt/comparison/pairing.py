@@ -13,6 +13,7 @@ from pytest_lora_ckpt.results import ClassifiedKeys, Component, LoadState
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.keys import Reading, Remapping
     from pytest_lora_ckpt.tensors import KeySet
@@ -31,11 +32,13 @@ class Excuses(NamedTuple):
         stage: The training stage, whose untrained components are excused.
         provided_elsewhere: Keys of the model that another file brings (an adapter directory next to the checkpoint).
         merged: Adapter keys of the checkpoint whose update is in the model's weights, or may be.
+        adapter: The checkpoint that holds the adapter, where it is another one.
     """
 
     stage: Stage | None = None
     provided_elsewhere: frozenset[str] = frozenset()
     merged: frozenset[str] = frozenset()
+    adapter: Checkpoint | None = None
 
 
 class Terms(NamedTuple):

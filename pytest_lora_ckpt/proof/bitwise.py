@@ -30,6 +30,16 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(_words(one), _words(other), strict=True))
 
 
+def holds(now: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Tell whether a tensor of the model is this one, bit for bit or after a cast.
+
+    Example:
+        >>> holds(torch.ones(1, dtype=torch.float16), torch.ones(1)), holds(torch.ones(1), torch.ones(2))
+        (True, False)
+    """
+    return same_bits(wanted, now) or cast_between(wanted, now) is not None
+
+
 def cast_between(file: torch.Tensor, model: torch.Tensor) -> str | None:
     """Name the cast that makes the file's tensor the model's, or None where none does.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pytest_lora_ckpt.wording import beginning, count, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 # Each module that `zero_but_used` asks about costs a forward pass.
 _MOST_PASSES = 16
@@ -105,21 +107,30 @@ def adapter_effect(model: torch.nn.Module | LoadedModel, inputs: Mapping[str, An
         )
         if not layers or effect.state in {"merged", "merged twice"}:
             return effect
-        try:
-            on = floats_in(module(**inputs))
-            with adapters_off(module):
-                off = floats_in(module(**inputs))
-        except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
-            message = f"The forward pass raised {type(error).__name__}: {beginning(str(error))}"
-            return replace(effect, cause="inputs-failed", error=message)
+        return run_twice(effect, module, inputs, adapters_off(module))
+
+
+def run_twice(
+    effect: AdapterEffect, model: torch.nn.Module, inputs: Mapping[str, Any], off: AbstractContextManager[object]
+) -> AdapterEffect:
+    """Add to an effect what a model at rest returns as it is and inside a context that switches its adapters off."""
+    try:
+        on = floats_in(model(**inputs))
+        with off:
+            without = floats_in(model(**inputs))
+    except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
+        message = f"The forward pass raised {type(error).__name__}: {beginning(str(error))}"
+        return replace(effect, cause="inputs-failed", error=message)
     if not on:
         return replace(effect, error="The forward pass returned no floating tensor.")
-    pairs = [(a.double(), b.double()) for a, b in zip(on, off, strict=True) if a.shape == b.shape]
-    return replace(
-        effect,
-        difference=max((float((a - b).abs().max()) for a, b in pairs), default=0.0),
-        finite=all(bool(tensor.isfinite().all()) for tensor in on),
-    )
+    # A prompt makes the output longer.
+    apart = [_apart(a, b) for a, b in zip(on, without, strict=False)] if len(on) == len(without) else [math.inf]
+    finite = all(bool(tensor.isfinite().all()) for tensor in on)
+    return replace(effect, difference=max(apart, default=0.0), finite=finite)
+
+
+def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.double() - other.double()).abs().max()) if one.shape == other.shape else math.inf
 
 
 def zero_but_used(

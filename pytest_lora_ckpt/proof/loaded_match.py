@@ -8,13 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.comparison.companion import Part, compare_with_companion, with_parts
-from pytest_lora_ckpt.comparison.compare import compare, compare_excusing
+from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.pairing import Excuses
 from pytest_lora_ckpt.findings import TELLING_RENAMINGS, finding
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_factor, lora_pairs
 from pytest_lora_ckpt.proof.base_weights import BaseWeights, Reference
-from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
+from pytest_lora_ckpt.proof.bitwise import holds
 from pytest_lora_ckpt.proof.embedding_rows import trained_rows
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
@@ -104,9 +104,8 @@ def match_loaded(
         parsed = checkpoint.keys.derived(parse_keys)
         taken = {parsed[key].plain for key in report.mapping if parsed[key].in_modules_to_save}
         present |= {key for key, own in parsed.items() if "original_module" in own.roles and own.plain in taken}
-        excuses = Excuses(stage, merged=frozenset(present))
-        report = compare_excusing(checkpoint, loaded.keys, report.remapping, excuses, adapter=source)
-        report = with_parts(report, parts)
+        excuses = Excuses(stage, merged=frozenset(present), adapter=source)
+        report = with_parts(compare(checkpoint, loaded.keys, report.remapping, excuses=excuses), parts)
     own = source.keys.keys()
     findings = [each for each in report.findings if each.cause != "adapter-not-loaded" or not own & {*each.keys}]
     report = dataclasses.replace(report, findings=(*findings, *_merge_findings(merge)))
@@ -184,10 +183,7 @@ def _holds(loaded: LoadedModel, checkpoint: Checkpoint, name: str) -> bool:
     pairs = [(key, place) for key, place in mapping.items() if lora_factor(loaded.parsed[place].lora) == "up"]
     picked = pairs[:: max(1, len(pairs) // _PROBES)][:_PROBES]
     for key, model_key in picked:
-        live, file = loaded.read(model_key), checkpoint.read(key)
-        if live.tensor is None:
-            return False
-        part = live.part_of(file)
-        if not same_bits(part, live.tensor) and cast_between(part, live.tensor) is None:
+        live = loaded.read(model_key)
+        if live.tensor is None or not holds(live.tensor, live.part_of(checkpoint.read(key))):
             return False
     return bool(picked)

@@ -58,6 +58,7 @@ class LoadedModel:
 
     Args:
         model: Any `nn.Module`. Nothing in it is changed, and at most one tensor of it is copied at a time.
+        overlay: Tensors that stand under these keys instead, or as well.
 
     Raises:
         TypeError: `model` is not an `nn.Module`.
@@ -68,10 +69,10 @@ class LoadedModel:
         (['weight', 'bias'], (), torch.Size([2]))
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, overlay: Mapping[str, torch.Tensor] | None = None) -> None:
         if not is_module(model):
             raise TypeError(f"A loaded model is a torch.nn.Module, and this is {type_name(model)}.")
-        self.module = model
+        self.module, self._overlay = model, overlay or {}
 
     @classmethod
     def of(cls, model: Any) -> LoadedModel:
@@ -81,7 +82,7 @@ class LoadedModel:
     @cached_property
     def state(self) -> Mapping[str, Any]:
         """The state dict: key -> the parameter or buffer itself, or whatever else a module puts there."""
-        return self.module.state_dict(keep_vars=True)
+        return {**self.module.state_dict(keep_vars=True), **self._overlay}
 
     @cached_property
     def keys(self) -> KeySet:
@@ -138,7 +139,7 @@ class LoadedModel:
         if hasattr(plain, "placements"):
             return _local_part(plain)
         if plain.is_meta:
-            offloaded = self._offloaded(key)
+            offloaded = None if key in self._overlay else self._offloaded(key)
             return ModelTensor(None, "is on the meta device", absent=True) if offloaded is None else offloaded
         if is_packed(value):
             return ModelTensor(None, f"is quantised ({_kind(value)})")

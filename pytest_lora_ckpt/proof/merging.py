@@ -13,11 +13,11 @@ from pytest_lora_ckpt.lora.config import AdapterConfig, scaling_of
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
 from pytest_lora_ckpt.lora.scaling import alpha_of
 from pytest_lora_ckpt.lora.update import factors_of_update
-from pytest_lora_ckpt.proof.bitwise import same_bits
+from pytest_lora_ckpt.proof.bitwise import holds
 from pytest_lora_ckpt.proof.fitting import fit_together, fit_update
 from pytest_lora_ckpt.proof.homes import homes_of
-from pytest_lora_ckpt.proof.proved_tensor import STATE_DICT, ProvedTensor
-from pytest_lora_ckpt.proof.residual import move_when_merged
+from pytest_lora_ckpt.proof.proved import STATE_DICT, ProvedTensor
+from pytest_lora_ckpt.proof.residual import move_of
 from pytest_lora_ckpt.proof.traces import shows_none, trace_of
 from pytest_lora_ckpt.vocabulary.lora import IMPORTANCE, LORA_MID, MAGNITUDES, UNREPEATABLE_INITS
 from pytest_lora_ckpt.wording import printable
@@ -242,7 +242,7 @@ class _Finder:
         if now is None or base is None:
             return module
         down, up = self._factors(pair)
-        if same_bits(now, base.to(now.dtype)) and not (up.any() and down.any()):
+        if holds(now, base) and not (up.any() and down.any()):
             return replace(module, kind="merged")
         if self.config.moves_base and module.expected:
             return self._on_moved_base(module, now, base, self.config.start)
@@ -260,13 +260,13 @@ class _Finder:
             return replace(module, why=f"{said}, and the weights that it left are not known")
         if MAGNITUDES[0] in module.pair.others:
             return replace(module, why=f"{said}, with DoRA's magnitude vectors")
-        move = move_when_merged(base, now, *self._factors(module.pair), scaling)
+        move = move_of(base, now, *self._factors(module.pair), scaling, merged=True)
         if move == "start":
             return replace(module, kind="merged", scaling=scaling)
         if move == "none":
             why = f"W + {scaling:.4g} x B A; {said}, so that the start of the factors is in it twice"
             return replace(module, kind="other", why=why)
-        return replace(module, kind="base" if same_bits(now, base.to(now.dtype)) else "other")
+        return replace(module, kind="base" if holds(now, base) else "other")
 
     def _together(self, numbers: list[int], modules: list[MergedModule]) -> Mapping[int, MergedModule]:
         """Fit the updates of several modules to the one weight that they share, by the scalings that are expected."""
@@ -308,7 +308,7 @@ class _Finder:
             wanted = base.double() + scaling * added
             unit = 4 * torch.finfo(now.dtype).eps * (base.double().norm() + scaling * added.norm())
             fits = float((now.double() - wanted).norm()) <= float(unit) + _SAME * scaling * float(added.norm())
-            kind = "merged" if fits else "base" if same_bits(now, base.to(now.dtype)) else "other"
+            kind = "merged" if fits else "base" if holds(now, base) else "other"
             yield replace(moved, kind=kind)
 
     def _factors(self, pair: LoraPair) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,12 @@ from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.layers import merged_modules
 from pytest_lora_ckpt.models import attribute
-from pytest_lora_ckpt.proof.bitwise import same_bits
-from pytest_lora_ckpt.proof.effect import AdapterEffect
+from pytest_lora_ckpt.proof.bitwise import holds
+from pytest_lora_ckpt.proof.effect import AdapterEffect, run_twice
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
-from pytest_lora_ckpt.proof.running import at_rest, floats_in
+from pytest_lora_ckpt.proof.running import at_rest
 from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS
-from pytest_lora_ckpt.wording import beginning, count, grouped
+from pytest_lora_ckpt.wording import count, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.proof.base_weights import Reference
-    from pytest_lora_ckpt.proof.loaded_model import ModelTensor
     from pytest_lora_ckpt.results import LoadReport
 
 
@@ -50,20 +48,12 @@ class WithSavedNames(LoadedModel):
         slots: Collection[str],
         prefix: str,
     ) -> None:
-        super().__init__(module)
+        super().__init__(module, saved)
         self.tuned, self.saved, self._slots, self._prefix = tuned, saved, slots, prefix
-
-    @cached_property
-    def state(self) -> Mapping[str, Any]:
-        """The state dict, with these names added."""
-        return {**super().state, **self.saved}
 
     def is_computed(self, key: str) -> bool:
         """Whether PEFT works the tensor out to save it, so that no tensor of the model is it."""
         return key in self.saved and key not in self.aliases
-
-    def _offloaded(self, key: str) -> ModelTensor | None:
-        return None if key in self.saved else super()._offloaded(key)
 
     @cached_property
     def places(self) -> frozenset[str]:
@@ -132,7 +122,7 @@ def holds_base_alone(loaded: LoadedModel, checkpoint: Checkpoint, reference: Ref
         return True  # A prompt is in no weight.
     pairs = [(loaded.read(key).tensor, reference.read(key)) for key in adapted_weights(loaded, checkpoint)]
     known = [(now, base) for now, base in pairs if now is not None and base is not None]
-    return all(same_bits(now, base.to(now.dtype)) for now, base in known) if known else None
+    return all(holds(now, base) for now, base in known) if known else None
 
 
 def method_effect(adapter: WithSavedNames, inputs: Mapping[str, Any]) -> AdapterEffect:
@@ -142,17 +132,7 @@ def method_effect(adapter: WithSavedNames, inputs: Mapping[str, Any]) -> Adapter
     if merged_modules(model):
         return replace(effect, state="merged")
     with at_rest(model):
-        try:
-            on = floats_in(model(**inputs))
-            with _switched_off(adapter.tuned):
-                off = floats_in(model(**inputs))
-        except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
-            message = f"The forward pass raised {type(error).__name__}: {beginning(str(error))}"
-            return replace(effect, cause="inputs-failed", error=message)
-    # A prompt makes the output longer.
-    apart = [_apart(a, b) for a, b in zip(on, off, strict=False)] if len(on) == len(off) else [math.inf]
-    finite = all(bool(tensor.isfinite().all()) for tensor in on)
-    return replace(effect, difference=max(apart, default=0.0), finite=finite)
+        return run_twice(effect, model, inputs, _switched_off(adapter.tuned))
 
 
 @contextlib.contextmanager
@@ -173,10 +153,6 @@ def _switched_off(tuned: Any) -> Iterator[None]:
             layer.enable_adapters(enabled=True)
         for parameter, before in trained.items():
             parameter.requires_grad_(before)
-
-
-def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one.double() - other.double()).abs().max()) if one.shape == other.shape else math.inf
 
 
 def _prefix(method: str | None) -> str:

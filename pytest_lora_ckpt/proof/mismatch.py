@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from pytest_lora_ckpt.proof.bitwise import pieces, same_bits
+from pytest_lora_ckpt.proof.bitwise import holds, pieces, same_bits
 from pytest_lora_ckpt.wording import dtype_name, printable
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _not_finite(case: Mismatch) -> Explanation | None:
 
 
 def _of_the_companion(case: Mismatch) -> Explanation | None:
-    if case.companion is None or not _same(case.companion[1], case.now):
+    if case.companion is None or not holds(case.now, case.companion[1]):
         return None
     return Explanation("stale-adapter-directory", f"the tensor of {case.companion[0]}/ next to the checkpoint")
 
@@ -136,7 +136,7 @@ def _another(case: Mismatch) -> Explanation | None:
 
 
 def _of_the_base(case: Mismatch) -> Explanation | None:
-    if case.reference is None or not _same(case.reference, case.now):
+    if case.reference is None or not holds(case.now, case.reference):
         return None
     return Explanation("still-initial", "the value of the base model: nothing was loaded here")
 
@@ -150,7 +150,7 @@ def _constant(case: Mismatch) -> Explanation | None:
 
 def _transposed(case: Mismatch) -> Explanation | None:
     square = case.now.ndim == 2 and case.now.shape[0] == case.now.shape[1]  # noqa: PLR2004  # A square matrix.
-    if square and _same(case.file.T.contiguous(), case.now):
+    if square and holds(case.now, case.file.T):
         return Explanation("transposed-factors", "the checkpoint's tensor transposed")
     return None
 
@@ -227,10 +227,6 @@ _RECOGNISERS: tuple[Callable[[Mismatch], Explanation | None], ...] = (
     _nearby,
     _initialised,
 )
-
-
-def _same(one: torch.Tensor, now: torch.Tensor) -> bool:
-    return one.shape == now.shape and same_bits(one.to(now.dtype), now)
 
 
 def _is_constant(tensor: torch.Tensor) -> bool:

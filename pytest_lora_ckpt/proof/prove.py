@@ -14,15 +14,14 @@ from pytest_lora_ckpt.keys import parse_key, parse_keys
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import is_module
-from pytest_lora_ckpt.proof.bitwise import cast_between, pieces, same_bits
+from pytest_lora_ckpt.proof.bitwise import cast_between, holds, pieces, same_bits
 from pytest_lora_ckpt.proof.embedding_rows import rows_of, trained_rows
 from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
 from pytest_lora_ckpt.proof.loaded_match import match_loaded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.mismatch import Mismatch, TensorsByValue, explain_mismatch
 from pytest_lora_ckpt.proof.padding import without_padding
-from pytest_lora_ckpt.proof.proved import Proof
-from pytest_lora_ckpt.proof.proved_tensor import STATE_DICT, Outcome, ProvedTensor
+from pytest_lora_ckpt.proof.proved import STATE_DICT, Outcome, Proof, ProvedTensor
 from pytest_lora_ckpt.vocabulary.lora import TOKENS_DELTA
 from pytest_lora_ckpt.wording import count, printable, type_name
 
@@ -97,7 +96,7 @@ def prove_match(
     """Prove the same where it is known already what belongs where."""
     prover = _Prover(LoadedModel.of(model), checkpoint, match, reference)
     own = tuple(_with_partners(tuple(prover.rows()), checkpoint.keys))
-    parts = [(part, tuple(prover.rows_of(part))) for part in match.parts]
+    parts = [(part, tuple(_with_partners(tuple(prover.rows_of(part)), part.checkpoint.keys))) for part in match.parts]
     held = {row.model_key for _, rows in parts for row in rows if row.outcome != "differs"}
     # Of two files with the same tensor, such as one of an earlier stage, the loader takes one.
     kept = [(part, tuple(row for row in rows if _counts(row, held))) for part, rows in parts]
@@ -183,7 +182,7 @@ class _Prover:
 
     def _is_of_the_base(self, model_key: str, file: torch.Tensor) -> bool:
         base = self.reference.read(model_key) if self.reference else None
-        return base is not None and base.shape == file.shape and same_bits(base.to(file.dtype), file)
+        return base is not None and holds(file, base)
 
     def _rows_of_embedding(self, trained: TrainedRows) -> ProvedTensor:
         live, file = self.loaded.read(trained.model_key), self.checkpoint.read(trained.key)
@@ -191,10 +190,10 @@ class _Prover:
             how = f"it {live.why or 'is sharded'}"
             return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "not provable", how)
         now = live.tensor[list(trained.rows)]
-        if same_bits(file, now) or cast_between(file, now):
+        if holds(now, file):
             return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "merged", f"{len(file)} rows")
         base = self.reference.read(trained.model_key) if self.reference else None
-        same = base is not None and same_bits(base[list(trained.rows)].to(now.dtype), now)
+        same = base is not None and holds(now, base[list(trained.rows)])
         how = f"{'the base model' if same else 'other'} values in {count(len(file), 'trained row')}"
         cause = "adapter-not-loaded" if same else "values-differ"
         return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "differs", how, cause)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_lora_ckpt.lora.config import AdapterConfig
-from pytest_lora_ckpt.proof.bitwise import cast_between, same_bits
+from pytest_lora_ckpt.proof.bitwise import holds
 from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.mismatch import is_fresh_linear
@@ -162,18 +162,19 @@ class _Tracer:
         now = live.tensor
         if key in self.base.resized:
             shared = min(len(now), len(wanted))
-            return "base" if live.is_whole and _same(wanted[:shared], now[:shared]) else "changed"
+            return "base" if live.is_whole and holds(now[:shared], wanted[:shared]) else "changed"
         wanted, layer = live.part_of(wanted), self.loaded.layer_of_weight.get(key)
         if layer and self.given.config.moves_base and live.is_whole:
             # Layers that are copies of one tensor have it moved once for each of them.
             if self.given.config.start.startswith(UNREPEATABLE_INITS) or self.given.config.replicated:
                 return "unknown"
-            move = move_of(wanted, now, layer)
+            factors = layer.down.detach().cpu(), layer.up.detach().cpu()
+            move = move_of(wanted, now, *factors, layer.scaling or 0.0, merged=layer.merged > 0)
             self.converted = self.converted or move == "converted"
             return "changed" if move in {"other", "converted"} else "not moved" if move == "none" else "moved"
-        if _same(wanted, now):
+        if holds(now, wanted):
             return "base"
-        if key in self.given.rows and live.is_whole and _same(*self._untrained(key, wanted, now)):
+        if key in self.given.rows and live.is_whole and holds(*self._untrained(key, now, wanted)):
             return "base"
         merged = self.loaded.merged_into.get(key) if live.is_whole else None
         if merged and fit_in_place(now, wanted, merged).times == 1:
@@ -197,7 +198,3 @@ class _Tracer:
     def _are_fresh(self, keys: Iterable[str]) -> bool:
         tensors = (self.loaded.read(key).tensor for key in keys)
         return all(tensor is not None and is_fresh_linear(tensor) for tensor in tensors)
-
-
-def _same(wanted: torch.Tensor, now: torch.Tensor) -> bool:
-    return same_bits(wanted, now) or cast_between(wanted, now) is not None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
-
-if TYPE_CHECKING:
-    from pytest_lora_ckpt.lora.layers import AdapterLayer
 
 Move = Literal["none", "start", "converted", "other"]
 
@@ -18,35 +15,26 @@ _ROUNDING = 4.0
 _SPARE = 8
 
 
-def move_of(base: torch.Tensor, now: torch.Tensor, layer: AdapterLayer) -> Move:
-    """Tell how a layer's weight differs from the base model's.
+def move_of(  # noqa: PLR0913  # A weight twice, two factors and how they are applied.
+    base: torch.Tensor, now: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: float, *, merged: bool
+) -> Move:
+    """Tell how an adapted weight differs from the base model's.
 
     What PEFT takes out is scaling x B A of the first factors, whatever the method: a matrix of the adapter's rank,
     which another base model, or other weights, do not differ by.
 
     Args:
         base: The base model's weight.
-        now: The layer's.
-        layer: The adapter there, whose update is in the weight where it is merged.
+        now: The weight.
+        down: A.
+        up: B.
+        scaling: The scaling of their update.
+        merged: Whether the update is in the weight.
 
     Returns:
         `"none"` (it is the base model's), `"start"` (the start of the factors was taken out), `"converted"` (so it was,
         and the factors are of an adapter that was converted to serve the original base), or `"other"`.
     """
-    scaling = layer.scaling or 0.0
-    return _move(base, now, layer.down.detach().cpu(), layer.up.detach().cpu(), scaling, merged=layer.merged > 0)
-
-
-def move_when_merged(
-    base: torch.Tensor, now: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: float
-) -> Move:
-    """Tell the same of a weight into which these factors were merged with this scaling."""
-    return _move(base, now, down, up, scaling, merged=True)
-
-
-def _move(  # noqa: PLR0913  # A weight twice, two factors and how they are applied.
-    base: torch.Tensor, now: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: float, *, merged: bool
-) -> Move:
     if base.shape != now.shape or now.ndim < 2 or not now.is_floating_point():  # noqa: PLR2004  # A matrix, or a kernel.
         return "other"
     there, weight = now.flatten(1).double(), base.flatten(1).double()
