@@ -195,7 +195,7 @@ class LoadedEvidence:
     @cached_property
     def _own_adapters(self) -> set[str]:
         """Names that the loaded model has for this checkpoint's adapters."""
-        model_keys = (*self.match.report.mapping.values(), *self.match.companion.values())
+        model_keys = (*self.match.report.mapping.values(), *self.match.beside.values())
         return {name for name in (parse_key(key).adapter for key in model_keys) if name}
 
     @cached_property

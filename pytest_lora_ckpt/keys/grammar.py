@@ -7,6 +7,7 @@ looks at literal names and at shapes before it believes a role.
 
 from __future__ import annotations
 
+import re
 from itertools import compress
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -45,6 +46,8 @@ Role: TypeAlias = Literal[
 
 PEFT_LORA = frozenset({*PEFT_FACTORS, *PRODUCT_FACTORS, IMPORTANCE, MAGNITUDE, TOKENS_DELTA})
 _OTHER_LORA = frozenset({*OTHER_FACTORS, LORA_MID})
+# What Megatron calls the modules that it adapts, or transformers where it serves its models.
+_PROJECTION = re.compile(r"^linear_|_proj$")
 _PARAMETERS = frozenset({"weight", "bias"})
 
 _WORDS = frozenset(
@@ -282,7 +285,7 @@ def _container(segments: Sequence[str], at: int) -> list[Role]:
     segment, following = segments[at], segments[at + 1]
     if following in CONTAINED_FACTORS and (segment in LORA_CONTAINERS or segment.endswith("_lora")):
         return ["lora" if segment in LORA_CONTAINERS else "module", "lora", *_tail(segments[at + 2 :])]
-    if segment == MEGATRON_CONTAINER and segments[at - 1].startswith("linear_"):
+    if segment == MEGATRON_CONTAINER and _PROJECTION.search(segments[at - 1]):
         if following in MEGATRON_FACTORS:
             return ["lora", "lora", *_tail(segments[at + 2 :])]
         if following.startswith("adapter_") and segments[at + 2 : at + 3] and segments[at + 2] in MEGATRON_FACTORS:

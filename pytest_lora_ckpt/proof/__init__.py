@@ -2,57 +2,34 @@
 
 from __future__ import annotations
 
-from pytest_lora_ckpt.proof.base_weights import BaseWeights, Reference
-from pytest_lora_ckpt.proof.effect import AdapterEffect, adapter_effect, zero_but_used
-from pytest_lora_ckpt.proof.embedding_rows import trained_rows
-from pytest_lora_ckpt.proof.generation import Generation, can_generate, generate
-from pytest_lora_ckpt.proof.inputs import default_inputs
-from pytest_lora_ckpt.proof.loaded_match import LoadedMatch, match_loaded
-from pytest_lora_ckpt.proof.loaded_model import LoadedModel
-from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
-from pytest_lora_ckpt.proof.methods import (
-    WithSavedNames,
-    adapted_weights,
-    holds_base_alone,
-    method_effect,
-    with_saved_names,
-)
-from pytest_lora_ckpt.proof.padding import without_padding
-from pytest_lora_ckpt.proof.prove import prove_load, prove_match
-from pytest_lora_ckpt.proof.proved import Proof, ProvedTensor
-from pytest_lora_ckpt.proof.provenance import Given, Provenance, trace
-from pytest_lora_ckpt.proof.updates import UpdateSize, update_sizes
-
-__all__ = [
-    "AdapterEffect",
-    "BaseWeights",
-    "Generation",
-    "Given",
-    "LoadedMatch",
-    "LoadedModel",
-    "Merge",
-    "MergedModule",
-    "Proof",
-    "ProvedTensor",
-    "Provenance",
-    "Reference",
-    "UpdateSize",
-    "WithSavedNames",
-    "adapted_weights",
-    "adapter_effect",
-    "can_generate",
-    "default_inputs",
-    "find_merge",
-    "generate",
-    "holds_base_alone",
-    "match_loaded",
-    "method_effect",
-    "prove_load",
-    "prove_match",
-    "trace",
-    "trained_rows",
-    "update_sizes",
-    "with_saved_names",
-    "without_padding",
-    "zero_but_used",
-]
+from pytest_lora_ckpt.proof.base_weights import BaseWeights as BaseWeights
+from pytest_lora_ckpt.proof.base_weights import Reference as Reference
+from pytest_lora_ckpt.proof.effect import AdapterEffect as AdapterEffect
+from pytest_lora_ckpt.proof.effect import adapter_effect as adapter_effect
+from pytest_lora_ckpt.proof.effect import zero_but_used as zero_but_used
+from pytest_lora_ckpt.proof.embedding_rows import trained_rows as trained_rows
+from pytest_lora_ckpt.proof.generation import Generation as Generation
+from pytest_lora_ckpt.proof.generation import can_generate as can_generate
+from pytest_lora_ckpt.proof.generation import generate as generate
+from pytest_lora_ckpt.proof.inputs import default_inputs as default_inputs
+from pytest_lora_ckpt.proof.loaded_match import LoadedMatch as LoadedMatch
+from pytest_lora_ckpt.proof.loaded_match import match_loaded as match_loaded
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel as LoadedModel
+from pytest_lora_ckpt.proof.merging import Merge as Merge
+from pytest_lora_ckpt.proof.merging import MergedModule as MergedModule
+from pytest_lora_ckpt.proof.merging import find_merge as find_merge
+from pytest_lora_ckpt.proof.methods import WithSavedNames as WithSavedNames
+from pytest_lora_ckpt.proof.methods import adapted_weights as adapted_weights
+from pytest_lora_ckpt.proof.methods import holds_base_alone as holds_base_alone
+from pytest_lora_ckpt.proof.methods import method_effect as method_effect
+from pytest_lora_ckpt.proof.methods import with_saved_names as with_saved_names
+from pytest_lora_ckpt.proof.padding import without_padding as without_padding
+from pytest_lora_ckpt.proof.prove import prove_load as prove_load
+from pytest_lora_ckpt.proof.prove import prove_match as prove_match
+from pytest_lora_ckpt.proof.proved import Proof as Proof
+from pytest_lora_ckpt.proof.proved import ProvedTensor as ProvedTensor
+from pytest_lora_ckpt.proof.provenance import Given as Given
+from pytest_lora_ckpt.proof.provenance import Provenance as Provenance
+from pytest_lora_ckpt.proof.provenance import trace as trace
+from pytest_lora_ckpt.proof.updates import UpdateSize as UpdateSize
+from pytest_lora_ckpt.proof.updates import update_sizes as update_sizes

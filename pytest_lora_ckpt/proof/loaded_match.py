@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.comparison.companion import Part, compare_with_companion, with_parts
+from pytest_lora_ckpt.comparison.companion import WholeComparison, compare_with_companion, with_parts
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.pairing import Excuses
 from pytest_lora_ckpt.findings import TELLING_RENAMINGS, finding
@@ -22,14 +22,14 @@ from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
 from pytest_lora_ckpt.wording import count, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.keys import Remapping
-    from pytest_lora_ckpt.results import Finding, LoadReport
+    from pytest_lora_ckpt.results import Finding
 
 # Tensors that are read to recognise an adapter by its values.
 _PROBES = 3
@@ -38,20 +38,14 @@ _MOST_NAMES = 6
 
 
 @dataclass(frozen=True)
-class LoadedMatch:
+class LoadedMatch(WholeComparison):
     """A checkpoint matched with a loaded model.
 
     Attributes:
-        report: What belongs where, and what has no counterpart.
-        companion: Keys of the adapter directory next to the checkpoint -> keys of the model.
         merge: What the adapted weights are, where the model has no LoRA layers; None where that is not the question.
-        parts: What else was trained, in files of its own.
     """
 
-    report: LoadReport
-    companion: Mapping[str, str]
-    merge: Merge | None
-    parts: tuple[Part, ...] = ()
+    merge: Merge | None = None
 
 
 def match_loaded(
@@ -78,10 +72,10 @@ def match_loaded(
     whole = compare_with_companion(
         checkpoint, loaded.keys, remapping, stage=stage, adapter_name=name or "default", names=names
     )
-    report, companion, parts = whole.report, whole.beside, whole.parts
+    report, beside, parts = whole.report, whole.beside, whole.parts
     source = checkpoint if report.lora_keys[0] else checkpoint.adapter_companion
     if report.lora_keys[1] or source is None or not compare(source, None).lora_keys[0]:
-        return LoadedMatch(report, companion, None, parts)
+        return LoadedMatch(report, beside, parts)
     if source is not checkpoint:
         # W may lie in the file, and the adapter next to it.
         reference = reference or Reference()
@@ -97,7 +91,7 @@ def match_loaded(
         present |= {key for key, own in source.keys.derived(parse_keys).items() if own.is_adapter}
     if not present and all(each.kind == "base" or not each.model_key for each in merge.modules):
         report = dataclasses.replace(report, findings=(*_names_of_dropped(loaded, source), *report.findings))
-        return LoadedMatch(report, companion, merge, parts)
+        return LoadedMatch(report, beside, parts, merge)
     present |= {each.key for each in trained_rows(loaded, source)}  # They are proved by themselves.
     if present:
         # Where a trained copy has taken its module's place, the original has none.
@@ -109,7 +103,7 @@ def match_loaded(
     own = source.keys.keys()
     findings = [each for each in report.findings if each.cause != "adapter-not-loaded" or not own & {*each.keys}]
     report = dataclasses.replace(report, findings=(*findings, *_merge_findings(merge)))
-    return LoadedMatch(report, companion, merge, parts)
+    return LoadedMatch(report, beside, parts, merge)
 
 
 def _names_of_dropped(loaded: LoadedModel, adapter: Checkpoint) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS
 from pytest_lora_ckpt.wording import count, grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     import torch
 
@@ -35,21 +35,20 @@ class WithSavedNames(LoadedModel):
     Args:
         module: The model.
         tuned: The model in it that has PEFT's `peft_config`.
-        saved: What `save_pretrained` would write of the adapter.
-        slots: The names among them that are the adapter's own, and not an embedding's.
-        prefix: How the names of the method's parameters begin.
+        name: Name of the adapter.
+        embeddings: Whether PEFT is to save embeddings with it.
     """
 
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        tuned: Any,
-        saved: Mapping[str, torch.Tensor],
-        slots: Collection[str],
-        prefix: str,
-    ) -> None:
-        super().__init__(module, saved)
-        self.tuned, self.saved, self._slots, self._prefix = tuned, saved, slots, prefix
+    def __init__(self, module: torch.nn.Module, tuned: Any, name: str, *, embeddings: bool) -> None:
+        from peft import get_peft_model_state_dict
+
+        self.saved: Mapping[str, torch.Tensor] = get_peft_model_state_dict(
+            tuned, adapter_name=name, save_embedding_layers=embeddings
+        )
+        super().__init__(module, self.saved)
+        self.tuned = tuned
+        self._slots = get_peft_model_state_dict(tuned, adapter_name=name, save_embedding_layers=False).keys()
+        self._prefix = _prefix(_method_of(tuned.peft_config[name]))
 
     def is_computed(self, key: str) -> bool:
         """Whether PEFT works the tensor out to save it, so that no tensor of the model is it."""
@@ -80,24 +79,23 @@ class WithSavedNames(LoadedModel):
 
 def with_saved_names(loaded: LoadedModel, checkpoint: Checkpoint) -> WithSavedNames | None:
     """Find the adapter of a checkpoint's method in a loaded model; None where it has none of that method."""
-    from peft import get_peft_model_state_dict
-
     method = AdapterConfig.of(checkpoint.config).method
     embeddings = any({*key.split(".")} & (EMBEDDINGS | LM_HEADS) for key in checkpoint.keys)
     for module in loaded.module.modules():
         configs = attribute(module, "peft_config")
         if not isinstance(configs, dict):
             continue
-        names = [
-            name for name, each in configs.items() if AdapterConfig.of({"peft_type": each.peft_type}).method == method
-        ]
+        names = [name for name, each in configs.items() if _method_of(each) == method]
         active = attribute(module, "active_adapter")
         if names:
             name = active if active in names else names[0]
-            own = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
-            saved = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=embeddings)
-            return WithSavedNames(loaded.module, module, saved, own.keys(), _prefix(method)) if saved else None
+            found = WithSavedNames(loaded.module, module, name, embeddings=embeddings)
+            return found if found.saved else None
     return None
+
+
+def _method_of(config: Any) -> str | None:
+    return AdapterConfig.of({"peft_type": config.peft_type}).method
 
 
 def adapted_weights(loaded: LoadedModel, checkpoint: Checkpoint) -> set[str]:

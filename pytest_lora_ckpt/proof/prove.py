@@ -116,7 +116,7 @@ class _Prover:
     ) -> None:
         self.loaded, self.checkpoint, self.match, self.reference = loaded, checkpoint, match, reference
         self.others = TensorsByValue(checkpoint.keys.shapes, checkpoint.read)
-        self.companion_key_at = {model_key: key for key, model_key in match.companion.items()}
+        self.companion_key_at = {model_key: key for key, model_key in match.beside.items()}
         parsed = checkpoint.keys.derived(parse_keys)
         # A trained copy next to the file takes the place of an original in it.
         self.mapping = {
@@ -142,7 +142,7 @@ class _Prover:
             yield from (merge.prove(module, key) for module in modules for key in module.pair.keys)
             yield from (self._rows_of_embedding(each) for each in trained_rows(self.loaded, self.checkpoint))
         if companion is not None:
-            for key, model_key in self.match.companion.items():
+            for key, model_key in self.match.beside.items():
                 if model_key not in self.key_at:
                     yield self._compare(key, model_key, companion.read(key), companion.path.name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.proof.bitwise import holds
@@ -22,19 +22,9 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.proof.base_weights import BaseWeights
     from pytest_lora_ckpt.proof.loaded_model import ModelTensor
 
-Origin = Literal[
-    "checkpoint",
-    "adapter",
-    "other adapter",
-    "base",
-    "rounded",
-    "moved",
-    "derived",
-    "unknown",
-    "changed",
-    "not moved",
-    "nowhere",
-]
+_Known = Literal["base", "rounded", "moved", "changed", "not moved"]
+Origin = Literal[_Known, "checkpoint", "adapter", "other adapter", "derived", "unknown", "nowhere"]
+_KNOWN: tuple[_Known, ...] = get_args(_Known)
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,7 @@ class Provenance:
     @property
     def compared(self) -> int:
         """Number of base weights that were compared with the base model's."""
-        return self.count("base", "rounded", "moved", "changed", "not moved")
+        return self.count(*_KNOWN)
 
     @property
     def is_little(self) -> bool:
@@ -107,7 +97,7 @@ class Provenance:
         """Keys from nowhere in components of which most is, though the base model has a part; or which are fresh."""
         suspect = set(self.fresh)
         for name, counted in self.by_component.items():
-            known = sum(counted.get(each, 0) for each in ("base", "rounded", "moved", "changed", "not moved"))
+            known = sum(counted.get(each, 0) for each in _KNOWN)
             if known and counted.get("nowhere", 0) > known + counted.get("checkpoint", 0) + counted.get("derived", 0):
                 suspect.add(name)
         return tuple(key for key in self.of("nowhere") if self.components[key] in suspect)
@@ -151,7 +141,10 @@ class _Tracer:
             return "derived"
         wanted = self.base.read(key)
         if wanted is not None:
-            return self._against_base(key, self.loaded.read(key), wanted)
+            origin = self._against_base(key, self.loaded.read(key), wanted)
+            # A trained copy stands in for it: PEFT's head of a classifier is random in each base model.
+            replaced = origin == "changed" and "original_module" in self.loaded.parsed[key].roles
+            return "derived" if replaced else origin
         if key in self.base.key_of or key in self.base.resized:
             return "unknown"
         return "derived" if key in self.buffers else "nowhere"  # Buffers are computed when a model is built.

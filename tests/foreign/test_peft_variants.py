@@ -361,8 +361,22 @@ def in_int8() -> Any:
     return model
 
 
+def classifier(seed: int = 0) -> Any:
+    """Return a tiny classifier, whose head is random in each base model."""
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    model = transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**sizes)).eval()
+    torch.manual_seed(seed)
+    model.score.reset_parameters()
+    return model
+
+
+CLASSIFIER = replace(variant("classifier", classifier, task_type="SEQ_CLS"), load=loads(lambda: classifier(seed=1)))
 QUANTISED = variant("int8", in_int8)
 WAYS = [
+    CLASSIFIER,
+    replace(CLASSIFIER, name="classifier-merged", load=merges(lambda: classifier(seed=1))),
     QUANTISED,
     replace(QUANTISED, name="int8-and-the-base-before", base=llama),
     replace(QUANTISED, name="int8-without-base", base=None),
