@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.auditing.judges.judgement import failure_text
 from pytest_lora_ckpt.auditing.result import CheckReport
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.wording import WIDTH, printable, sentence
@@ -29,12 +30,14 @@ class InternalError(Exception):
     Attributes:
         what: The exception and its place, in a sentence.
         finding: The same as a finding, with the file and with what to do.
+        text: The same as the text of a failure.
     """
 
     def __init__(self, doing: str, path: object, error: BaseException) -> None:
         self.what = f"{type(error).__name__}: {_said(error)} ({_place(error)})"
         message = f"pytest-lora-ckpt itself failed in {doing} on {printable(path, WIDTH)}: {self.what}."
         self.finding = finding(_CAUSE, message)
+        self.text = failure_text(self.finding.message, [self.finding])
         super().__init__(self.finding.message)
 
 

@@ -41,7 +41,6 @@ def _sources(request: pytest.FixtureRequest) -> Sources | None:
 def failing(path: object, *passing: type[Exception]) -> Iterator[None]:
     """Let the test fail with the message alone where the checkpoint, the project's code or this package does."""
     from pytest_lora_ckpt.auditing.guard import InternalError, guard
-    from pytest_lora_ckpt.auditing.judges.judgement import failure_text
     from pytest_lora_ckpt.auditing.project import ProjectError
     from pytest_lora_ckpt.checkpoint import CheckpointError
     from pytest_lora_ckpt.wording import block
@@ -53,7 +52,7 @@ def failing(path: object, *passing: type[Exception]) -> Iterator[None]:
     except (CheckpointError, ProjectError) as error:
         pytest.fail(block(str(error)), pytrace=False)
     except InternalError as error:
-        pytest.fail(failure_text(str(error), [error.finding]), pytrace=False)
+        pytest.fail(error.text, pytrace=False)
 
 
 @pytest.fixture(scope="session")

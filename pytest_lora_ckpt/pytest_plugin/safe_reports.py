@@ -37,7 +37,7 @@ def make_safe(report: pytest.TestReport, *, is_check: bool) -> None:
         with guard("a report of pytest", report.nodeid):
             _make_safe(report, is_check=is_check)
     except InternalError as error:
-        report.longrepr, report.sections, report.outcome = str(error), [], "failed"
+        report.longrepr, report.sections, report.outcome = error.text, [], "failed"
 
 
 def _make_safe(report: pytest.TestReport, *, is_check: bool) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from pytest_lora_ckpt.auditing.gather import gather
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
-from pytest_lora_ckpt.auditing.judges.judgement import failure_text
 from pytest_lora_ckpt.auditing.render import write_report
 from pytest_lora_ckpt.auditing.render.terminal import section
 from pytest_lora_ckpt.options import OVERRIDABLE, Settings, read_settings
@@ -21,7 +20,7 @@ from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
 from pytest_lora_ckpt.pytest_plugin.safe_reports import Pages, safe_id
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
 from pytest_lora_ckpt.pytest_plugin.sources import Sources
-from pytest_lora_ckpt.wording import WIDTH, SafeText, line, printable
+from pytest_lora_ckpt.wording import WIDTH, SafeText, block, line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,7 +66,7 @@ def collecting() -> Iterator[None]:
         with guard("the collection", NAME, (pytest.UsageError,)):
             yield
     except InternalError as error:
-        raise pytest.Collector.CollectError(_text(error)) from None
+        raise pytest.Collector.CollectError(error.text) from None
 
 
 class LoraAudit:
@@ -170,7 +169,7 @@ class LoraAudit:
                 for spec, report in transport.receive(test_report):
                     self.reports.setdefault(spec, []).append(report)
         except InternalError as error:
-            test_report.outcome, test_report.longrepr = "failed", _text(error)
+            test_report.outcome, test_report.longrepr = "failed", error.text
         if test_report.failed and test_report.nodeid.startswith(f"{NAME}::"):
             self._pages.shorten(test_report)
 
@@ -191,7 +190,8 @@ class LoraAudit:
             with self._counted(session, name, "printing the results"):
                 self._sections += [(mark, title, list(lines)) for mark, title, lines in _sections(name, result)]
             for error in result.errors:
-                self._fail(session, name, error)
+                if isinstance(error, InternalError):
+                    self._fail(session, name, error.text)
         for path in self.settings.report:
             with self._counted(session, path.name, "writing the report"):
                 write_report(path, results)
@@ -202,14 +202,16 @@ class LoraAudit:
         try:
             with guard(doing, name, (OSError,)):
                 yield
-        except (OSError, InternalError) as error:
-            self._fail(session, name, error)
+        except InternalError as error:
+            self._fail(session, name, error.text)
+        except OSError as error:
+            self._fail(session, name, block(f"The report cannot be written: {error}"))
 
-    def _fail(self, session: pytest.Session, name: str, error: BaseException) -> None:
+    def _fail(self, session: pytest.Session, name: str, text: SafeText) -> None:
         """Report a failure of the run, as that of an item: every plugin counts it."""
         nodeid = f"{NAME}::report[{safe_id(name)}]"
         location = (NAME, None, nodeid.partition("::")[2])
-        report = pytest.TestReport(nodeid, location, {}, "failed", _text(error), "call")
+        report = pytest.TestReport(nodeid, location, {}, "failed", text, "call")
         self.config.hook.pytest_runtest_logreport(report=report)
         if session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -236,9 +238,3 @@ def _sections(name: str, result: AuditResult) -> Iterator[tuple[str, SafeText, I
 
         heading = SafeText(f"faults: {printable(result.faults['loader'], WIDTH)}")
         yield "-", heading, map(line, render_score(result.faults))
-
-
-def _text(error: BaseException) -> SafeText:
-    if isinstance(error, InternalError):
-        return failure_text(str(error), [error.finding])
-    return failure_text(f"The report cannot be written: {error}")
