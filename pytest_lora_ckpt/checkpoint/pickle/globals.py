@@ -5,15 +5,40 @@ from __future__ import annotations
 import dataclasses
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
+from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.vocabulary.calls import WATCHED
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_PART = 60  # Characters of one step of a path.
+_STEPS = 12  # Steps of a path that are shown.
+
+Place: TypeAlias = "tuple[Place | None, object]"
+"""A place in an object: the place around it, and the step from there; the object itself has neither."""
+
 Use = Literal["named", "made", "valued", "called", "changed"]
+
+
+def path_of(place: Place | None) -> str:
+    """Write a place as a path, from its end backwards: a hostile object is a million levels deep.
+
+    Example:
+        >>> path_of((((None, None), "hyper_parameters"), 3))
+        'hyper_parameters[3]'
+    """
+    steps: list[str] = []
+    while place is not None and place[0] is not None and len(steps) <= _STEPS:
+        place, step = place
+        if type(step) is int:
+            steps.append(f"[{step}]")
+        else:
+            steps.append(f".{printable(step if isinstance(step, str) else describe(step, _PART), _PART)}")
+    return ("…" if len(steps) > _STEPS else "") + "".join(reversed(steps)).removeprefix(".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +104,7 @@ class Asked:
     byte: int
     watched: bool
     uses: dict[Use, int] = field(default_factory=dict)
-    paths: dict[Use, str] = field(default_factory=dict)
+    places: dict[Use, Place] = field(default_factory=dict)
     spelled: bool = False
 
     @property
@@ -134,7 +159,15 @@ class Ledger:
         for row in sorted(self.asked.values(), key=lambda row: row.qualname):
             uses: Mapping[Use, int] = row.uses or ({} if row.spelled else {"named": 1})
             found += (
-                Global(row.module, row.name, self.entry, row.paths.get(use), use, row.byte, number)
+                Global(
+                    row.module,
+                    row.name,
+                    self.entry,
+                    path_of(row.places[use]) if use in row.places else None,
+                    use,
+                    row.byte,
+                    number,
+                )
                 for use, number in uses.items()
             )
         return tuple(found)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.limits import OverLimitError
+from pytest_lora_ckpt.checkpoint.pickle.globals import path_of
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.places import find_places
@@ -22,7 +23,7 @@ from pytest_lora_ckpt.vocabulary.formats import LEGACY_MAGIC
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.limits import Budget
-    from pytest_lora_ckpt.checkpoint.pickle.globals import Global
+    from pytest_lora_ckpt.checkpoint.pickle.globals import Global, Place
 
 _DEPTH = 4  # Pickles in pickles.
 _UNREADABLE = (ValueError, EOFError, OSError, NotImplementedError, RuntimeError)  # By `zipfile`: packed or encrypted.
@@ -133,7 +134,7 @@ def globals_of(machine: PickleMachine, made: object, budget: Budget, depth: int 
     return (*ledger.globals(), *inner)
 
 
-def _inner(value: bytes | bytearray | str, place: str, entry: str, budget: Budget, depth: int) -> tuple[Global, ...]:
+def _inner(value: bytes | bytearray | str, place: Place, entry: str, budget: Budget, depth: int) -> tuple[Global, ...]:
     """Return what a value asks for, should somebody load it as a pickle; nothing where it is none.
 
     With a header, what comes before it breaks counts; without one it must be a whole pickle, for a text may look so.
@@ -149,7 +150,7 @@ def _inner(value: bytes | bytearray | str, place: str, entry: str, budget: Budge
             found = scan.globals
         else:
             found = () if isinstance(value, str) else scan_between(data, entry, budget, depth)
-    return tuple(dataclasses.replace(each, path=f"{place}, a pickle in a value") for each in found)
+    return tuple(dataclasses.replace(each, path=f"{path_of(place)}, a pickle in a value") for each in found)
 
 
 def _in_archive(data: bytes, entry: str, budget: Budget, depth: int) -> tuple[Global, ...]:
