@@ -63,6 +63,7 @@ class Limits:
 
     pickle_bytes: int = _bound(1 << 30, "bytes of one pickle", "A tensor takes 300: a million keys are 0.3 GB.")
     opcodes: int = _bound(300_000_000, "opcodes of pickles", "A tensor takes 40: a million keys are 40 million.")
+    names: int = _bound(10_000, "classes and functions that pickles name", "Checkpoints name some 10 to 200.")
     made_bytes: int = _bound(
         1 << 28, "bytes that calls make", "A few opcodes can copy a text of any length, again and again."
     )
@@ -97,6 +98,7 @@ class Limits:
 Bound = Literal[
     "pickle_bytes",
     "opcodes",
+    "names",
     "made_bytes",
     "elements",
     "entries",

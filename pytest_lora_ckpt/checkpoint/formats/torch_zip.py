@@ -70,7 +70,7 @@ def index(window: Window) -> FileIndex:
         source=ZipSource(archive, prefix, order),
         globals=(
             *globals_of(machine, made, window.budget),
-            *_hidden(archive, prefix, calls, contents[machine.position :]),
+            *_hidden(archive, prefix, calls, machine),
         ),
         notes=(*calls.notes, *_packed_note(archive, prefix)),
     )
@@ -85,11 +85,11 @@ def _packed_note(archive: ZipIndex, prefix: str) -> tuple[str, ...]:
     return ()
 
 
-def _hidden(archive: ZipIndex, prefix: str, calls: TorchCalls, behind: bytes) -> Iterator[Global]:
+def _hidden(archive: ZipIndex, prefix: str, calls: TorchCalls, read: PickleMachine) -> Iterator[Global]:
     """List what pickles ask for that torch does not load: behind its own, and in records that hold no tensor."""
     budget = archive.window.budget
-    if behind:
-        yield from scan_between(behind, f"{prefix}data.pkl", budget)
+    if read.position < len(read.data):
+        yield from scan_between(read.data, f"{prefix}data.pkl", budget, start=read.position)
     for name, record in archive.records.items():
         if name != f"{prefix}data.pkl" and name.removeprefix(f"{prefix}data/") not in calls.storages:
             window, start = archive.record(name)

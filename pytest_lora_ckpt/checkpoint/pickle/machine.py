@@ -32,6 +32,7 @@ class PickleMachine(PickleState):
         builders: qualified name -> what to make of its arguments (our own inert code). Other names become `Opaque`.
         persistent: What to make of a persistent id.
         budget: What the audit may spend.
+        start: Where in the bytes the first one begins.
 
     Attributes:
         position: Where the next opcode lies.

@@ -63,7 +63,7 @@ def find_places(made: object) -> Iterator[tuple[bytes | bytearray | str, Place]]
             for use in uses:
                 if (use in _OF_NAMES) is (value.args is None):
                     value.asked.places.setdefault(use, place)
-        for step, inner in _inside(value):
+        for step, inner in enumerate(value) if kind is tuple or kind is list else _inside(value):  # type: ignore[arg-type]
             kind = type(inner)
             if kind not in _LEAVES and (kind not in _TEXTS or may_be_pickle(inner)):  # type: ignore[arg-type]
                 pending.append((inner, place, step))

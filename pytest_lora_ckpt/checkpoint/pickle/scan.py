@@ -70,8 +70,7 @@ def scan_pickles(data: bytes, entry: str, budget: Budget, depth: int = 0, *, sta
         depth: How many pickles they lie in.
         start: Where the first one begins.
     """
-    machine = PickleMachine(data, entry, persistent=_persistent, budget=budget)
-    machine.position = start
+    machine = PickleMachine(data, entry, persistent=_persistent, budget=budget, start=start)
     results: list[object] = []
     error: BrokenFileError | None = None
     end = start
@@ -88,7 +87,7 @@ def scan_pickles(data: bytes, entry: str, budget: Budget, depth: int = 0, *, sta
     return Scan(found, len(results), error, end, machine.position, results[0] if results else None)
 
 
-def scan_between(data: bytes, entry: str, budget: Budget, depth: int = 0) -> tuple[Global, ...]:
+def scan_between(data: bytes, entry: str, budget: Budget, depth: int = 0, *, start: int = 0) -> tuple[Global, ...]:
     """Return what the whole pickles ask for that lie among other bytes, each by its header; the first may have none.
 
     Args:
@@ -96,13 +95,14 @@ def scan_between(data: bytes, entry: str, budget: Budget, depth: int = 0) -> tup
         entry: What to call them.
         budget: What may be spent.
         depth: How many pickles they lie in.
+        start: Where to begin.
     """
     found: list[Global] = []
-    position, tries = 0, 0
+    position, tries = start, 0
     while True:
         budget.check_time()
         scan = scan_pickles(data, entry, budget, depth, start=position)
-        if scan.pickles or (position == 0 and data[:1] == b"\x80"):
+        if scan.pickles or (position == start and data[start : start + 1] == b"\x80"):
             found += scan.globals
         tries += 1
         header = _HEADER.search(data, max(scan.position if tries < _TRIES else scan.reached, position + 1))

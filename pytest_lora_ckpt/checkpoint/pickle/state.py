@@ -25,7 +25,7 @@ _PYTHON_3 = 3  # The first protocol in which names are those of Python 3.
 class PickleState:
     """What the opcodes work on. See `PickleMachine`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - All but the first by keyword or by default.
         self,
         data: bytes,
         entry: str = "",
@@ -33,11 +33,13 @@ class PickleState:
         builders: Mapping[str, Builder] | None = None,
         persistent: Builder | None = None,
         budget: Budget | None = None,
+        start: int = 0,
     ) -> None:
         self.budget = budget or Budget()
-        self.budget.grant(len(data))
+        if not start:
+            self.budget.grant(len(data))
         self.data = data
-        self.position = 0
+        self.position = start
         self.protocol = 0
         self.builders = {**PLAIN, **(builders or {})}
         self.persistent = persistent
@@ -90,7 +92,10 @@ class PickleState:
             raise BrokenFileError("a global's name is not a text")
         if self.protocol < _PYTHON_3:
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        known = len(self.ledger.asked)
         asked = self.ledger.ask(module, name, self.position)
+        if len(self.ledger.asked) > known:
+            self.budget.spend("names", 1)
         return Opaque(f"{module}.{name}", asked=asked)
 
     def blocks(self) -> Iterator[repeat[None]]:
