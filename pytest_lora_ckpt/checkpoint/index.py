@@ -13,12 +13,14 @@ from pytest_lora_ckpt.checkpoint.window import DeflatedWindow, PartWindow
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import torch
 
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.checkpoint.window import Window
+
+_MOST = 1 << 63
 
 Target = slice | tuple[slice, ...]
 
@@ -96,6 +98,21 @@ class FileIndex:
     opaque: Mapping[str, str] = field(default_factory=dict)
     globals: tuple[Global, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def is_addressable(shape: Iterable[int], stride: Iterable[int] = ()) -> bool:
+    """Whether torch can make a tensor of such sizes: even where one is 0, the others must not multiply to 2**63.
+
+    Example:
+        >>> is_addressable((0, 1 << 40)), is_addressable((0, 1 << 40, 1 << 40))
+        (True, False)
+    """
+    product = 1
+    for size in shape:
+        product *= max(size, 1)
+        if product >= _MOST:
+            return False
+    return max(stride, default=0) < _MOST
 
 
 def read_bytes(info: TensorInfo, pieces: tuple[Piece, ...]) -> memoryview:

@@ -142,9 +142,8 @@ def batch(seed: int, numbers: range, folder: Path, report: int) -> None:
             path = folder / ("a.safetensors" if kind == "safetensors" else "a.pt")
             path.write_bytes(data)
             signal.alarm(SECONDS)
-            ours, _ = opened(path)
-            lines.write(json.dumps(["at", number, ours is not None]) + "\n")
             try:
+                lines.write(json.dumps(["at", number, opened(path)[0] is not None]) + "\n")
                 answer, why = judged(path, kind)
             except BaseException as error:  # noqa: BLE001 - Of ours: it must not be lost.
                 answer, why = "fault", "".join(traceback.format_exception_only(error))[:300]

@@ -27,7 +27,7 @@ def spelled(value: object) -> bytes:
     if value is None or isinstance(value, bool):
         return b"N" if value is None else b"\x88" if value else b"\x89"
     if isinstance(value, int):
-        return b"J" + struct.pack("<i", value)
+        return b"\x8a\x0a" + value.to_bytes(10, "little", signed=True)
     text = str(value).encode()
     return b"X" + len(text).to_bytes(4, "little") + text
 
@@ -49,6 +49,11 @@ def tensor(on: bytes, numel: object = 3, offset: object = 0, dtype: bytes | None
     hooks = named("collections", "OrderedDict") + b")R"
     function = named("torch._utils", "_rebuild_tensor_v2" if dtype is None else "_rebuild_tensor_v3")
     return function + spelled((on, offset, (numel,), (1,), False, hooks, *([] if dtype is None else [dtype]))) + b"R"
+
+
+def sized(shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+    hooks = named("collections", "OrderedDict") + b")R"
+    return named("torch._utils", "_rebuild_tensor_v2") + spelled((storage(), 0, shape, stride, False, hooks)) + b"R"
 
 
 def state(*tensors: bytes) -> bytes:
@@ -73,6 +78,9 @@ ZIPS: dict[str, tuple[bytes, str]] = {
     "a path for a name": (state(tensor(storage(name="../data/0"))), "refused"),
     "true for a length": (state(tensor(storage(numel=True), 1)), "refused here"),
     "true for a size": (state(tensor(storage(), numel=True)), "refused there"),
+    "none of a size that no memory has": (state(sized((0, 1 << 62, 4), (1, 1, 1))), "refused here"),
+    "none with a step that no memory has": (state(sized((0,), (1 << 70,))), "refused"),
+    "none of a great size": (state(sized((0, 1 << 62), (1, 1))), "same"),
     "before its storage": (state(tensor(storage(), 1, -1)), "refused"),
     "a part of a storage": (state(tensor(storage(FLOAT, 3, "0", ("1", 1, 2)), 2)), "refused there"),
 }

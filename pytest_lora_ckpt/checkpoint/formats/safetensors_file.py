@@ -8,11 +8,12 @@ twice, of which the library takes the last one, and whitespace before the header
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, NotMineError
-from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource
+from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource, is_addressable
 from pytest_lora_ckpt.checkpoint.limits import MAX_SAFETENSORS_HEADER
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.tensors import TensorInfo
@@ -28,7 +29,6 @@ EXPECTS = "eight bytes with the length of a JSON header, then the header"
 
 _LENGTH = 8
 _METADATA = "__metadata__"
-_UINT64 = 1 << 64
 
 
 def accepts(head: bytes, name: str) -> bool:
@@ -156,8 +156,8 @@ def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
         raise BrokenFileError(f"tensor {describe(name)}: {describe(fields)} is not a shape and a pair of offsets")
     begin, end = offsets
     torch_name, bits = known
-    total = _product((*shape, bits))
-    if total is None or total % 8 or begin > end or total // 8 != end - begin:
+    total = math.prod(shape) * bits if is_addressable(shape) else -1
+    if total < 0 or total % 8 or begin > end or total // 8 != end - begin:
         raise BrokenFileError(
             f"tensor {describe(name)} of shape {describe(shape)} {dtype} does not take the {end - begin} bytes it has"
         )
@@ -166,16 +166,6 @@ def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
             raise BrokenFileError(f"tensor {describe(name)} has half a byte per row")
         shape = [*shape[:-1], shape[-1] // 2]
     return torch_name, tuple(shape), begin, end
-
-
-def _product(numbers: tuple[int, ...]) -> int | None:
-    """Return the product, or None where it or a step on the way to it takes more than eight bytes."""
-    product = 1
-    for number in numbers:
-        product *= number
-        if product >= _UINT64:
-            return None
-    return product
 
 
 def _is_counts(value: object) -> TypeGuard[list[int]]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
+from pytest_lora_ckpt.checkpoint.index import is_addressable
 from pytest_lora_ckpt.checkpoint.pickle.inert import Builder, Opaque, UnfitError, describe
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 from pytest_lora_ckpt.vocabulary.formats import STORAGE_DTYPES, TENSOR_CLASSES
@@ -209,6 +210,8 @@ def _geometry(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int
     """
     if shape and min(*shape, *stride) < 0:
         raise BrokenFileError(f"a tensor with a negative size or stride: {describe(shape)} {describe(stride)}")
+    if not is_addressable(shape, stride):
+        raise BrokenFileError(f"a tensor with sizes that no memory has: {describe(shape)} {describe(stride)}")
     return math.prod(shape), span(shape, stride), _strided(shape, stride)
 
 

@@ -76,6 +76,7 @@ BROKEN: dict[str, tuple[Any, bytes]] = {
     "true as a size": ({"a": entry("U8", [True], 0, 1)}, bytes(1)),
     "NaN": (b'{"a":{"dtype":"U8","shape":[NaN],"data_offsets":[0,1]}}', b"x"),
     "shape against bytes": ({"a": entry("F32", [2], 0, 4)}, bytes(4)),
+    "too big for torch, and empty": ({"a": entry("U8", [0, 1 << 64], 0, 0)}, b""),
     "overflow": ({"a": entry("U8", [1 << 40, 1 << 40], 0, 1)}, bytes(1)),
     "begin after end": ({"a": entry("U8", [1], 1, 0)}, bytes(1)),
     "three offsets": ({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1, 2]}}, bytes(1)),
@@ -156,6 +157,16 @@ STRICTER: dict[str, tuple[bytes, bytes, str]] = {
     "the other half": (b'"a"', b'"x\\udc00"', "not Unicode"),
     "half of a pair in the metadata": (b'{"a"', b'{"__metadata__":{"x":"\\udfff"},"a"', "not Unicode"),
     "an entry that is a list": (b'{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b'["U8",[1],[0,1]]}', "dtype"),
+    "a size that torch cannot have": (
+        b'[1],"data_offsets":[0,1]',
+        b'[0,9223372036854775808],"data_offsets":[0,0]',
+        "does not take",
+    ),
+    "sizes that multiply to too much": (
+        b'[1],"data_offsets":[0,1]',
+        b'[0,4294967296,4294967296],"data_offsets":[0,0]',
+        "does not take",
+    ),
     "a product that is too big on its way to zero": (b"[1]", b"[4294967296,4294967296,0]", "does not take"),
 }
 
