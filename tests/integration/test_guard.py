@@ -186,6 +186,46 @@ def test_other(): pass
     assert "AssertionError" not in run.text
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=" ".join)
+def test_what_else_pytest_reports_stays(
+    audit: Audit, project: Project, toy_checkpoint: Path, workers: tuple[str, ...]
+) -> None:
+    """A fixture that is not there, one that ends in the teardown, a group of exceptions, an expected failure."""
+    project(
+        conftest="""
+import pytest
+@pytest.fixture
+def lora_model(nobody_has_it): return None
+@pytest.fixture
+def late(lora_ckpt):
+    yield
+    raise KeyError("in the teardown")
+class Group(Exception): exceptions = ()
+""",
+        test_own="""
+import pytest
+def test_lookup(lora_ckpt, also_not_there): pass
+def test_teardown(late): pass
+@pytest.mark.xfail(reason="known", strict=True)
+def test_xfail(lora_ckpt): assert lora_ckpt == 1
+@pytest.mark.xfail(reason="known", strict=True)
+def test_xpass(lora_ckpt): pass
+def test_chain(lora_ckpt):
+    try: {}["a"]
+    except KeyError as error: raise ValueError("then") from error
+def test_fail(lora_ckpt): pytest.fail("plainly", pytrace=False)
+""",
+    )
+    run = audit(f"--lora-ckpt={toy_checkpoint}", "-rA", *workers)
+    assert run.ret == pytest.ExitCode.TESTS_FAILED
+    assert "itself failed" not in run.text
+    for said in (
+        "fixture 'also_not_there' not found", "in the teardown", "[XPASS(strict)] known", "test_xfail[toy.pt] - known",
+        "The above exception was the direct cause", "plainly", "fixture 'nobody_has_it' not found",
+    ):  # fmt: skip
+        assert said in run.text, said
+
+
 def test_a_manifest_as_the_model(audit: Audit, project: Project, toy_checkpoint: Path, tmp_path: Path) -> None:
     project(conftest=CONFTEST.format(raises="1 / 0", phase="patch.setattr(manifest, 'read_manifest', broken); str"))
     (tmp_path / "m.json").write_text("{}", "utf-8")
