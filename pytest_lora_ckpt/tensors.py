@@ -172,31 +172,50 @@ class KeySet(Mapping[str, TensorInfo]):
         """Every key that has another name -> all names of that tensor, sorted."""
         return {key: group for group in self.aliases for key in group}
 
+    def also_named(self, is_there: Callable[[str], bool]) -> set[str]:
+        """Return all names of the tensors that have several, of which one is there.
+
+        Example:
+            >>> keys = KeySet({"a": TensorInfo((2,)), "b": TensorInfo((2,)), "c": TensorInfo((2,))}, [("a", "b")])
+            >>> sorted(keys.also_named({"a", "c"}.__contains__))
+            ['a', 'b']
+        """
+        return {name for group in self.aliases if any(map(is_there, group)) for name in group}
+
 
 def _count_bytes(keys: KeySet) -> int:
-    seen: set[Hashable] = set()
-    total = 0
-    for info in keys.values():
-        place = info.place
-        if place is None or place not in seen:
-            seen.add(place)
-            total += info.nbytes
-    return total
+    again = sum(keys[key].nbytes for names in _of_one_place(keys) for key in names[1:])
+    return sum(info.nbytes for info in keys.values()) - again
+
+
+def _of_one_place(infos: Mapping[str, TensorInfo]) -> list[list[str]]:
+    """Group the keys that name one tensor.
+
+    Places are compared as texts: a file could choose numbers such that very many tuples of them have one hash.
+    """
+    by_storage: dict[Hashable, list[str]] = {}
+    for key, info in infos.items():
+        if info.storage is not None:
+            by_storage.setdefault(info.storage, []).append(key)
+    groups: list[list[str]] = []
+    for sharing in by_storage.values():
+        by_place: dict[str, list[str]] = {}
+        for key in sharing if len(sharing) > 1 else ():
+            if (place := infos[key].place) is not None:
+                by_place.setdefault(str(place), []).append(key)
+        groups += (names for names in by_place.values() if len(names) > 1)
+    return groups
 
 
 def _alias_groups(infos: Mapping[str, TensorInfo], given: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]:
     """Group keys by place, then join the groups that were given."""
-    by_place: dict[Hashable, list[str]] = {}
-    for key, info in infos.items():
-        if info.storage is not None and (place := info.place) is not None:
-            by_place.setdefault(place, []).append(key)
-    groups: dict[str, set[str]] = {}
-    for names in (*by_place.values(), *given):
-        # The smaller groups go into the largest: so each key is moved a few times, however many groups there are.
-        mine = {id(group): group for name in names if name in infos for group in [groups.get(name) or {name}]}
-        largest, *others = sorted(mine.values(), key=len, reverse=True) or [set[str]()]
+    group_of: dict[str, set[str]] = {}
+    for names in (*_of_one_place(infos), *given):
+        groups = {id(group): group for name in names if name in infos for group in [group_of.setdefault(name, {name})]}
+        # The smaller groups go into the largest one: so each key is moved a few times, however many groups there are.
+        largest, *others = sorted(groups.values(), key=len, reverse=True) or [set[str]()]
         for group in others:
             largest |= group
-        groups.update(dict.fromkeys(largest if others else (), largest))
-    distinct = {id(group): group for group in groups.values()}
-    return tuple(sorted(tuple(sorted(group)) for group in distinct.values()))
+            group_of.update(dict.fromkeys(group, largest))
+    distinct = {id(group): group for group in group_of.values()}
+    return tuple(sorted(tuple(sorted(group)) for group in distinct.values() if len(group) > 1))

@@ -7,6 +7,7 @@ more of than the file has bytes, it spends.
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -39,7 +40,8 @@ MAX_ENTRIES = 5000
 MAX_LEVELS = 3
 """Levels of directories that are looked at for a suggestion."""
 
-_MEGABYTE = 1_000_000
+_BYTES_A_SECOND = 4_000_000
+_MEMORY_A_BYTE = 16
 _LINE = re.compile(r"(?P<name>[a-z_]+)\s*=\s*(?P<number>[0-9][0-9_]{0,17})(?P<suffix>[kMG]?)")
 _SUFFIXES = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
 
@@ -87,8 +89,11 @@ class Limits:
         5_000_000, "values of JSON files", "A key of a manifest has some eight, and a value takes 60 bytes of memory."
     )
     json_nesting: int = _bound(100, "levels of one JSON file", "Configs have some five.")
-    seconds: int = _bound(
-        4, "seconds of CPU for reading, and one more for each megabyte of index", "A megabyte takes some 0.05."
+    seconds: int = _bound(4, "seconds of CPU for reading, and one more for each 4 MB of index", "4 MB take some 0.3.")
+    memory_bytes: int = _bound(
+        350_000_000,
+        "bytes that the process grows by while it reads, and 16 more for each byte of index",
+        "A few bytes of a pickle make an object of 60.",
     )
     pattern_seconds: int = _bound(
         2, "seconds for matching patterns", "A regular expression can take longer than the universe is old."
@@ -115,6 +120,7 @@ Bound = Literal[
     "json_values",
     "json_nesting",
     "seconds",
+    "memory_bytes",
     "pattern_seconds",
 ]
 """The names of the bounds: the fields of `Limits`."""
@@ -162,13 +168,14 @@ class Budget:
         pytest_lora_ckpt.checkpoint.limits.OverLimitError: more than 100 elements that calls copy: 120 or more
     """
 
-    __slots__ = ("_index_bytes", "_seconds", "_since", "limits", "pattern_time", "spent")
+    __slots__ = ("_index_bytes", "_peak", "_seconds", "_since", "limits", "pattern_time", "spent")
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.spent: Counter[Bound] = Counter()
         self.pattern_time = PatternTime(self.limits.pattern_seconds)
         self._index_bytes = 0
+        self._peak = 0
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -193,17 +200,20 @@ class Budget:
             raise OverLimitError(bound, amount, allowed)
 
     def check_time(self) -> None:
-        """Look at the clock, which runs inside `reading` only.
+        """Look at the clock and at the memory, inside `reading` only.
 
         Raises:
-            OverLimitError: The time is over.
+            OverLimitError: The time is over, or the process has grown too large.
         """
         if self._since is None:
             return
         used = self._seconds + time.thread_time() - self._since
-        allowed = self.limits.seconds + self._index_bytes // _MEGABYTE
+        allowed = self.limits.seconds + self._index_bytes // _BYTES_A_SECOND
         if used > allowed:
             raise OverLimitError("seconds", int(used) + 1, allowed)
+        grown, most = _peak() - self._peak, self.limits.memory_bytes + _MEMORY_A_BYTE * self._index_bytes
+        if grown > most:
+            raise OverLimitError("memory_bytes", grown, most)
 
     def grant(self, index_bytes: int) -> None:
         """Allow more time: these bytes of an index, a header or a pickle are about to be read."""
@@ -215,7 +225,7 @@ class Budget:
         if self._since is not None:
             yield
             return
-        self._since = time.thread_time()
+        self._since, self._peak = time.thread_time(), _peak()
         try:
             yield
         finally:
@@ -233,6 +243,15 @@ def check_keys(keys: Mapping[str, HasShape], budget: Budget) -> None:
     budget.check("key_length", max(map(len, keys), default=0))
     budget.check("key_segments", max((key.count(".") for key in keys), default=0) + 1)
     budget.check("dimensions", max((len(info.shape) for info in keys.values()), default=0))
+
+
+def _peak() -> int:
+    """Return the most memory that this process had so far, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows.
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 _UNITS: dict[str, str] = {each.name: each.metadata["unit"] for each in fields(Limits)}

@@ -78,7 +78,6 @@ class Pairing:
         self._places_without_key = target.keys() - self._met_by.keys()
         self._keys_without_place = source.keys() - self._meeting.keys()
         self._met = [self.target_readings[place] for place in self._meeting.values()]
-        self._source_alias, self._target_alias = source.alias_of(), target.alias_of()
         self._own_adapters = {*map(_ADAPTER, self._met)} - {None} or {terms.adapter_name}
         self._adapted_modules: set[str] | None = None
 
@@ -92,31 +91,35 @@ class Pairing:
         for key in shared:
             missing.pop(key, None)
             unexpected.pop(key, None)
-        missing |= {key: self._class_of_missing(key, loaded) for key in self._places_without_key - shared}
-        unexpected |= {key: self._class_of_unexpected(key, loaded) for key in self._keys_without_place - shared}
+        there = self.target.also_named(lambda name: name in loaded or name in self._met_by)
+        here = self.source.also_named(lambda name: name in loaded or name in self._meeting)
+        missing |= {key: self._class_of_missing(key, there) for key in self._places_without_key - shared}
+        unexpected |= {key: self._class_of_unexpected(key, here) for key in self._keys_without_place - shared}
         return _load_state(loaded, missing, unexpected, shared - loaded)
 
     def remapped(self) -> LoadState:
         """Return what loads after the remapping."""
-        missing = {key: self._class_of_missing(key) for key in self._places_without_key}
-        unexpected = {key: self._class_of_unexpected(key) for key in self._keys_without_place}
+        there = self.target.also_named(self._met_by.__contains__)
+        here = self.source.also_named(self._meeting.__contains__)
+        missing = {key: self._class_of_missing(key, there) for key in self._places_without_key}
+        unexpected = {key: self._class_of_unexpected(key, here) for key in self._keys_without_place}
         is_one_to_one = len(self._met_by) == len(self._meeting)
         loaded = self.pairs.values() if is_one_to_one else set(self.pairs.values())
         return _load_state(loaded, missing, unexpected, self.mismatched)
 
-    def _class_of_missing(self, key: str, loaded: Collection[str] = ()) -> str:
-        """Return the class of a model key that no checkpoint key meets; `loaded` are those that load as they are."""
+    def _class_of_missing(self, key: str, there: Collection[str]) -> str:
+        """Return the class of a model key that no checkpoint key meets; `there` are names of tensors that one meets."""
         reading = self.target_readings[key]
-        if any(name in loaded or name in self._met_by for name in self._target_alias.get(key, ())):
+        if key in there:
             return "alias"
         if self._is_excused(key, reading):
             return "excused"
         return "lora" if reading.is_adapter else "non_lora"
 
-    def _class_of_unexpected(self, key: str, loaded: Collection[str] = ()) -> str:
-        """Return the class of a checkpoint key that meets no model key."""
+    def _class_of_unexpected(self, key: str, here: Collection[str]) -> str:
+        """Return the class of a checkpoint key that meets no model key; `here` are names of tensors that meet one."""
         reading = self.source_readings[key]
-        if any(name in loaded or name in self._meeting for name in self._source_alias.get(key, ())):
+        if key in here:
             return "alias"
         if reading.lora == "alpha" or key in self.terms.excuses.merged or _RECOMPUTED.search(key):
             return "excused"

@@ -34,11 +34,15 @@ def copy_findings(
         checksums: Of the adapter's tensors that hold anything but zeros.
     """
     pairs, aliases = lora_pairs(keys), keys.alias_of()
+
+    def tensor(key: str) -> str:
+        return aliases.get(key, (key,))[0]
+
     again = [
         names
         for pair in pairs
         for names in pair.again
-        if names[1] not in aliases.get(names[0], ()) and not _same_bytes(keys, read_bytes, *names)
+        if tensor(names[0]) != tensor(names[1]) and not _same_bytes(keys, read_bytes, *names)
     ]
     if again:
         message = f"{len(again)} LoRA tensors are there twice, under two prefixes and with different values: "
@@ -56,7 +60,7 @@ def copy_findings(
     for first, *others in alike.values():
         if others and not _is_constant(read_bytes(first)):
             group = [first, *(key for key in others if _same_bytes(keys, read_bytes, first, key))]
-            if len({aliases.get(key, (key,)) for key in group}) > 1:
+            if len(set(map(tensor, group))) > 1:
                 groups.append(group)
     if groups:
         message = f"{sum(map(len, groups))} lora_B are bit for bit those of another layer: "

@@ -63,8 +63,8 @@ def compare_checkpoint(manifest: Manifest, checkpoint: Checkpoint, *, base: bool
             for key, place in remapping.shape_mismatches.items()
         }
         placed = {*remapping.mapping, *remapping.shape_mismatches}
-        aliases = part.keys.alias_of()
-        unknown += [key for key in part.keys if placed.isdisjoint(aliases.get(key, (key,)))]
+        placed |= part.keys.also_named(placed.__contains__)
+        unknown += [key for key in part.keys if key not in placed]
     if not met and not reshaped:
         message = f"None of the {len(checkpoint.keys)} tensors of the checkpoint is in the manifest ({manifest!r})."
         return outcomes.comparison([finding("other-manifest", message)])
@@ -186,16 +186,13 @@ def _identity(manifest: Manifest, parts: Iterable[Checkpoint]) -> tuple[list[Fin
 def _foldable(manifest: Manifest, loaded: LoadedModel, mapping: Mapping[str, str], *, has_lora: bool) -> set[str]:
     """Keys of the manifest whose weights have the adapter merged into them, or may have it without LoRA layers."""
     recorded = manifest.keys.derived(parse_keys)
-    parsed, aliases = (loaded.parsed, loaded.aliases) if has_lora else (recorded, manifest.keys.alias_of())
+    parsed, keys = (loaded.parsed, loaded.keys) if has_lora else (recorded, manifest.keys)
     adapted = frozenset(key.module_path for key in recorded.values() if key.is_lora)
     modules = merged_modules(loaded.module) if has_lora else adapted
     names = {key: place if has_lora else key for key, place in mapping.items() if not recorded[key].is_adapter}
-    return {
-        key
-        for key, name in names.items()
-        # The update of an embedding is also that of the head that is tied to it.
-        if not modules.isdisjoint(parsed[one].module_path for one in aliases.get(name, (name,)))
-    }
+    # The update of an embedding is also that of the head that is tied to it.
+    tied = keys.also_named(lambda name: parsed[name].module_path in modules)
+    return {key for key, name in names.items() if name in tied or parsed[name].module_path in modules}
 
 
 def _not_at_work(manifest: Manifest, loaded: LoadedModel) -> list[Finding]:

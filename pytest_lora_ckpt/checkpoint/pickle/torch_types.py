@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.index import is_addressable
 from pytest_lora_ckpt.checkpoint.pickle.inert import Builder, Opaque, UnfitError, describe
-from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
+from pytest_lora_ckpt.tensors import ITEM_SIZES, MOST_DIMENSIONS, TensorInfo
 from pytest_lora_ckpt.vocabulary.formats import STORAGE_DTYPES, TENSOR_CLASSES
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+
+_TOO_LARGE = 1 << 63
 
 
 @dataclass(slots=True, eq=False)
@@ -208,6 +211,10 @@ def _geometry(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int
 
     A checkpoint has thousands of tensors and few shapes, so each is worked out once.
     """
+    if len(shape) > MOST_DIMENSIONS:
+        raise BrokenFileError(f"a tensor of {len(shape)} dimensions")
+    if shape and max(*shape, *stride) >= _TOO_LARGE:
+        raise BrokenFileError(f"a tensor with a size or stride beyond torch's: {describe(shape)} {describe(stride)}")
     if shape and min(*shape, *stride) < 0:
         raise BrokenFileError(f"a tensor with a negative size or stride: {describe(shape)} {describe(stride)}")
     if not is_addressable(shape, stride):
