@@ -7,17 +7,19 @@ from collections import deque
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque
+from pytest_lora_ckpt.checkpoint.pickle.inert import Key, Opaque
 from pytest_lora_ckpt.tensors import TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pytest_lora_ckpt.checkpoint.limits import Budget
     from pytest_lora_ckpt.checkpoint.pickle.globals import Place, Use
 
 _TEXTS = frozenset({bytes, bytearray, str})
 _OF_NAMES = frozenset({"named", "changed"})  # Uses of a name itself, not of what a call of it makes.
-_KEYS = frozenset({tuple, frozenset, Opaque, bytes})
+_KEYS = frozenset({Key, Opaque, bytes})
+_CHECKED = 10_000  # Values between two looks at the clock.
 _LEAVES = frozenset({TensorInfo, int, float, bool, type(None), complex})
 _HEADER = re.compile(rb"\x80[\0-\5]")
 _TEXT_HEADERS = tuple(f"\x80{chr(protocol)}" for protocol in range(6))
@@ -40,11 +42,12 @@ def may_be_pickle(value: bytes | bytearray | str) -> bool:
     return value.startswith((*_TEXT_HEADERS, _BASE64)) or (value[-1:] == "." and "\n" in value)
 
 
-def find_places(made: object) -> Iterator[tuple[bytes | bytearray | str, Place]]:
+def find_places(made: object, budget: Budget) -> Iterator[tuple[bytes | bytearray | str, Place]]:
     """Note in the rows of the names where they lie, the shallowest place first; give each value that may be a pickle.
 
     Args:
         made: What a pickle describes.
+        budget: What may be spent.
     """
     pending: deque[tuple[object, Place | None, object]] = deque([(made, None, None)])
     seen: set[int] = set()
@@ -57,6 +60,8 @@ def find_places(made: object) -> Iterator[tuple[bytes | bytearray | str, Place]]
         if id(value) in seen:
             continue
         seen.add(id(value))
+        if len(seen) % _CHECKED == 0:
+            budget.check_time()
         place = (around, step)
         if isinstance(value, Opaque) and value.asked is not None:
             uses: Iterable[Use] = value.asked.uses or ("named",)
@@ -72,13 +77,17 @@ def find_places(made: object) -> Iterator[tuple[bytes | bytearray | str, Place]]
 def _inside(value: object) -> Iterable[tuple[object, object]]:
     """List what a value holds, each with the step to it."""
     if isinstance(value, dict):
-        keys = [("a key", key) for key in value if type(key) in _KEYS]
+        keys = [("a key", _unwrapped(key)) for key in value if type(key) in _KEYS]
         return chain(value.items(), keys) if keys else value.items()
     if isinstance(value, (list, tuple)):
         return enumerate(value)
     if isinstance(value, (set, frozenset)):
-        return (("an element", inner) for inner in value)
+        return (("an element", _unwrapped(inner)) for inner in value)
     return _inside_opaque(value) if isinstance(value, Opaque) else ()
+
+
+def _unwrapped(key: object) -> object:
+    return key.value if isinstance(key, Key) else key
 
 
 def _inside_opaque(value: Opaque) -> Iterator[tuple[object, object]]:

@@ -122,7 +122,7 @@ def globals_of(machine: PickleMachine, made: object, budget: Budget, depth: int 
     """
     ledger = machine.ledger
     inner: list[Global] = []
-    for value, place in find_places(made):
+    for value, place in find_places(made, budget):
         budget.check_time()
         if depth < _DEPTH:
             inner += _inner(value, place, ledger.entry, budget, depth + 1)

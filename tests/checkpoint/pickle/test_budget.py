@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,9 @@ from pytest_lora_ckpt.checkpoint.limits import Budget, Limits, OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.inert import Key, describe
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.scan import scan_pickles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def load(pickled: bytes, **limits: int) -> Any:
@@ -88,3 +91,12 @@ def test_a_pickle_in_a_pickle_that_asks_for_too_much_is_not_taken_for_none() -> 
     inner = pickle.dumps(list(range(10_000)))
     with pytest.raises(OverLimitError):
         scan_pickles(pickle.dumps({"hidden": inner}), "data.pkl", Budget(Limits(opcodes=6_000)))
+
+
+@pytest.mark.parametrize(
+    "hidden", [lambda inner: {(1, inner): 0}, lambda inner: {(inner,)}, lambda inner: {frozenset({inner}): 0}]
+)
+def test_a_pickle_in_a_key_that_is_not_hashed_is_found(hidden: Callable[[bytes], object]) -> None:
+    inner = b"cos\nsystem\n(S'true'\ntR."
+    scan = scan_pickles(pickle.dumps(hidden(inner)), "data.pkl", Budget())
+    assert "os.system" in {each.qualname for each in scan.globals}
