@@ -88,7 +88,9 @@ class Part:
     def findings(self) -> Iterator[Finding]:
         """Say what of it has no place in the model, or that it was not judged."""
         name = printable(self.name)
-        if self.report is None:
+        if self.report is None and self.companion.named:
+            yield self.not_loaded(list(self.checkpoint.keys), "are not in the model, which has no adapter of this name")
+        elif self.report is None:
             message = f"The adapter in {name}/ was not judged: the model has no adapter of this name."
             yield finding("companion-not-judged", message)
         elif not self.is_meant:

@@ -94,7 +94,9 @@ def intruder_findings(content: AdapterConfig | Mapping[str, Any], keys: KeySet) 
         message = f"{len(others)} of {count(len(keys), 'tensor')} of the adapter file are weights of the base model"
         message += f", such as {printable(others[0])}: loading overwrites them."
         findings.append(finding("base-weights-in-adapter", message, others))
-    if embeddings and not _are_input_and_output(keys, embeddings):
+    # Of two that are tied, PEFT saves the second as well where one was trained.
+    tied = config.tied and any(_is_embedding(own.modules) and config.is_saved(key) for key, own in parsed.items())
+    if embeddings and not tied and not _are_input_and_output(keys, embeddings):
         message = f"The adapter file holds {len(embeddings)} embeddings or heads of the base model"
         findings.append(
             finding("base-embedding-in-adapter", f"{message}, such as {printable(embeddings[0])}.", embeddings)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.comparison.companion import Part
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.keys import Remapping
     from pytest_lora_ckpt.results import Finding
@@ -83,6 +84,7 @@ def match_loaded(
     # Without LoRA layers the adapter can only be in the weights.
     merge = find_merge(loaded, source, report.mapping if source is checkpoint else {}, reference)
     merge = _next_to_others(merge, [each.checkpoint for each in parts if each.companion.kind == "adapter"])
+    merge, parts = _with_further(merge, parts, loaded, reference)
     # What is merged by another scaling than expected is not lost either: the values decide.
     held = {"merged", "unknown", *(["other"] if merge.count("merged") else [])}
     present = {key for each in merge.parts if each.kind in held and each.model_key for key in each.pair.keys}
@@ -123,6 +125,23 @@ def _names_of_dropped(loaded: LoadedModel, adapter: Checkpoint) -> Iterator[Find
 def _first(base: BaseWeights, others: Callable[[], Iterable[BaseWeights]]) -> Iterator[BaseWeights]:
     yield base
     yield from others()
+
+
+def _with_further(
+    merge: Merge, parts: Sequence[Part], loaded: LoadedModel, reference: Reference | None
+) -> tuple[Merge, tuple[Part, ...]]:
+    """Add to a merge the further adapters that are in the weights as well, and return the companions that are not."""
+    left = []
+    for part in parts:
+        own = Merge(())
+        if part.companion.kind == "adapter":
+            bases = reference.bases if reference else tuple
+            own = find_merge(loaded, part.checkpoint, {}, Reference(bases, part.checkpoint.adapter_config))
+        if own.count("merged"):
+            merge = Merge((*merge.modules, *own.modules), (*merge.biases, *own.biases))
+        else:
+            left.append(part)
+    return merge, tuple(left)
 
 
 def _next_to_others(merge: Merge, adapters: Sequence[Checkpoint]) -> Merge:

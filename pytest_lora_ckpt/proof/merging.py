@@ -234,7 +234,9 @@ class _Finder:
         if rank and self.loaded.keys[model_key].shape[:-2] and pair.down and len(pair.down[1].shape) == _MATRIX:
             rank //= self.loaded.keys[model_key].shape[0]  # Experts.
         alpha = alpha_of(pair, self.checkpoint.read)
-        expected = self.reference.scaling(pair.module, rank) if self.reference else None
+        parameter = model_key.rpartition(".")[2]  # PEFT's `target_parameters` name it.
+        named = pair.module if parameter == "weight" else f"{pair.module}.{parameter}"
+        expected = self.reference.scaling(named, rank) if self.reference else None
         if alpha is not None:
             expected = scaling_of(alpha, rank) if rank and pair.is_scaled else 1.0
         module = MergedModule(pair, model_key, "unknown", 0.0, 0.0, expected, alpha is not None, rank)

@@ -183,6 +183,10 @@ def test_a_second_adapter_is_judged_where_the_model_has_it(tmp_path: Path) -> No
         "The adapter in second/ was not judged"
         in {each.cause: each.message for each in alone.findings}["companion-not-judged"]
     )
+    # Where the project says that it is part of the checkpoint, a model without it has lost it.
+    for loader in (world.load, world.load_merged):
+        asked = ask(path, loader, base_model=world.base, companions=[path / "second"])
+        assert "which has no adapter of this name" in errors(asked)["companion-not-loaded"]
 
 
 def test_two_adapters_merged_into_the_same_modules_are_left_open(tmp_path: Path) -> None:
