@@ -45,8 +45,8 @@ def _make_safe(report: pytest.TestReport, *, is_check: bool) -> None:
     if isinstance(shown, tuple):
         path, number, reason = shown
         report.longrepr = (tame(path), number, sentence(reason))
-    elif isinstance(shown, str):
-        report.longrepr = _lines(shown, line)
+    elif shown is not None and not hasattr(shown, "reprtraceback"):  # A text, or what another plugin shows.
+        report.longrepr = _lines(str(shown), tame)
     elif shown is not None:
         for trace, crash, _ in _chain(shown):
             for entry in trace.reprentries:
