@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 
@@ -200,3 +201,54 @@ def test_a_record_that_unpacks_to_more_or_less_is_damaged() -> None:
         spoilt = struct_at(struct_at(data, ENTRY, 24, bytes([size])), LOCAL, 22, bytes([size]))
         with pytest.raises(BrokenFileError, match="unpack"):
             read_index(MemoryWindow("memory", spoilt)).read("a", 1000)
+
+
+def with_extra(extra: bytes) -> bytes:
+    """An archive whose one record has these bytes among its extra fields, in the directory alone."""
+    data = archive({"a/x": b"x"}).data
+    at, last = data.index(ENTRY), data.index(END)
+    directory = data[at : at + 30] + len(extra).to_bytes(2, "little") + data[at + 32 : last] + extra
+    end = data[last : last + 12] + len(directory).to_bytes(4, "little") + data[last + 16 :]
+    return data[:at] + directory + end
+
+
+def zip64_end_elsewhere() -> bytes:
+    data = put_in(archive({"a/x": b"x"}).data)
+    at = data.index(b"PK\x06\x07") + 8
+    return data[:at] + (data[at] - 1).to_bytes(1, "little") + data[at + 1 :]
+
+
+def put_in(data: bytes) -> bytes:
+    """The same archive with the end records of zip64."""
+    start, end = data.index(ENTRY), data.index(END)
+    end64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, end - start, start)
+    return data[:end] + end64 + struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1) + data[end:]
+
+
+BROKEN = {
+    "a directory too short for its entries": (
+        lambda: struct_at(WHOLE, END, 8, b"\0\x10\0\x10"),
+        "bytes for 4096 records",
+    ),
+    "a zip64 end elsewhere": (zip64_end_elsewhere, "not where its end says"),
+    "a big record without a size": (lambda: struct_at(WHOLE, ENTRY, 24, b"\xff" * 4), "without its size"),
+    "a big record with half a size": (
+        lambda: struct_at(with_extra(b"\1\0\4\0abcd"), ENTRY, 24, b"\xff" * 4),
+        "its size",
+    ),
+    "a size that it does not need": (lambda: with_extra(b"\1\0\x08\0" + bytes(8)), "without its size"),
+    "half an extra field": (lambda: with_extra(b"\1\0\0"), "extra fields"),
+    "an extra field that is longer than all": (lambda: with_extra(b"\x07\0\x09\0abcd"), "extra fields"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_no_reader_can_follow_is_broken(kind: str) -> None:
+    make, words = BROKEN[kind]
+    with pytest.raises(BrokenFileError, match=words):
+        read_index(MemoryWindow("memory", make()))
+
+
+def test_zip64_end_records_and_other_extra_fields_are_read() -> None:
+    assert list(read_index(MemoryWindow("memory", put_in(archive({"a/x": b"x"}).data))).records) == ["a/x"]
+    assert list(read_index(MemoryWindow("memory", with_extra(b"UT\x05\0" + bytes(5)))).records) == ["a/x"]
