@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from pytest_lora_ckpt.vocabulary.lora import FACTORS
+from pytest_lora_ckpt.vocabulary.lora import FACTORS, MAGNITUDE, TORCHTUNE_MAGNITUDE
 from pytest_lora_ckpt.vocabulary.words import COMMON_PARAMETERS, EMPTY_WORDS, OPPOSITES, SENSES
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ NUMBER = "."
 Path: TypeAlias = tuple[str, ...]
 
 _SHORTEST_ABBREVIATION = 3
+_FAMILIES = {**FACTORS, TORCHTUNE_MAGNITUDE: MAGNITUDE}
 _DIGITS = re.compile(r"_?[0-9]+")
 
 
@@ -73,7 +74,7 @@ def _family(reading: Reading, last: str) -> tuple[str, Path]:
     if reading.lora is not None:
         bias = ".bias" if is_named and last == "bias" else ""
         # The factors of an embedding have other axes.
-        factor = reading.lora if "embedding" in reading.lora else FACTORS.get(reading.lora, reading.lora)
+        factor = reading.lora if "embedding" in reading.lora else _FAMILIES.get(reading.lora, reading.lora)
         return factor + bias, (NUMBER,) if is_named and last == NUMBER else ()
     if is_named and last in COMMON_PARAMETERS:
         return last, ()

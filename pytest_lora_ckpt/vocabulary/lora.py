@@ -76,11 +76,14 @@ TOKENS_DELTA = "trainable_tokens_delta"
 PEFT_PARAMETER_DICTS = frozenset({"lora_embedding_A", "lora_embedding_B", TOKENS_DELTA, IMPORTANCE, *PRODUCT_FACTORS})
 """Those of PEFT's that lie in a ParameterDict, so that the adapter's name ends the key."""
 
-MAGNITUDES = (MAGNITUDE, "dora_scale")
-"""The same by LyCORIS (lycoris/modules/locon.py), a column or a row."""
+TORCHTUNE_MAGNITUDE = "magnitude"
+"""DoRA\'s magnitude in torchtune (torchtune/modules/peft/dora.py; models/convert_weights.py, `_TO_PEFT_KEYS`)."""
 
-LORA_SCALES = frozenset({"alpha", "dora_scale"})
-"""What kohya and LyCORIS write next to the factors."""
+MAGNITUDES = (MAGNITUDE, TORCHTUNE_MAGNITUDE, "dora_scale")
+"""DoRA's magnitudes by any name; LyCORIS' is a column or a row (lycoris/modules/locon.py)."""
+
+LORA_SCALES = frozenset({"alpha", "dora_scale", TORCHTUNE_MAGNITUDE})
+"""What kohya, LyCORIS and torchtune write next to the factors."""
 
 ADAPTER_METADATA = "lora_adapter_metadata"
 """What diffusers calls the adapters' configs in the metadata of a safetensors file (loaders/lora_base.py,

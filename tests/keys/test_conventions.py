@@ -177,3 +177,29 @@ def test_fused_norms_of_megatron() -> None:
     ]
     found = infer_remapping({here: (WIDTH,) for here, _ in pairs}, {there: (WIDTH,) for _, there in pairs})
     assert found.mapping == dict(pairs)
+
+
+def test_magnitudes_of_torchtune() -> None:
+    checkpoint: dict[str, tuple[int, ...]] = {}
+    model: dict[str, tuple[int, ...]] = {}
+    wanted: dict[str, str] = {}
+    for layer in range(3):
+        for mine, theirs in (("q_proj", "q_proj"), ("output_proj", "o_proj")):
+            here, there = f"layers.{layer}.attn.{mine}", f"base_model.model.model.layers.{layer}.self_attn.{theirs}"
+            model[f"{there}.base_layer.weight"] = (WIDTH, WIDTH)
+            for name, goal, shape in (
+                ("lora_a.weight", "lora_A.default.weight", (RANK, WIDTH)),
+                ("lora_b.weight", "lora_B.default.weight", (WIDTH, RANK)),
+                ("magnitude", "lora_magnitude_vector.default.weight", (WIDTH,)),
+            ):
+                wanted[f"{here}.{name}"] = f"{there}.{goal}"
+                checkpoint[f"{here}.{name}"] = model[f"{there}.{goal}"] = shape
+    found = infer_remapping(checkpoint, model)
+    assert found.mapping == wanted
+    assert {key: found.apply(key) for key in checkpoint} == wanted
+
+
+def test_a_magnitude_of_the_model_is_none_of_an_adapter() -> None:
+    assert infer_remapping({"module.norm.magnitude": (4,)}, {"norm.magnitude": (4,)}).mapping == {
+        "module.norm.magnitude": "norm.magnitude"
+    }
