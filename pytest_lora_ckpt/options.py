@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_lora_ckpt import option_values as read
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from pytest_lora_ckpt.checkpoint.limits import Limits
     from pytest_lora_ckpt.comparison.stages import Demands, Stage
-
-REPLICA = "replica:"
+    from pytest_lora_ckpt.option_values import Reference
 
 OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_generate_inputs", "lora_base_model", "lora_companions")
 """Fixtures that a project overrides in its `conftest.py`."""
-
-_FORM = "Give `module:name`, such as my_project.loading:load_model."
 
 
 class OptionError(ValueError):
@@ -82,128 +81,6 @@ class Option:
         return {"help": self.help, **kinds.get(self.kind, {"metavar": self.metavar})}
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A callable of the project: `module:name`."""
-
-    module: str
-    name: str
-
-    def resolve(self, directories: Sequence[Path]) -> Callable[..., Any]:
-        """Import it, from these directories as well.
-
-        Raises:
-            ValueError: There is no such module or name, importing it fails, or it is not callable.
-        """
-        import importlib  # Only where a reference was given.
-        import sys
-
-        before = list(sys.path)
-        sys.path += [str(each) for each in directories if str(each) not in before]
-        try:
-            value: Any = importlib.import_module(self.module)
-            for part in self.name.split("."):
-                value = getattr(value, part)
-        except AttributeError:
-            raise ValueError(f"the module {self.module} has no {self.name}. {_FORM}") from None
-        except Exception as error:
-            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-            raise ValueError(f"cannot import {self.module}: {kind}{error}. {_FORM}") from error
-        finally:
-            sys.path[:] = before
-        if not callable(value):
-            raise ValueError(f"it is {type(value).__name__}, and should be callable. {_FORM}")  # noqa: TRY004
-        function: Callable[..., Any] = value
-        return function
-
-
-def _checkpoint(text: str, base: Path) -> str:
-    from pytest_lora_ckpt.replicas.names import STAGES
-
-    if not text.strip():
-        raise ValueError("it is empty. Give a path, or replica:finetune.")
-    if not text.startswith(REPLICA):
-        return text if "://" in text else str(base / Path(text).expanduser())
-    if text.removeprefix(REPLICA) not in STAGES:
-        raise ValueError(f"the replicas are {', '.join(REPLICA + stage for stage in STAGES)}.")
-    return text
-
-
-def _reference(text: str, what: str) -> Reference:
-    module, _, name = text.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise ValueError(f"this should name a callable {what}. {_FORM}")
-    return Reference(module, name)
-
-
-def _model(text: str, base: Path) -> Reference | Path:
-    if not text.endswith(".json"):
-        return _reference(text, "that returns the model")
-    path = base / Path(text).expanduser()
-    if not path.is_file():
-        raise ValueError("there is no such manifest.")
-    return path
-
-
-def _existing(text: str, base: Path) -> Path:
-    path = base / Path(text).expanduser()
-    if not path.exists():
-        raise ValueError("there is no such file or directory.")
-    return path
-
-
-def _trusted(text: str, _: Path) -> str:
-    name = text.strip()
-    if "." not in name.strip("."):
-        raise ValueError("give the full name, such as my_project.config.TrainConfig.")
-    return name
-
-
-def _report(text: str, base: Path) -> Path:
-    from pytest_lora_ckpt.auditing.render import ENDINGS
-
-    path = base / Path(text).expanduser()
-    if path.suffix not in ENDINGS:
-        raise ValueError(f"the file's ending is one of {', '.join(ENDINGS)}.")
-    if not path.parent.is_dir():
-        raise ValueError(f"the directory {path.parent} does not exist.")
-    return path
-
-
-def _number(text: str, least: float, most: float, what: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not least <= number <= most:
-        raise ValueError(f"give a number {what}.")
-    return number
-
-
-def _stages(text: str, _: Path) -> Mapping[str, Stage]:
-    from pytest_lora_ckpt.comparison.stages import parse_stages
-
-    return parse_stages(text.splitlines())
-
-
-def _limits(text: str, _: Path) -> Limits:
-    from pytest_lora_ckpt.checkpoint.limits import parse_limits
-
-    return parse_limits(text.splitlines())
-
-
-def _faults(text: str, _: Path) -> list[str]:
-    from pytest_lora_ckpt.scoring import parse_fault_names
-
-    return parse_fault_names(text)
-
-
-def _accepted(text: str, _: Path) -> dict[str, str]:
-    from pytest_lora_ckpt.scoring import parse_accepted
-
-    return parse_accepted(text.splitlines())
-
-
 _ROWS = (
     Option(
         "lora_ckpt",
@@ -211,7 +88,7 @@ _ROWS = (
         "a Hugging Face model directory (sharded or not), or "
         "replica:STAGE (vision, resampler, finetune), a tiny PanoramaVLM checkpoint made on the spot.",
         "PATH",
-        _checkpoint,
+        read.checkpoint,
         default=(),
         kind="many",
     ),
@@ -220,13 +97,13 @@ _ROWS = (
         "Callable that returns the nn.Module to receive the weights, or a lora_manifest.json that replaces it; or "
         "override the fixture lora_model.",
         "MODULE:FACTORY",
-        _model,
+        read.model,
     ),
     Option(
         "lora_loader",
         "Your own loading code, a callable path -> loaded model; or override the fixture lora_loader.",
         "MODULE:FUNCTION",
-        lambda text, _: _reference(text, "path -> loaded model"),
+        lambda text, _: read.reference(text, "path -> loaded model"),
     ),
     Option(
         "lora_stage",
@@ -237,23 +114,23 @@ _ROWS = (
         "lora_min_ratio",
         "Minimum fraction (0.0 to 1.0) of the required model keys that must load after remapping (default: 1.0).",
         "R",
-        lambda text, _: _number(text, 0.0, 1.0, "from 0.0 to 1.0"),
+        lambda text, _: read.number(text, 0.0, 1.0, "from 0.0 to 1.0"),
         default=1.0,
     ),
-    Option("lora_report", "Write the result to this .json file (repeatable).", "FILE", _report, (), "many"),
+    Option("lora_report", "Write the result to this .json file (repeatable).", "FILE", read.report, (), "many"),
     Option(
         "lora_manifest",
         "The manifest that was written when the checkpoint was trained (write_manifest, LoraManifestCallback); by "
         "default the lora_manifest.json next to the checkpoint.",
         "FILE",
-        _existing,
+        read.existing,
     ),
     Option(
         "lora_companion",
         "Trained weights in a file or adapter directory that lies elsewhere (repeatable): part of the checkpoint, as "
         "are those that are found in an adapter's directory; or override the fixture lora_companions.",
         "PATH",
-        _existing,
+        read.existing,
         (),
         "many",
     ),
@@ -261,7 +138,7 @@ _ROWS = (
         "lora_trust",
         "Accept this class or function in pickles of the checkpoint (repeatable), though it is not known to be data.",
         "MODULE.NAME",
-        _trusted,
+        read.trusted,
         (),
         "many",
     ),
@@ -270,7 +147,7 @@ _ROWS = (
         "Score your loader: damage the checkpoint in these ways (by default in every way that applies), and report "
         "which of them your loader notices, and which the checks catch.",
         "NAME,…",
-        _faults,
+        read.faults,
         kind="optional",
     ),
     Option(
@@ -278,7 +155,7 @@ _ROWS = (
         "Load each damaged checkpoint in a process of its own, and stop it after this time; the loader must be a "
         "function of a module.",
         "SECONDS",
-        lambda text, _: _number(text, 5e-324, float("inf"), "of seconds above 0"),
+        lambda text, _: read.number(text, 5e-324, float("inf"), "of seconds above 0"),
     ),
     Option(
         "lora_strict",
@@ -290,19 +167,19 @@ _ROWS = (
     Option(
         "lora_stages",
         "The training stages, one a line, in order: `name: component … [lora] [(component …)]`.",
-        parse=_stages,
+        parse=read.stages,
         kind="lines",
     ),
     Option(
         "lora_limits",
         "What a checkpoint's files may ask for, where that is more than usual, one a line: `name = number`.",
-        parse=_limits,
+        parse=read.limits,
         kind="lines",
     ),
     Option(
         "lora_accepted_faults",
         "Faults that the project accepts of its loader, one a line: `slug: reason`.",
-        parse=_accepted,
+        parse=read.accepted,
         kind="lines",
     ),
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_lora_ckpt.options import OPTIONS, Given, Option, OptionError, Reading, Reference, read_settings, read_stages
+from pytest_lora_ckpt.option_values import Reference
+from pytest_lora_ckpt.options import OPTIONS, Given, Option, OptionError, Reading, read_settings, read_stages
 
 README = Path(__file__).parent.parent / "README.md"
 HERE = Path(__file__).parent
@@ -134,4 +135,6 @@ def test_importing_the_table_imports_nothing_else() -> None:
         "*sorted(name for name in sys.modules if name.startswith('pytest_lora_ckpt.')))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE.parent)
-    assert result.stdout.split() == ["set()", "pytest_lora_ckpt._lazy", "pytest_lora_ckpt.options"]
+    assert result.stdout.split() == [
+        *("set()", "pytest_lora_ckpt._lazy", "pytest_lora_ckpt.option_values", "pytest_lora_ckpt.options")
+    ]

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_lora_ckpt.options import OPTIONS, Given, Option, OptionError, Reading, Reference
+from pytest_lora_ckpt.options import OPTIONS, Given, Option, OptionError, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pytest_lora_ckpt.option_values import Reference
 
 _INI_TYPES: dict[str, Literal["linelist", "bool"]] = {"many": "linelist", "lines": "linelist", "flag": "bool"}
 

@@ -14,7 +14,7 @@ from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.guard import InternalError, guard
 from pytest_lora_ckpt.auditing.project import Project, TestOutcomes
 from pytest_lora_ckpt.comparison.stages import STAGES
-from pytest_lora_ckpt.options import REPLICA, Settings
+from pytest_lora_ckpt.option_values import REPLICA
 from pytest_lora_ckpt.pytest_plugin.settings import resolve
 from pytest_lora_ckpt.wording import block
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pytest_lora_ckpt.comparison.stages import Stage
+    from pytest_lora_ckpt.options import Settings
 
 _OUTCOMES = TestOutcomes((pytest.skip.Exception,), (pytest.fail.Exception,), (pytest.exit.Exception,))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CHECKS = (
     "readable",
+    "safe",
     "lora-complete",
     "config",
     "values",
@@ -27,7 +28,7 @@ CHECKS = (
     "manifest",
 )
 
-FILE_CHECKS = ("readable", "lora-complete", "config", "values", "stage")
+FILE_CHECKS = ("readable", "safe", "lora-complete", "config", "values", "stage")
 """The checks that a file alone decides."""
 
 LOADER_CHECKS = ("keys", "ratio", "loaded", "adapter-active", "generate")

@@ -49,7 +49,7 @@ def test_healthy(
     run = audit(f"--lora-ckpt={replica(layout=layout)}")
     assert run.ret == pytest.ExitCode.OK
     assert not run.named("failed")
-    wanted = {"readable", "lora-complete", "values"}
+    wanted = {"readable", "safe", "lora-complete", "values"}
     wanted |= {"config"} if layout == "peft_adapter" else set()
     wanted |= {"keys", "ratio"} if with_model else set()
     assert run.named("passed") == wanted
@@ -64,7 +64,7 @@ def test_healthy_adapter_bin(audit: Audit, tmp_path_factory: pytest.TempPathFact
     run = audit(f"--lora-ckpt={path}")
     assert (path / "adapter_model.bin").is_file()
     assert run.ret == pytest.ExitCode.OK
-    assert run.named("passed") == {"readable", "lora-complete", "config", "values"}
+    assert run.named("passed") == {"readable", "safe", "lora-complete", "config", "values"}
 
 
 @pytest.mark.parametrize("keep", ["all", "trained"])

@@ -22,7 +22,7 @@ def test_a_replica_passes(audit: Audit, stage: str) -> None:
     run = audit(f"--lora-ckpt=replica:{stage}")
     assert run.ret == pytest.ExitCode.OK
     adapter = {"lora-complete", "values", "adapter-active", "base-untouched"}
-    with_model = {"readable", "stage", *LOADER_CHECKS, "manifest"}
+    with_model = {"readable", "safe", "stage", *LOADER_CHECKS, "manifest"}
     assert run.named("passed") == (with_model | adapter if stage == "finetune" else with_model - adapter)
     assert run.named("skipped") == set(CHECKS) - run.named("passed")
     assert run.sections == [f"LoRA checkpoint: replica:{stage}"]
@@ -172,7 +172,7 @@ class TestItems:
         del toy_project
         run = audit("--lora-ckpt=replica:vision", "--collect-only", "-q", "-q", "-q", report=False)
         assert run.ret == pytest.ExitCode.OK
-        assert [line for line in run.lines if line.startswith("lora-ckpt")] == ["lora-ckpt: 12"]
+        assert [line for line in run.lines if line.startswith("lora-ckpt")] == ["lora-ckpt: 13"]
         listed = pytester.runpytest_inprocess("--lora-ckpt=replica:vision", "--co", "-q", "-p", "no:benchmark").outlines
         assert [line for line in listed if line.startswith("lora-ckpt::")] == [
             f"lora-ckpt::{name}[replica:vision]" for name in CHECKS
@@ -181,7 +181,7 @@ class TestItems:
 
     def test_x_stops_at_the_first_failure(self, audit: Audit, replica: Callable[..., Path]) -> None:
         run = audit(f"--lora-ckpt={replica(layout='torch', fault='size-0')}", "-x")
-        assert run.checks == {"readable": "passed", "lora-complete": "failed"}
+        assert run.checks == {"readable": "passed", "safe": "passed", "lora-complete": "failed"}
         assert run.run["verdict"]
 
     def test_without_the_terminal_the_report_is_written(self, audit: Audit, toy_checkpoint: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_file_alone_is_not_compared(audit: Audit, replica: Callable[..., Path]
     assert run.run["verdict"] == "not-compared"
     assert run.run["as_is"] is None
     assert run.run["remapped"] is None
-    assert run.named("passed") == {"readable", "lora-complete", "values"}
+    assert run.named("passed") == {"readable", "safe", "lora-complete", "values"}
     for name in ("keys", "ratio"):
         assert "give --lora-model=module:factory or --lora-loader=module:function" in run.summary(name)
     for name in ("adapter-active", "generate"):

@@ -179,7 +179,13 @@ def stop(request):
         )
         run = audit(f"--lora-ckpt={toy_checkpoint}")
         assert run.ret == 7
-        assert [check["name"] for check in run.run["checks"]] == ["readable", "lora-complete", "config", "values"]
+        assert [check["name"] for check in run.run["checks"]] == [
+            "readable",
+            "safe",
+            "lora-complete",
+            "config",
+            "values",
+        ]
 
 
 class TestIni:

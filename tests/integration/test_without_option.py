@@ -35,7 +35,13 @@ def test_nothing_is_collected_and_nothing_heavy_imported(pytester: pytest.Pytest
     result.stdout.fnmatch_lines(["*collected 0 items*"])
     result.stdout.no_fnmatch_line("*LoRA checkpoint*")
     assert imported(result) == []
-    assert {name.split(".")[1] for name in imported(result, "ours:")} == {"_lazy", "options", "plugin", "pytest_plugin"}
+    assert {name.split(".")[1] for name in imported(result, "ours:")} == {
+        "_lazy",
+        "option_values",
+        "options",
+        "plugin",
+        "pytest_plugin",
+    }
 
 
 def test_tests_of_the_project_run_and_those_with_a_checkpoint_skip(

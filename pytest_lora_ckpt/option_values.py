@@ -1,0 +1,150 @@
+"""How the values of options are read: each function says in a `ValueError` what would be valid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pytest_lora_ckpt.checkpoint.limits import Limits
+    from pytest_lora_ckpt.comparison.stages import Stage
+
+REPLICA = "replica:"
+
+_FORM = "Give `module:name`, such as my_project.loading:load_model."
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A callable of the project: `module:name`."""
+
+    module: str
+    name: str
+
+    def resolve(self, directories: Sequence[Path]) -> Callable[..., Any]:
+        """Import it, from these directories as well.
+
+        Raises:
+            ValueError: There is no such module or name, importing it fails, or it is not callable.
+        """
+        import importlib  # Only where a reference was given.
+        import sys
+
+        before = list(sys.path)
+        sys.path += [str(each) for each in directories if str(each) not in before]
+        try:
+            value: Any = importlib.import_module(self.module)
+            for part in self.name.split("."):
+                value = getattr(value, part)
+        except AttributeError:
+            raise ValueError(f"the module {self.module} has no {self.name}. {_FORM}") from None
+        except Exception as error:
+            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+            raise ValueError(f"cannot import {self.module}: {kind}{error}. {_FORM}") from error
+        finally:
+            sys.path[:] = before
+        if not callable(value):
+            raise ValueError(f"it is {type(value).__name__}, and should be callable. {_FORM}")  # noqa: TRY004
+        function: Callable[..., Any] = value
+        return function
+
+
+def checkpoint(text: str, base: Path) -> str:
+    """Read a path, an address, or a replica."""
+    from pytest_lora_ckpt.replicas.names import STAGES
+
+    if not text.strip():
+        raise ValueError("it is empty. Give a path, or replica:finetune.")
+    if not text.startswith(REPLICA):
+        return text if "://" in text else str(base / Path(text).expanduser())
+    if text.removeprefix(REPLICA) not in STAGES:
+        raise ValueError(f"the replicas are {', '.join(REPLICA + stage for stage in STAGES)}.")
+    return text
+
+
+def reference(text: str, what: str) -> Reference:
+    """Read `module:name`."""
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise ValueError(f"this should name a callable {what}. {_FORM}")
+    return Reference(module, name)
+
+
+def model(text: str, base: Path) -> Reference | Path:
+    """Read `module:name`, or the path of a manifest."""
+    if not text.endswith(".json"):
+        return reference(text, "that returns the model")
+    path = base / Path(text).expanduser()
+    if not path.is_file():
+        raise ValueError("there is no such manifest.")
+    return path
+
+
+def existing(text: str, base: Path) -> Path:
+    """Read a path under which something lies."""
+    path = base / Path(text).expanduser()
+    if not path.exists():
+        raise ValueError("there is no such file or directory.")
+    return path
+
+
+def trusted(text: str, _: Path) -> str:
+    """Read the full name of a class or function."""
+    name = text.strip()
+    if "." not in name.strip("."):
+        raise ValueError("give the full name, such as my_project.config.TrainConfig.")
+    return name
+
+
+def report(text: str, base: Path) -> Path:
+    """Read the path of a report."""
+    from pytest_lora_ckpt.auditing.render import ENDINGS
+
+    path = base / Path(text).expanduser()
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"the file's ending is one of {', '.join(ENDINGS)}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"the directory {path.parent} does not exist.")
+    return path
+
+
+def number(text: str, least: float, most: float, what: str) -> float:
+    """Read a number between two bounds."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not least <= number <= most:
+        raise ValueError(f"give a number {what}.")
+    return number
+
+
+def stages(text: str, _: Path) -> Mapping[str, Stage]:
+    """Read training stages."""
+    from pytest_lora_ckpt.comparison.stages import parse_stages
+
+    return parse_stages(text.splitlines())
+
+
+def limits(text: str, _: Path) -> Limits:
+    """Read limits."""
+    from pytest_lora_ckpt.checkpoint.limits import parse_limits
+
+    return parse_limits(text.splitlines())
+
+
+def faults(text: str, _: Path) -> list[str]:
+    """Read names of faults."""
+    from pytest_lora_ckpt.scoring import parse_fault_names
+
+    return parse_fault_names(text)
+
+
+def accepted(text: str, _: Path) -> dict[str, str]:
+    """Read faults with the reasons why they are accepted."""
+    from pytest_lora_ckpt.scoring import parse_accepted
+
+    return parse_accepted(text.splitlines())
