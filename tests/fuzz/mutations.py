@@ -47,12 +47,15 @@ def saved(value: object, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def repacked(data: bytes, method: int, *, stream: bool = False, zip64: bool = False) -> bytes:
-    class Stream(io.BytesIO):
-        def seekable(self) -> bool:
-            return not stream
+class Stream(io.BytesIO):
+    """What cannot be written again: zipfile puts a record's sizes behind it."""
 
-    target = Stream()
+    def seek(self, offset: int, whence: int = 0) -> int:
+        raise OSError("a stream")
+
+
+def repacked(data: bytes, method: int, *, stream: bool = False, zip64: bool = False) -> bytes:
+    target = Stream() if stream else io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(target, "w", method) as new:
         for name in old.namelist():
             with new.open(name, "w", force_zip64=zip64) as record:

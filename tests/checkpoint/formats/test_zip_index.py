@@ -47,11 +47,7 @@ def test_as_zipfile(records: list[tuple[str, bytes]], compression: int, comment:
 
 @pytest.mark.parametrize("written", ["to a stream", "with sizes of eight bytes", "both"])
 def test_headers_written_before_the_sizes_are_known(written: str) -> None:
-    class Stream(io.BytesIO):
-        def seekable(self) -> bool:
-            return written == "with sizes of eight bytes"
-
-    buffer = Stream()
+    buffer = io.BytesIO() if written == "with sizes of eight bytes" else Stream()
     with zipfile.ZipFile(buffer, "w") as opened:
         for name in ("a", "b"):
             with opened.open(name, "w", force_zip64=written != "to a stream") as record:
@@ -126,7 +122,33 @@ def hidden_end() -> bytes:
     return data[: at + 20] + behind.to_bytes(2, "little") + data[at + 22 :]
 
 
+class Stream(io.BytesIO):
+    """What cannot be written again: zipfile puts a record's sizes behind it."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        raise OSError("a stream")
+
+
+def streamed() -> bytes:
+    buffer = Stream()
+    with zipfile.ZipFile(buffer, "w") as opened:
+        for name in ("a/x", "a/y"):
+            opened.writestr(name, b"first")
+    return buffer.getvalue()
+
+
+BEHIND = b"PK\x07\x08"
+DIRECTORY_OF_STREAM = streamed().index(ENTRY)
+
 AMBIGUOUS = {
+    "another checksum behind a record": (lambda: struct_at(streamed(), BEHIND, 4, b"\xff"), "sizes behind record a/x"),
+    "another size behind a record": (lambda: struct_at(streamed(), BEHIND, 12, b"\xff"), "sizes behind record a/x"),
+    "another size behind the last": (lambda: struct_at(streamed(), BEHIND, 12, b"\xff", 1), "sizes behind record a/y"),
+    "no mark behind a record": (lambda: struct_at(streamed(), BEHIND, 0, b"XX"), "sizes behind record a/x"),
+    "no sizes behind a record that should have them": (
+        lambda: moved(streamed().replace(streamed()[DIRECTORY_OF_STREAM - 16 : DIRECTORY_OF_STREAM], b"", 1), -16),
+        "sizes behind record",
+    ),
     "a comment that holds an end record": (
         lambda: archive({"a": b"x"}, comment=END + bytes(30)).data,
         "another can hide",
@@ -226,6 +248,7 @@ def put_in(data: bytes) -> bytes:
 
 
 BROKEN = {
+    "no header where one should be": (lambda: struct_at(WHOLE, LOCAL, 0, b"XX", 1), "no header of record a/y"),
     "a directory too short for its entries": (
         lambda: struct_at(WHOLE, END, 8, b"\0\x10\0\x10"),
         "bytes for 4096 records",
