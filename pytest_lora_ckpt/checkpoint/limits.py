@@ -82,6 +82,11 @@ class Limits:
     key_segments: int = _bound(64, "segments of one key", "Models have keys of 3 to 20.")
     dimensions: int = _bound(MOST_DIMENSIONS, "dimensions of one tensor", "numpy has at most so many.")
     aliases: int = _bound(100_000, "keys that share a tensor", "Models share a few embeddings and layers.")
+    overlapping_bytes: int = _bound(
+        1 << 30,
+        "bytes of one file's tensors that lie in each other, beyond four times the file",
+        "Thousands of tensors in one storage of a few MB would be read one by one.",
+    )
     config_bytes: int = _bound(10_000_000, "bytes of one config", "Configs have some kB; with rank_pattern some 100.")
     index_bytes: int = _bound(100_000_000, "bytes of one shard index", "A key takes a hundred.")
     manifest_bytes: int = _bound(100_000_000, "bytes of one manifest", "A model of 100,000 keys takes some 30 MB.")
@@ -114,6 +119,7 @@ Bound = Literal[
     "key_segments",
     "dimensions",
     "aliases",
+    "overlapping_bytes",
     "config_bytes",
     "index_bytes",
     "manifest_bytes",

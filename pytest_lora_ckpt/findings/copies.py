@@ -59,7 +59,8 @@ def copy_findings(
     groups = []
     for first, *others in alike.values():
         if others and not _is_constant(read_bytes(first)):
-            group = [first, *(key for key in others if _same_bytes(keys, read_bytes, first, key))]
+            same = (key for key in others if tensor(key) == tensor(first) or _same_bytes(keys, read_bytes, first, key))
+            group = [first, *same]
             if len(set(map(tensor, group))) > 1:
                 groups.append(group)
     if groups:

@@ -66,6 +66,8 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
     codes: list[str] = []
     unreadable: list[str] = []
     checked = 0
+    looks: dict[str, tuple[bool, bool, int]] = {}  # A tensor of several names is looked at once.
+    aliases = keys.alias_of()
     for key, reading in readings(keys).items():
         if not reading.is_adapter or not (info := keys[key]).numel or (reading.lora or "").endswith("alpha"):
             continue
@@ -73,12 +75,15 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
             (codes if info.dtype.lstrip("uq").startswith("int") else unreadable).append(key)
             continue
         checked += 1
-        data = read_bytes(key)
-        finite, nonzero = look(data, info.dtype)
+        name = aliases.get(key, (key,))[0]
+        if name not in looks:
+            data = read_bytes(key)
+            looks[name] = (*look(data, info.dtype), zlib.crc32(data))
+        finite, nonzero, checksum = looks[name]
         if not finite:
             broken.append(key)
         if nonzero:
-            checksums[key] = zlib.crc32(data)
+            checksums[key] = checksum
         else:
             zero.add(key)
     findings: list[Finding] = []

@@ -9,12 +9,15 @@ from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts.torch_envelope import state_dict_in
 from pytest_lora_ckpt.checkpoint.limits import OverLimitError, check_keys, over_limit
-from pytest_lora_ckpt.tensors import KeySet
+from pytest_lora_ckpt.checkpoint.pickle.torch_types import span
+from pytest_lora_ckpt.tensors import ITEM_SIZES, KeySet
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.index import FileIndex
     from pytest_lora_ckpt.checkpoint.layouts import IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
+
+_COVERED = 4  # A shared storage has views, and a packed file unpacks.
 
 NAME = "one file"
 EXPECTS = "a file, not a directory"
@@ -45,6 +48,7 @@ def checkpoint_of(index: FileIndex) -> Checkpoint:
     try:
         check_keys(keys, budget)
         budget.spend("aliases", sum(map(len, keys.aliases)))
+        budget.check("overlapping_bytes", _overlapping(keys, index.window.length))
     except OverLimitError as error:
         raise over_limit(index.window.origin, error) from error
     return Checkpoint(
@@ -60,3 +64,12 @@ def checkpoint_of(index: FileIndex) -> Checkpoint:
         notes=state.notes,
         budget=budget,
     )
+
+
+def _overlapping(keys: KeySet, size: int) -> int:
+    """Return by how many bytes the tensors of a file are more than four times the file: they lie in each other."""
+    if keys.nbytes <= _COVERED * size:
+        return 0
+    once = {names[0] for names in keys.aliases} | keys.keys() - {name for names in keys.aliases for name in names}
+    infos = (keys[key] for key in once)
+    return sum(span(each.shape, each.stride) * ITEM_SIZES.get(each.dtype, 1) for each in infos) - _COVERED * size
