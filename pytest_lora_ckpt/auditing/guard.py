@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.auditing.judges.judgement import failure_text
 from pytest_lora_ckpt.auditing.result import CheckReport
 from pytest_lora_ckpt.findings import finding
-from pytest_lora_ckpt.wording import WIDTH, printable, sentence
+from pytest_lora_ckpt.wording import WIDTH, printable, said, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ class InternalError(Exception):
     """
 
     def __init__(self, doing: str, path: object, error: BaseException) -> None:
-        self.what = f"{type(error).__name__}: {_said(error)} ({_place(error)})"
+        self.what = f"{type(error).__name__}: {printable(sentence(said(error)), 2 * WIDTH)} ({_place(error)})"
         message = f"pytest-lora-ckpt itself failed in {doing} on {printable(path, WIDTH)}: {self.what}."
         self.finding = finding(_CAUSE, message)
         self.text = failure_text(self.finding.message, [self.finding])
@@ -68,13 +68,6 @@ def failed_itself(name: str, context: AuditContext, error: InternalError) -> Che
     if first != name:
         return CheckReport(name, "skipped", f"pytest-lora-ckpt itself failed: see {first}")
     return CheckReport(name, "failed", error.finding.message, (error.finding,), error=error)
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return sentence(str(error))[: 2 * WIDTH]
-    except Exception:  # noqa: BLE001  # Its own text fails as well.
-        return "(it has no text)"
 
 
 def _place(error: BaseException) -> str:

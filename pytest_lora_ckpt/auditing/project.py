@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pytest_lora_ckpt.models import as_key_set, is_module, is_tensor
-from pytest_lora_ckpt.wording import beginning, type_name
+from pytest_lora_ckpt.wording import beginning, said, type_name
 
 Value = TypeVar("Value")
 
@@ -222,7 +222,7 @@ class Project:
             code = "" if error.code is None else repr(error.code)
             raise ProjectError(cause, f"{who} called sys.exit({code}).") from error
         except BaseException as error:  # A test framework's own exceptions need not be an Exception.
-            raise ProjectError(cause, f"{who} raised {type(error).__name__}: {beginning(str(error))}") from error
+            raise ProjectError(cause, f"{who} raised {type(error).__name__}: {beginning(said(error))}") from error
 
 
 def _advice(returned: Any) -> str:

@@ -14,7 +14,7 @@ from pytest_lora_ckpt.lora.layers import AdapterLayer, adapter_layers
 from pytest_lora_ckpt.lora.pairs import lora_factor
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.running import at_rest, floats_in
-from pytest_lora_ckpt.wording import beginning, count, grouped
+from pytest_lora_ckpt.wording import beginning, count, grouped, said
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -119,7 +119,7 @@ def run_twice(
         with off:
             without = floats_in(model(**inputs))
     except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
-        message = f"The forward pass raised {type(error).__name__}: {beginning(str(error))}"
+        message = f"The forward pass raised {type(error).__name__}: {beginning(said(error))}"
         return replace(effect, cause="inputs-failed", error=message)
     if not on:
         return replace(effect, error="The forward pass returned no floating tensor.")

@@ -14,7 +14,7 @@ from pytest_lora_ckpt.models import attribute
 from pytest_lora_ckpt.proof.effect import adapters_off, up_factors
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.running import ForwardHooks, at_rest, tensors_in
-from pytest_lora_ckpt.wording import beginning, count, listed, type_name
+from pytest_lora_ckpt.wording import beginning, count, listed, said, type_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def _call(model: Any, arguments: Mapping[str, Any]) -> Generation:
             warnings.filterwarnings("ignore", message=".*do_sample.*")
             output = model.generate(**arguments)
     except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
-        return Generation(error=f"generate raised {type(error).__name__}: {beginning(str(error))}")
+        return Generation(error=f"generate raised {type(error).__name__}: {beginning(said(error))}")
     tokens = _tokens(output)
     prompt = arguments.get("decoder_input_ids", arguments.get("input_ids"))
     return Generation(

@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.auditing.guard import InternalError, guard
-from pytest_lora_ckpt.wording import WIDTH, SafeText, beginning, capped, count, line, printable, sentence, tame
+from pytest_lora_ckpt.wording import WIDTH, SafeText, beginning, capped, count, line, printable, said, sentence, tame
 
 if TYPE_CHECKING:
     import warnings
@@ -97,10 +97,7 @@ def _end(text: str) -> str:
 
 def make_warning_safe(recorded: warnings.WarningMessage) -> None:
     """Make a recorded warning safe to print and to send: libraries warn of the names in a file."""
-    try:
-        text = str(recorded.message)
-    except Exception:  # noqa: BLE001  # Not ours: pytest will say so.
-        return
+    text = said(recorded.message)
     if (safe := _lines(beginning(text, _CAPTURED), line)) != text:
         recorded.message = UserWarning(safe)  # Its category stays.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_lora_ckpt.scoring.score import ScoringError
-from pytest_lora_ckpt.wording import printable
+from pytest_lora_ckpt.wording import printable, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -125,7 +125,7 @@ def error_text(error: BaseException) -> str:
     """Write an exception in one line."""
     if isinstance(error, SystemExit):
         return f"sys.exit({'' if error.code is None else repr(error.code)})"
-    text = printable(" ".join(str(error).split()))
+    text = printable(" ".join(said(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

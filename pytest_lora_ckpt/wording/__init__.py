@@ -15,6 +15,7 @@ from pytest_lora_ckpt.wording.text import dtype_name as dtype_name
 from pytest_lora_ckpt.wording.text import grouped as grouped
 from pytest_lora_ckpt.wording.text import key_groups as key_groups
 from pytest_lora_ckpt.wording.text import listed as listed
+from pytest_lora_ckpt.wording.text import said as said
 from pytest_lora_ckpt.wording.text import sentence as sentence
 from pytest_lora_ckpt.wording.text import size as size
 from pytest_lora_ckpt.wording.text import table as table

@@ -187,6 +187,19 @@ def dtype_name(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def said(error: object) -> str:
+    """Return the text of an exception or a warning; some fail in saying it.
+
+    Example:
+        >>> said(ValueError("two rows"))
+        'two rows'
+    """
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001  # Anybody's code.
+        return f"(its text cannot be had: {type(failure).__name__})"
+
+
 def type_name(value: object) -> str:
     """Name a value's type for a message, with its size where it has one.
 

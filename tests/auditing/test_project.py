@@ -65,6 +65,18 @@ def test_a_loader_that_raises_is_called_once() -> None:
     assert calls == ["best.ckpt"]
 
 
+def test_an_exception_that_cannot_be_written() -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    def loader(_: str) -> None:
+        raise MuteError
+
+    with pytest.raises(ProjectError, match=r"The loader raised MuteError: \(its text cannot be had: ValueError\)"):
+        _ = project(loader=loader).loaded
+
+
 @pytest.mark.parametrize(
     ("returned", "told"),
     [(None, "None"), ((1, 2), "a tuple of 2"), ({"model": 1}, "a dict of 1"), ("model", "a str of 5")],
