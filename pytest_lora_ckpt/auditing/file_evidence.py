@@ -9,6 +9,7 @@ from pytest_lora_ckpt.auditing.result import CheckpointFacts, CompanionFacts
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import detect_stage
 from pytest_lora_ckpt.findings.from_values import audit_values
+from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +73,11 @@ class FileEvidence:
     def values(self) -> Sequence[ValueAudit]:
         """The values of each adapter part: the only tensor data that is read of the file."""
         return [audit_values(part.keys, part.read_bytes) for part in self.adapter_parts]
+
+    @property
+    def has_updates(self) -> bool:
+        """Whether it holds both factors of some module."""
+        return any(pair.shape for part in self.adapter_parts for pair in part.keys.derived(lora_pairs))
 
     @property
     def is_zero(self) -> bool:

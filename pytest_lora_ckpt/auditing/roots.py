@@ -20,7 +20,14 @@ _NOT_FINITE = {"nan-or-inf", "cast-overflow", "integer-codes"}
 
 _FOLLOWS: Mapping[str, set[str]] = {
     "adapter-inactive": {*_NOT_THERE, "still-initial", "adapter-all-zero"},
-    "adapter-not-loaded": {*RENAMINGS, "adapter-all-zero", "adapter-without-home", "still-initial"},
+    "adapter-not-loaded": {
+        *RENAMINGS,
+        "adapter-all-zero",
+        "adapter-without-home",
+        "lora-pair-incomplete",
+        "lora-slot-empty",
+        "still-initial",
+    },
     "base-changed": {"other-base"},
     "config-bias": {"lora-slot-empty"},
     "base-overwritten": {"other-base", "base-changed", "base-weights-in-adapter"},
@@ -32,6 +39,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
     "pickle-not-read": {"companion-unreadable"},
     "probe-differs": {*_NOT_THERE, *_OTHER_BASE, "still-initial", "values-differ", "scaling-differs", "merged-twice"},
     "rank-mismatch": {"config-rank"},
+    "scaling-differs": {"config-differs"},
     "still-initial": {"adapter-without-home", "target-mismatch"},
     "too-few-loaded": {*_NO_TENSORS, *_NOT_THERE, "wrong-stage", "lost-weights", "rank-mismatch", "unexpected-weights"},
     "zero-update-in-use": {"lora-pair-incomplete", "lora-slot-empty", "lora-uneven-layers", "target-mismatch"},

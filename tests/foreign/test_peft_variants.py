@@ -389,6 +389,7 @@ WAYS = [
     replace(QUANTISED, name="int8-and-the-base-before", base=llama),
     replace(QUANTISED, name="int8-without-base", base=None),
     replace(QUANTISED, name="int8-attached-anew", load=attached_anew(in_int8), causes=("still-initial",), alone=True),
+    replace(variant("no-lora-B"), damage=without("lora_B"), causes=("lora-pair-incomplete",), alone=True),
     replace(PISSA, name="pissa-attached-anew", load=attached_anew(llama), causes=LOST, alone=True),
     *ways("dora", use_dora=True),
     *ways("dora-of-embedding", use_dora=True, target_modules=["embed_tokens", "q_proj"]),

@@ -88,7 +88,7 @@ def _at_work(context: AuditContext, evidence: LoadedEvidence) -> Judgement:
 
     model, inputs = evidence.model.module, evidence.inputs or {}
     effect = adapter_effect(model, inputs)
-    all_zero = effect.modules and effect.zero == effect.modules
+    all_zero = effect.modules and effect.zero == effect.modules and context.file.has_updates
     judgement = judges.effect(effect, file_is_zero=context.file.is_zero if all_zero else None)
     if not judgement.passed:
         return judgement
