@@ -324,3 +324,12 @@ def test_the_process_is_left_as_it_was_found(tiny: Path) -> None:
     before = dict(os.environ)
     score_tiny(loaders.strict, tiny, "wrapper-prefix")
     assert dict(os.environ) == before
+
+
+def test_the_loader_is_called_where_a_fault_leaves_a_pickle_that_cannot_be_read(lightning: Path) -> None:
+    from pytest_lora_ckpt.replicas import PanoramaVLM, replica_inputs
+
+    names = ["truncated", "empty-file", "web-page"]
+    found = rows(score_loader(PanoramaVLM.from_checkpoint, lightning, faults=names, inputs=replica_inputs))
+    assert {name: row.trial.load.outcome for name, row in found.items()} == dict.fromkeys(names, "raised")
+    assert {row.trial.gate.verdict for row in found.values()} == {"caught"}
