@@ -184,8 +184,10 @@ def _recipes(
         "dtype": draw(st.sampled_from(_DTYPES)),
         "dora": draw(flags["dora"]),
     }
+    # What does not count is drawn all the same: Hypothesis shrinks to few draws, which another layout should not have.
+    moved, companion = draw(flags["moved_base"]), draw(flags["companion"])
     kinds: Sequence[str | None] = (None, None, *_EXTRAS) if is_adapter else (None,)
-    if is_adapter and not model["tied"] and draw(flags["moved_base"]):
+    if is_adapter and moved and not model["tied"]:
         kinds = _MOVES
     # PEFT has DoRA for plain linear layers, on the weights as they are.
     kind = draw(st.sampled_from([each for each in kinds if not (model["dora"] and each in _WITHOUT_DORA)]))
@@ -196,7 +198,7 @@ def _recipes(
     adapter = draw(_adapters(model, kind, max_rank))
     injects = not adapter["modules_to_save"] and model["merged"] not in {"whole", "fused"}
     file = draw(_files(layout, flags, injects=injects))
-    if is_adapter and draw(flags["companion"]):
+    if is_adapter and companion:
         file["companion"] = draw(st.sampled_from(_PROJECTORS)) if model["vision"] else "value_head.safetensors"
     return CheckpointRecipe(layout=layout, **model, **adapter, **file, seed=draw(st.integers(0, 2**16)))
 
@@ -213,11 +215,12 @@ def _adapters(draw: st.DrawFn, model: dict[str, Any], kind: str | None, max_rank
     whole = () if model["tied"] or kind in _MOVES else ("lm_head", "embed_tokens")
     # PEFT converts the factors alone, and has one adapter at a time in a module that is trained whole.
     alone = converted or kind == "second"
-    saved = () if alone else tuple(draw(st.lists(st.sampled_from((*whole, "norm")), max_size=1)))
+    drawn, rarely = draw(st.lists(st.sampled_from((*whole, "norm")), max_size=1)), draw(_RARELY)
+    saved = () if alone else tuple(drawn)
     if kind == "words":
         saved = ("embed_tokens", "lm_head")
     adaptable = [name for name in whole if name not in saved]
-    if adaptable and not by_pattern and draw(_RARELY):
+    if adaptable and not by_pattern and rarely:
         targets = (*targets, draw(st.sampled_from(adaptable)))
     rank, alpha = draw(st.integers(1, max_rank)), draw(st.integers(1, _MOST_ALPHA))
     # PEFT converts adapters of one rank and one alpha.
