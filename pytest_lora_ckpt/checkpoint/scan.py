@@ -71,9 +71,9 @@ def _scan(window: Window, entry: str, name: str, depth: int) -> FileScan:
     if head.startswith(_NUMPY):
         return _numpy(window, entry, head)
     if head.startswith(_HEADER) or is_legacy(head, name):
-        return _pickles(window, entry)
+        return _pickles(window, entry, name)
     # Protocols 0 and 1 have no header: it may be anything.
-    found = _pickles(window, entry) if name.lower().endswith(PICKLE_ENDINGS) else FileScan()
+    found = _pickles(window, entry, name) if name.lower().endswith(PICKLE_ENDINGS) else FileScan()
     return found if found.globals else FileScan()
 
 
@@ -92,10 +92,10 @@ def _numpy(window: Window, entry: str, head: bytes) -> FileScan:
         return FileScan()
     size = 2 if head[6:7] == b"\1" else 4
     start = 8 + size + int.from_bytes(head[8 : 8 + size], "little")
-    return _pickles(PartWindow(window, start, max(window.length - start, 0)), entry)
+    return _pickles(PartWindow(window, start, max(window.length - start, 0)), entry, ".npy")
 
 
-def _pickles(window: Window, entry: str) -> FileScan:
+def _pickles(window: Window, entry: str, name: str) -> FileScan:
     """Read pickles. Nothing says how long they are, so more is read as long as they seem cut off."""
     size, most = _FIRST, min(window.length, window.budget.limits.pickle_bytes)
     while True:
@@ -104,9 +104,12 @@ def _pickles(window: Window, entry: str) -> FileScan:
         if error is None or not error.truncated or size >= most:
             break
         size = min(8 * size, most)
-    # Where it is cut off, whoever loads it gets no further. What follows a pickle and is none is not loaded.
+    # Where it is cut off, whoever loads it gets no further. What follows a pickle and is none is not loaded. A file of
+    # another kind may begin as a pickle does: one of 256 that begin with a length.
     rest = window.read(scan.position, 1) == _HEADER
-    unread = str(error) if error is not None and not error.truncated and (rest or not scan.pickles) else ""
+    is_pickle = scan.pickles or scan.globals or name.lower().endswith(PICKLE_ENDINGS)
+    broken = error is not None and not error.truncated and (rest or not scan.pickles)
+    unread = str(error) if broken and is_pickle else ""
     return FileScan(scan.globals, unread)
 
 

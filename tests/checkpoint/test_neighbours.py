@@ -23,7 +23,7 @@ from pytest_lora_ckpt.checkpoint.limits import Budget, Limits
 from pytest_lora_ckpt.checkpoint.scan import scan_file
 from pytest_lora_ckpt.checkpoint.window import MemoryWindow
 from tests.checkpoint.test_companions import write_adapter
-from tests.helpers.checkpoint_samples import Call
+from tests.helpers.checkpoint_samples import Call, zip_around
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,3 +226,36 @@ def test_an_archive_next_to_it_that_readers_differ_in_is_said(tmp_path: Path) ->
         (adapter / name).unlink()
     (adapter / "optimizer.pt").write_bytes(saved({"w": torch.ones(9)})[:-50])
     assert audit(adapter).check("safe").outcome == "passed"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.model", "index.faiss"])
+@pytest.mark.parametrize("second", range(6))
+def test_a_file_that_begins_with_a_length_is_no_pickle(tmp_path: Path, name: str, second: int) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / name).write_bytes(bytes((0x80, second)) + bytes(6) + b'{"a": 1}' + bytes(999))
+    assert audit(adapter).check("safe").outcome == "passed"
+
+
+def test_a_pickle_in_a_record_that_holds_no_tensor_is_said(tmp_path: Path) -> None:
+    healthy = saved({"w": torch.ones(2)})
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(healthy)) as old, torch.serialization._open_zipfile_writer(made) as new:
+        for record in old.namelist():
+            data = PICKLED if record.endswith("/version") else old.read(record)
+            if not record.endswith((".format_version", ".storage_alignment", "serialization_id")):
+                new.write_record(record.partition("/")[2], data, len(data))
+    (tmp_path / "a.pt").write_bytes(made.getvalue())
+    try:
+        found = open_checkpoint(tmp_path / "a.pt").globals
+    except CheckpointError as error:
+        found = error.globals
+    assert "posix.system" in {each.qualname for each in found}
+
+
+def test_names_over_the_limit_are_kept_as_far_as_they_were_read(tmp_path: Path) -> None:
+    many = b"".join(b"cos\nf%d\n0" % number for number in range(100))
+    torch.save({"w": torch.ones(1)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(zip_around(b"\x80\x02" + many + b"}.", tmp_path / "a.pt"), limits=Limits(names=50))
+    assert caught.value.problem == "over-limit"
+    assert len(caught.value.globals) >= 50
