@@ -174,14 +174,14 @@ class Budget:
         pytest_lora_ckpt.checkpoint.limits.OverLimitError: more than 100 elements that calls copy: 120 or more
     """
 
-    __slots__ = ("_index_bytes", "_peak", "_seconds", "_since", "limits", "pattern_time", "spent")
+    __slots__ = ("_grown", "_index_bytes", "_peak", "_seconds", "_since", "limits", "pattern_time", "spent")
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.spent: Counter[Bound] = Counter()
         self.pattern_time = PatternTime(self.limits.pattern_seconds)
         self._index_bytes = 0
-        self._peak = 0
+        self._grown = self._peak = 0
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -217,7 +217,7 @@ class Budget:
         allowed = self.limits.seconds + self._index_bytes // _BYTES_A_SECOND
         if used > allowed:
             raise OverLimitError("seconds", int(used) + 1, allowed)
-        grown, most = _peak() - self._peak, self.limits.memory_bytes + _MEMORY_A_BYTE * self._index_bytes
+        grown, most = self._grown + _peak() - self._peak, self.limits.memory_bytes + _MEMORY_A_BYTE * self._index_bytes
         if grown > most:
             raise OverLimitError("memory_bytes", grown, most)
 
@@ -236,6 +236,7 @@ class Budget:
             yield
         finally:
             self._seconds += time.thread_time() - self._since
+            self._grown += _peak() - self._peak
             self._since = None
 
 
