@@ -6,12 +6,13 @@ more of than the file has bytes, it spends.
 
 from __future__ import annotations
 
+import mmap
 import re
-import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
@@ -20,7 +21,6 @@ from pytest_lora_ckpt.tensors import MOST_DIMENSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
 HEAD = 4096
 """Bytes of the beginning of a file by which formats are recognised."""
@@ -42,6 +42,7 @@ MAX_LEVELS = 3
 
 _BYTES_A_SECOND = 4_000_000
 _MEMORY_A_BYTE = 16
+_PAGE = mmap.PAGESIZE
 _LINE = re.compile(r"(?P<name>[a-z_]+)\s*=\s*(?P<number>[0-9][0-9_]{0,17})(?P<suffix>[kMG]?)")
 _SUFFIXES = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
 
@@ -174,14 +175,14 @@ class Budget:
         pytest_lora_ckpt.checkpoint.limits.OverLimitError: more than 100 elements that calls copy: 120 or more
     """
 
-    __slots__ = ("_grown", "_index_bytes", "_peak", "_seconds", "_since", "limits", "pattern_time", "spent")
+    __slots__ = ("_before", "_index_bytes", "_seconds", "_since", "limits", "pattern_time", "spent")
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.spent: Counter[Bound] = Counter()
         self.pattern_time = PatternTime(self.limits.pattern_seconds)
         self._index_bytes = 0
-        self._grown = self._peak = 0
+        self._before = 0
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -206,10 +207,10 @@ class Budget:
             raise OverLimitError(bound, amount, allowed)
 
     def check_time(self) -> None:
-        """Look at the clock and at the memory, inside `reading` only.
+        """Look at the clock, which runs inside `reading` only.
 
         Raises:
-            OverLimitError: The time is over, or the process has grown too large.
+            OverLimitError: The time is over.
         """
         if self._since is None:
             return
@@ -217,7 +218,16 @@ class Budget:
         allowed = self.limits.seconds + self._index_bytes // _BYTES_A_SECOND
         if used > allowed:
             raise OverLimitError("seconds", int(used) + 1, allowed)
-        grown, most = self._grown + _peak() - self._peak, self.limits.memory_bytes + _MEMORY_A_BYTE * self._index_bytes
+
+    def check_memory(self) -> None:
+        """Look at the memory, inside `reading` only, and on systems that say it in a file.
+
+        Raises:
+            OverLimitError: The process has grown too large.
+        """
+        if self._since is None:
+            return
+        grown, most = _resident() - self._before, self.limits.memory_bytes + _MEMORY_A_BYTE * self._index_bytes
         if grown > most:
             raise OverLimitError("memory_bytes", grown, most)
 
@@ -231,12 +241,11 @@ class Budget:
         if self._since is not None:
             yield
             return
-        self._since, self._peak = time.thread_time(), _peak()
+        self._since, self._before = time.thread_time(), _resident()
         try:
             yield
         finally:
             self._seconds += time.thread_time() - self._since
-            self._grown += _peak() - self._peak
             self._since = None
 
 
@@ -252,13 +261,13 @@ def check_keys(keys: Mapping[str, HasShape], budget: Budget) -> None:
     budget.check("dimensions", max((len(info.shape) for info in keys.values()), default=0))
 
 
-def _peak() -> int:
-    """Return the most memory that this process had so far, in bytes; 0 where the system does not say."""
+def _resident() -> int:
+    """Return the memory that this process has, in bytes; 0 where the system does not say."""
     try:
-        import resource
-    except ImportError:  # Windows.
+        with Path("/proc/self/statm").open("rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
         return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 _UNITS: dict[str, str] = {each.name: each.metadata["unit"] for each in fields(Limits)}

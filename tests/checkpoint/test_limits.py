@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING, get_args
 
@@ -102,3 +103,18 @@ def test_one_time_for_the_patterns_of_all_configs(tmp_path: Path) -> None:
         assert part.config.patterns.time is checkpoint.budget.pattern_time
         assert part.config.is_target("layers.0.q") is None
         assert part.config.patterns.failures == {"target_modules": "takes too long to match"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says in a file how much memory a process has")
+def test_memory_counts_while_files_are_read() -> None:
+    budget = Budget(Limits(memory_bytes=10_000_000))
+    before = b"x" * 50_000_000
+    budget.check_memory()
+    with budget.reading():
+        budget.check_memory()
+        more = b"x" * 50_000_000
+        with pytest.raises(OverLimitError, match="bytes that the process grows by"):
+            budget.check_memory()
+        budget.grant(5_000_000)  # A bigger index may take more.
+        budget.check_memory()
+    assert before == more

@@ -62,6 +62,7 @@ def find_places(made: object, budget: Budget) -> Iterator[tuple[bytes | bytearra
         seen.add(id(value))
         if len(seen) % _CHECKED == 0:
             budget.check_time()
+            budget.check_memory()
         place = (around, step)
         if isinstance(value, Opaque) and value.asked is not None:
             uses: Iterable[Use] = value.asked.uses or ("named",)

@@ -103,6 +103,8 @@ class PickleState:
         block = _FIRST_BLOCK
         while True:
             self.budget.spend("opcodes", block)
+            if block == _BLOCK:
+                self.budget.check_memory()
             yield repeat(None, block)
             block = min(2 * block, _BLOCK)
 
