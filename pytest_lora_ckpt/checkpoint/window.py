@@ -18,7 +18,7 @@ from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, changed
 from pytest_lora_ckpt.checkpoint.limits import Budget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
 _BIG = 1 << 24  # Bytes. From here on memory in huge pages costs less than memory that the allocator has.
 # Opening a pipe or a device must not wait; where the path is a link has been looked at before.
@@ -52,8 +52,8 @@ class Window(Protocol):
         """
         ...
 
-    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-        """Read several stretches, each given by its offset and length.
+    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
+        """Read several stretches, each given by its offset and length; to be closed by who does not read them all.
 
         Raises:
             OSError: The file cannot be read.
@@ -118,7 +118,7 @@ class FileWindow:
         with self._open() as file:
             return _read(file, offset, min(length, self.length - offset))
 
-    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
         """See `Window`: the file is opened once for all."""
         with self._open() as file:
             for offset, length in stretches:
@@ -177,7 +177,7 @@ class _Copied:
 
     __slots__ = ()
 
-    def read_each(self: Window, stretches: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    def read_each(self: Window, stretches: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
         """See `Window`."""
         return (self.read(offset, length) for offset, length in stretches)
 
@@ -235,7 +235,7 @@ class PartWindow:
         """See `Window`."""
         return self.window.read(self.start + offset, max(0, min(length, self.length - offset)))
 
-    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
         """See `Window`."""
         return self.window.read_each(
             (self.start + at, max(0, min(length, self.length - at))) for at, length in stretches

@@ -246,3 +246,16 @@ def test_the_directory_above_is_not_the_whole_machine(monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     assert not may_be_opened("/etc", Path("/adapter"))
     assert not may_be_opened("/etc", Path("/adapter/a.ckpt"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs the list of open files")
+def test_an_error_that_is_kept_keeps_no_file_open(tmp_path: Path, fails: Fails) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.ones(3)}, path)
+    data = path.read_bytes()
+    second = data.index(b"PK\x03\x04", 4)
+    path.write_bytes(data[:second] + b"XX" + data[second + 2 :])
+    error = fails(path, "damaged")
+    links = [entry for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    assert not [link for link in links if str(path) in str(link.readlink())]
+    assert "no header" in error.found

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -288,15 +289,16 @@ def _records(window: Window, entries: Sequence[Entry], start: int) -> dict[str, 
     stretches = [(max(0, entry.header - before), before + _HEADER_READ) for entry in entries]
     records: dict[str, Record] = {}
     previous, end = None, 0
-    for entry, raw in zip(entries, window.read_each(stretches), strict=True):
-        name, _, method, crc, packed, size, header = entry
-        lead = min(before, header)
-        _check_joined(previous, end, header, raw, lead, entry)
-        data = header + _local(window, entry, raw, lead)
-        if method == _STORED and packed != size:
-            raise BrokenFileError(f"record {entry.shown} of {size} bytes takes {packed}, and is not packed")
-        records[name.decode("utf-8", "backslashreplace")] = Record(data, packed, size, method == _DEFLATED, crc)
-        previous, end = entry, data + packed
+    with closing(window.read_each(stretches)) as headers:
+        for entry, raw in zip(entries, headers, strict=True):
+            name, _, method, crc, packed, size, header = entry
+            lead = min(before, header)
+            _check_joined(previous, end, header, raw, lead, entry)
+            data = header + _local(window, entry, raw, lead)
+            if method == _STORED and packed != size:
+                raise BrokenFileError(f"record {entry.shown} of {size} bytes takes {packed}, and is not packed")
+            records[name.decode("utf-8", "backslashreplace")] = Record(data, packed, size, method == _DEFLATED, crc)
+            previous, end = entry, data + packed
     lead = min(before, start)
     _check_joined(previous, end, start, window.read(start - lead, lead), lead, None)
     return records
