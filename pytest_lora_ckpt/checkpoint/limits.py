@@ -76,7 +76,7 @@ class Limits:
         1 << 30, "bytes unpacked", "A byte of a compressed archive can become a thousand; torch compresses none."
     )
     record_bytes: int = _bound(
-        1 << 28, "bytes of one record, unpacked", "They are unpacked in memory; an adapter's tensors have some MB."
+        1 << 27, "bytes of one record, unpacked", "They are unpacked in memory; an adapter's tensors have some MB."
     )
     keys: int = _bound(2_000_000, "keys of one file", "The largest published models have some 100,000.")
     key_length: int = _bound(1000, "characters of one key", "Models have keys of 30 to 200.")

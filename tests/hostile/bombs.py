@@ -26,12 +26,13 @@ Bomb = partial(Family, kind=Kind.RESOURCES, expect=Expect.SURVIVES)
 def inflating() -> Iterator[Family]:
     """Records that grow when they are unpacked."""
     family = Bomb("deflate-bombs")
-    for name, start, repeated, end in (
-        ("pickle-of-nones", b"\x80\x02", b"N0", b"N."),
-        ("pickle-of-zeros", b"", b"\0\0", b""),
-        ("text-of-zeros", b"\x80\x02X" + struct.pack("<I", 200 << 20), b"\0\0", b"."),
+    for name, start, repeated, end, mebibytes in (
+        ("pickle-of-nones", b"\x80\x02", b"N0", b"N.", 200),
+        ("pickle-of-nones-below-the-limit", b"\x80\x02", b"N0", b"N.", 120),
+        ("pickle-of-zeros", b"", b"\0\0", b"", 200),
+        ("text-of-zeros", b"\x80\x02X" + struct.pack("<I", 200 << 20), b"\0\0", b".", 200),
     ):
-        family.add(name, partial(_deflated, start=start, repeated=repeated, end=end))
+        family.add(name, partial(_deflated, contents=(start, repeated, end), mebibytes=mebibytes))
     healthy = checkpoint()
     family.add(
         "byteorder", lambda folder: written(healthy.changed("/byteorder", data=b"l" * (50 << 20), method=8), folder)
@@ -47,10 +48,11 @@ def inflating() -> Iterator[Family]:
     yield family
 
 
-def _deflated(folder: Path, start: bytes, repeated: bytes, end: bytes) -> Path:
-    """Write a pickle of 200 MiB that takes 200 KiB on the disk."""
-    contents = start + repeated * (100 << 20) + end
-    return written(checkpoint().changed("/data.pkl", data=contents, method=8), folder)
+def _deflated(folder: Path, contents: tuple[bytes, bytes, bytes], mebibytes: int) -> Path:
+    """Write a pickle of many MiB that takes a thousandth of them on the disk."""
+    start, repeated, end = contents
+    data = start + repeated * (mebibytes << 19) + end
+    return written(checkpoint().changed("/data.pkl", data=data, method=8), folder)
 
 
 def _deflated_storage(folder: Path) -> Path:

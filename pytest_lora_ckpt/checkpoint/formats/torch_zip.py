@@ -55,6 +55,8 @@ def index(window: Window) -> FileIndex:
         raise BrokenFileError(f"the unknown byte order {order!r}")
     calls = TorchCalls(partial(_check, archive, prefix))
     name = f"{prefix}data.pkl"
+    # Time and memory are allowed for the bytes of the file, not for what they unpack to.
+    window.budget.grant(archive.records[name].packed - len(contents))
     machine = PickleMachine(contents, name, builders=calls.builders, persistent=calls.persistent, budget=window.budget)
     try:
         with machine.ledger.on_error():
