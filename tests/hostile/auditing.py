@@ -44,36 +44,42 @@ def judge(label: str, folder: Path) -> dict[str, Any]:
 
 def audited(path: Path, folder: Path) -> dict[str, Any]:
     """Audit whatever lies under a path."""
-    faults: list[str] = []
-    printed: list[str] = []
     found: dict[str, Any] = {"checks": {}, "problem": "", "said": False, "causes": [], "asked": ""}
+    faults: list[str] = []
+    result, section, report = None, "", ""
     with Measured() as cost, acts:
         try:
             result = audit(path)
             section, report = TerminalRenderer().render([result]), JsonRenderer().render([result])
         except Exception as error:  # noqa: BLE001 - Whatever it is, it is a fault of ours.
             faults.append(f"audit raised {type(error).__name__}: {error!s:.300}")
-        else:
-            found["checks"] = {check.name: check.outcome for check in result.checks}
-            found["said"] = bool(result.findings or result.checkpoint.notes)
-            found["causes"] = [finding.cause for finding in result.findings]
-            found["asked"] = report if len(report) < _LONG else ""
-            summaries = [check.summary for check in result.checks]
-            faults += [f"an exception of ours: {each:.300}" for each in summaries if _OURS.search(each)]
-            faults += too_much(section)
-            faults += [f"forged in the report: {each}" for each in forged(report, longest=None)]
-            printed = [section, *summaries, *map(str, result.errors)]
+    faults += [f"did {each}" for each in acts.seen]
+    if result is not None:
+        summaries = [check.summary for check in result.checks]
+        found["checks"] = {check.name: check.outcome for check in result.checks}
+        found["said"] = bool(result.findings or result.checkpoint.notes)
+        found["causes"] = [finding.cause for finding in result.findings]
+        found["asked"] = report if len(report) < _LONG else ""
+        faults += [f"an exception of ours: {each:.300}" for each in summaries if _OURS.search(each)]
+        faults += [f"forged in the report: {each}" for each in forged(report, longest=None)]
+        faults += [each for text in (section, *summaries, *map(str, result.errors)) for each in forged(text)]
+        faults += too_much(section)
+    found["problem"], more = opened(path)
+    faults += more
+    faults += ["the payload ran"] if (folder / MARKER).exists() else []
+    return {**found, "faults": faults[:5], "cpu": round(cost.cpu, 3), "peak": round(cost.peak)}
+
+
+def opened(path: Path) -> tuple[str, list[str]]:
+    """Open it without an audit; return the problem that it has, and what must never be."""
+    with Measured(), acts:
         try:
             open_checkpoint(path)
         except CheckpointError as error:
-            found["problem"] = error.problem
-            printed.append(str(error))
+            return error.problem, [f"did {each}" for each in acts.seen] + forged(str(error))
         except Exception as error:  # noqa: BLE001 - The same.
-            faults.append(f"open_checkpoint raised {type(error).__name__}: {error!s:.300}")
-    faults += [f"did {each}" for each in acts.seen]
-    faults += ["the payload ran"] if (folder / MARKER).exists() else []
-    faults += [problem for text in printed for problem in forged(text)]
-    return {**found, "faults": faults[:5], "cpu": round(cost.cpu, 3), "peak": round(cost.peak)}
+            return "", [f"open_checkpoint raised {type(error).__name__}: {error!s:.300}"]
+    return "", [f"did {each}" for each in acts.seen]
 
 
 def too_much(section: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ import pytest
 from tests.helpers.outputs import forged_anywhere
 from tests.hostile import clean, corpus, watch
 from tests.hostile.sample import MARKER, Expect, Kind
+from tests.hostile.verdicts import wrong
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -47,6 +48,21 @@ def test_every_payload_that_is_said_to_run_does_run() -> None:
     found = worked(said, "tests.hostile.loading")
     assert len(said) >= 200
     assert [label for label in said if not found[label].get("ran")] == []
+
+
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.name.lower())
+def test_hostile_files(kind: Kind) -> None:
+    chosen = {label: sample for label, sample in corpus.samples().items() if sample.kind is kind}
+    found = worked(list(chosen), "tests.hostile.auditing")
+    assert set(found) == set(chosen)
+    problems = {label: list(wrong(chosen[label], found[label])) for label in chosen}
+    assert {label: said for label, said in problems.items() if said} == {}
+
+
+def test_clean_files() -> None:
+    found = worked(list(clean.samples()), "tests.hostile.auditing")
+    problems = {label: list(wrong(sample, found[label])) for label, sample in clean.samples().items()}
+    assert {label: said for label, said in problems.items() if said} == {}
 
 
 def test_a_real_run_of_pytest_over_every_family(tmp_path: Path) -> None:
