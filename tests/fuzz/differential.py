@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
 import resource
@@ -151,11 +152,11 @@ def batch(seed: int, numbers: range, folder: Path, report: int) -> None:
             signal.alarm(0)
 
 
-def run(seed: int, first: int, number: int, folder: Path) -> Outcome:
-    """Judge so many changed files in processes of their own."""
+def run(seed: int, first: int, number: int, folder: Path, seconds: float = math.inf) -> Outcome:
+    """Judge so many changed files in processes of their own, or as many as can be begun in so many seconds."""
     outcome = Outcome()
-    at, last = first, first + number
-    while at < last:
+    at, last, until = first, first + number, time.monotonic() + seconds
+    while at < last and time.monotonic() < until:
         numbers = range(at, min(at + BATCH, last))
         reader, writer = os.pipe()
         child = os.fork()
@@ -204,13 +205,14 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so long")
     parser.add_argument("--shown", type=int, default=150, help="how many reasons for a refusal to show")
     parser.add_argument("--save", type=Path, help="a directory for the files that were read differently")
     options = parser.parse_args()
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        outcome = run(options.seed, options.first, options.number, Path(folder))
-    lines = [f"{options.number} changed files, seed {options.seed}, torch {torch.__version__}"]
+        outcome = run(options.seed, options.first, options.number, Path(folder), options.seconds)
+    lines = [f"{outcome.counts.total()} changed files, seed {options.seed}, torch {torch.__version__}"]
     lines.append(f"{outcome.seconds:.0f} s of CPU, {time.time() - begun:.0f} s in all")
     for counter in (outcome.counts, outcome.refused):
         lines += ["", *(f"{count:7} {what}" for what, count in counter.most_common(options.shown))]
