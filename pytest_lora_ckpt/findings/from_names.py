@@ -187,7 +187,7 @@ def _disagreeing_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
 
 
 def _ranks_agree(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
-    if len(up) < 2:  # noqa: PLR2004  # out x rank
+    if not down or len(up) < 2:  # noqa: PLR2004  # out x rank
         return False
     # A convolution in groups has a B for each: out x rank / groups.
     return down[0] == up[1] or (len(down) > 2 and not down[0] % max(up[1], 1))  # noqa: PLR2004

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -123,6 +124,15 @@ def test_factors_of_two_ranks() -> None:
     (found,) = lora_pair_findings(as_key_set(keys))
     assert found.cause == "lora-rank-uneven"
     assert "[4, 8] and [8, 6]" in found.message
+
+
+@pytest.mark.parametrize("down", [(), (2,), (2, 8), (2, 8, 3), (0,), (0, 8)], ids=str)
+@pytest.mark.parametrize("up", [(), (2,), (8, 2), (8, 2, 1, 1), (0,), (8, 0)], ids=str)
+def test_factors_of_any_number_of_dimensions(down: tuple[int, ...], up: tuple[int, ...]) -> None:
+    prefix = "base_model.model.layers.{}.q_proj.lora_{}.weight"
+    keys = {prefix.format(layer, side): shape for layer in (0, 1) for side, shape in (("A", down), ("B", up))}
+    found = causes(keys)
+    assert ("lora-rank-uneven" in found) == (math.prod((*down, *up)) > 0 and (len(down) < 1 or len(up) < 2))
 
 
 def test_a_layer_of_another_rank() -> None:
