@@ -11,6 +11,9 @@ from pytest_lora_ckpt.wording.safe import WIDTH, SafeText, line, printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_PATTERN = 2 * WIDTH - 20
+"""Characters of a pattern of keys that are printed at most: a line's, without its indent and its number."""
+
 _WORDS = 400
 """Words of a text that are printed at most."""
 
@@ -40,14 +43,14 @@ def listed(names: Iterable[object], most: int = 3) -> SafeText:
     return SafeText(", ".join(printable(name, 2 * WIDTH) for name in given[:most]) + more)
 
 
-def key_groups(keys: Iterable[str], most: int = 4, width: int = WIDTH) -> list[SafeText]:
+def key_groups(keys: Iterable[str], most: int = 4) -> list[SafeText]:
     """Write keys as lines `count pattern`, the patterns in braces, with the rest counted in the last line.
 
     Example:
         >>> key_groups(["layers.0.q.weight", "layers.1.q.weight", "head.bias"])
         ['    1 head.bias', '    2 layers.{0,1}.q.weight']
     """
-    return [SafeText(f"{number:>5} {printable(pattern, width)}") for pattern, number in group_keys(keys, limit=most)]
+    return [SafeText(f"{number:>5} {printable(pattern, _PATTERN)}") for pattern, number in group_keys(keys, limit=most)]
 
 
 def grouped(keys: Iterable[str], most: int = 3) -> SafeText:

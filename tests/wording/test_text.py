@@ -128,7 +128,7 @@ def test_a_block_is_safe_and_bounded(text: str, most: int) -> None:
 def test_key_groups_are_safe_and_bounded(keys: list[str], most: int) -> None:
     lines = key_groups(keys, most)
     assert len(lines) <= most
-    assert all(is_safe(each) and len(each) <= WIDTH + 6 for each in lines)
+    assert all(is_safe(each) and len(each) <= 2 * WIDTH for each in lines)
     assert is_safe(f"names: {listed(keys)}")
 
 

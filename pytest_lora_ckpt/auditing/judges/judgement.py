@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.result import NO_FACTS, Facts
-from pytest_lora_ckpt.wording import WIDTH, block, key_groups
+from pytest_lora_ckpt.wording import block, key_groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,4 +106,4 @@ def failure_text(  # noqa: PLR0913  # The parts of a text; all but two by keywor
 
 
 def _groups(keys: Iterable[str]) -> list[str]:
-    return [f"  {line}" for line in key_groups(keys, _GROUPS, WIDTH - 8)]
+    return [f"  {line}" for line in key_groups(keys, _GROUPS)]
