@@ -133,9 +133,10 @@ def test_what_a_loader_prints_warns_and_raises(
     names = {kind: text for kind, text in TEXTS.items() if kind not in {"long", "long words"}}
     torch.save({name: torch.ones(2) for name in names.values()}, tmp_path / "a.pt")
     project(loading=LOADING.replace("WARN", "True"))
+    # In a process of its own: what the loader logs would reach the log of this test as it is.
     run = audit(
         f"--lora-ckpt={tmp_path / 'a.pt'}", "--lora-loader=loading:load", "-rA", "--junitxml=junit.xml",
-        "-W", "always", *options, verbose=False,
+        "-W", "always", *options, verbose=False, subprocess=True,
     )  # fmt: skip
     assert run.ret == pytest.ExitCode.TESTS_FAILED
     assert "unexpected key" in run.text
