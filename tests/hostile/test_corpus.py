@@ -15,6 +15,9 @@ from tests.hostile import clean, corpus, watch
 from tests.hostile.sample import MARKER, Expect, Kind
 from tests.hostile.verdicts import wrong
 
+pytestmark = pytest.mark.hostile
+
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     Audit = Callable[..., AuditRun]
     Project = Callable[..., Path]
 
+pytestmark = pytest.mark.hostile
+
 # A project whose conftest makes a part of this package fail, in this run only.
 CONFTEST = """
 import dataclasses

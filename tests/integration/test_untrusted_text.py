@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Audit = Callable[..., AuditRun]
     Project = Callable[..., Path]
 
-pytestmark = pytest.mark.usefixtures("heavy_libraries")
+pytestmark = [pytest.mark.hostile, pytest.mark.usefixtures("heavy_libraries")]
 
 CONFTEST = """
 import pytest

@@ -127,7 +127,7 @@ KINDS: dict[str, Wanted] = {
     "value head": lambda drawn: drawn.companion == "value_head.safetensors" and drawn.merged,
     "second adapter": lambda drawn: drawn.second,
     "PiSSA": lambda drawn: drawn.start == "pissa" and not drawn.converted,
-    "converted": lambda drawn: drawn.converted and drawn.merged == "whole",
+    "converted": lambda drawn: drawn.converted and drawn.merged,
     "new words": lambda drawn: drawn.new_words and drawn.companion,
     "stacked experts": lambda drawn: drawn.experts and drawn.merged,
     "fused": lambda drawn: drawn.merged == "fused",
