@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, changed
 from pytest_lora_ckpt.checkpoint.limits import OverLimitError, over_limit
-from pytest_lora_ckpt.checkpoint.window import DeflatedWindow, PartWindow
+from pytest_lora_ckpt.checkpoint.window import PartWindow
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ class Piece:
     target: Target | None = None
 
     @property
-    def file_offset(self) -> int | None:
-        """Where in the file it begins; None where the file does not hold it as it is."""
+    def file_offset(self) -> int:
+        """Where in the file it begins."""
         window: Window = self.window
         offset = self.offset
         while isinstance(window, PartWindow):
             offset += window.start
             window = window.window
-        return None if isinstance(window, DeflatedWindow) else offset
+        return offset
 
 
 class TensorSource(Protocol):

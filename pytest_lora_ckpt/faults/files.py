@@ -99,7 +99,7 @@ def _flip(draft: Draft) -> None:
         data, size = draft.checkpoint.read_bytes(pair.up), info.nbytes // max(info.numel, 1)
         values = range(0, len(data) - size + 1, max(size, 1)) if "float" in info.dtype else ()
         at = next((at for at in values if any(data[at : at + size])), None)
-        if start is not None and at is not None:
+        if at is not None:
             draft.patches.append(partial(_turn_sign, start + at + size - 1))
             return
     raise NotApplicable("every lora_B is zero, or not of floats")

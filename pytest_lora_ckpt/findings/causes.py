@@ -75,7 +75,6 @@ ALL = (
         "checksum-wrong",
         "Copy the file again, or go back to another checkpoint: bits of it have changed since it was written.",
     ),
-    _warning("storages-compressed", "Save it again with torch.save, which compresses nothing."),
     Cause(
         "duplicate-adapter",
         "Keep the keys of one of the two, and save again into a new file: which of them is loaded is chance.",

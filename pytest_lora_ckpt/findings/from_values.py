@@ -133,10 +133,7 @@ def base_code_findings(keys: KeySet, others: Iterable[str] = ()) -> Iterator[Fin
 
 
 def checksum_findings(part: Checkpoint, trained: Collection[str] | None = None) -> Iterator[Finding]:
-    """Find trained tensors that do not have the checksum in the file, or that not every reader unpacks.
-
-    In an adapter's own file all are trained.
-    """
+    """Find trained tensors that do not have the checksum in the file. In an adapter's own file all are trained."""
     if trained is None:
         known = readings(part.keys)
         trained = [key for key in part.keys if part.adapter_config is not None or known[key].is_adapter]
@@ -144,11 +141,6 @@ def checksum_findings(part: Checkpoint, trained: Collection[str] | None = None) 
         message = f"{len(damaged)} of {len(trained)} trained tensors in {printable(part.path.name)} do not have the "
         message += f"checksum that the file gives, such as {printable(damaged[0])}."
         yield finding("checksum-wrong", message, damaged)
-    if packed := [key for key in trained if any(piece.file_offset is None for piece in part.pieces(key))]:
-        message = (
-            f"{count(len(packed), 'trained tensor')} in {printable(part.path.name)} are compressed: a reader that maps "
-        )
-        yield finding("storages-compressed", f"{message}the file takes other bytes for the values.", packed)
 
 
 def broken_companions(checkpoint: Checkpoint) -> Iterator[Finding]:

@@ -69,14 +69,9 @@ def judged(path: Path, kind: str) -> tuple[str, str]:
     if not theirs or theirs[0][0] != ways[0]:
         return "refused there", refusal
     for way, loaded in theirs:
-        if (difference := compared(ours, loaded)) and not (way == "mmap" and is_packed(ours)):
+        if difference := compared(ours, loaded):
             return "different", f"{way}: {difference}"
     return "same", ""
-
-
-def is_packed(checkpoint: Checkpoint) -> bool:
-    """Whether the file says that torch's two ways differ in it: a map shows packed bytes."""
-    return any("mmap" in note for note in checkpoint.notes)
 
 
 def opened(path: Path) -> tuple[Checkpoint | None, str]:

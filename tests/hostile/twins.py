@@ -302,7 +302,6 @@ def contents() -> Family:
         ("no-entries", Archive(()), None),
         ("storage-too-short", checkpoint(floats=FLOATS[:8]), None),
         ("storage-too-long", checkpoint(floats=FLOATS + FLOATS), None),
-        ("storage-deflated", healthy.changed("/data/0", method=8), Expect.SURVIVES),
         ("pickle-deflated", healthy.changed("/data.pkl", method=8), Expect.SURVIVES),
         ("byteorder-big", healthy.changed("/byteorder", data=b"big"), Expect.SURVIVES),
         ("byteorder-unknown", healthy.changed("/byteorder", data=b"middle"), Expect.FAILS),

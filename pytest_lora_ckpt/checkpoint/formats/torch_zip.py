@@ -49,6 +49,7 @@ def index(window: Window) -> FileIndex:
     """See `Format`: read the directory, the records' headers, and the pickle."""
     archive = read_index(window, partial(_check_names, window.origin))
     prefix = next(iter(archive.records)).partition("/")[0] + "/"
+    _refuse_packed(archive, prefix)
     contents = archive.read(f"{prefix}data.pkl", window.budget.limits.pickle_bytes)
     order = archive.read(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in archive.records else b"little"
     if order not in {b"little", b"big"}:
@@ -74,17 +75,18 @@ def index(window: Window) -> FileIndex:
             *globals_of(machine, made, window.budget),
             *_hidden(archive, prefix, calls, machine),
         ),
-        notes=(*calls.notes, *_packed_note(archive, prefix)),
+        notes=calls.notes,
     )
 
 
-def _packed_note(archive: ZipIndex, prefix: str) -> tuple[str, ...]:
-    """Say that torch's two ways of reading differ in a packed storage; no release of torch writes one."""
-    if any(
-        record.deflated and record.size for name, record in archive.records.items() if name.startswith(f"{prefix}data/")
-    ):
-        return ("its storages are compressed: `torch.load(…, mmap=True)` takes the packed bytes for the values",)
-    return ()
+def _refuse_packed(archive: ZipIndex, prefix: str) -> None:
+    """Refuse packed storages: torch writes none, and its two ways of reading find different values in them."""
+    for name, record in archive.records.items():
+        if record.deflated and record.size and name.startswith(f"{prefix}data/"):
+            raise AmbiguousArchiveError(
+                "its tensors are compressed: `torch.load` unpacks them, and `torch.load(…, mmap=True)`, as transformers"
+                " calls it, takes the packed bytes for the values"
+            )
 
 
 def _hidden(archive: ZipIndex, prefix: str, calls: TorchCalls, read: PickleMachine) -> Iterator[Global]:
