@@ -82,11 +82,18 @@ def test_no_false_alarm(recipe: CheckpointRecipe, means: str, tmp_path: Path) ->
     assert not failures(HealthyCheckpoint.write(recipe, tmp_path), means)
 
 
-@pytest.mark.xfail(reason="a trained bias is not known again in some rows of a fused one", strict=True)
-@pytest.mark.parametrize("means", ["loader", "manifest"])
-def test_a_trained_bias_that_is_fused(means: str, tmp_path: Path) -> None:
-    recipe = CheckpointRecipe(biases=True, bias="lora_only", merged="fused")
-    assert not failures(HealthyCheckpoint.write(recipe, tmp_path), means)
+STILL_ALARMS = {
+    "a trained bias in some rows of a fused one": CheckpointRecipe(biases=True, bias="lora_only", merged="fused"),
+    "one trained module, below two prefixes, in a merged model": CheckpointRecipe(
+        layout="torch", vision=True, wrappers=("model",), unwrapped=True, trained_only=True, merged="whole"
+    ),
+}
+
+
+@pytest.mark.xfail(reason="a false alarm that nobody has mended yet", strict=True)
+@pytest.mark.parametrize("recipe", STILL_ALARMS.values(), ids=STILL_ALARMS)
+def test_a_false_alarm_that_is_left(recipe: CheckpointRecipe, tmp_path: Path) -> None:
+    assert not failures(HealthyCheckpoint.write(recipe, tmp_path), "manifest")
 
 
 FAULTY = {
