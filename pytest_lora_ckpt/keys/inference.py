@@ -107,8 +107,8 @@ class _Search:
         choice = Assigner(
             [source.forms[0] for source in self.sources],
             self._candidates(),
-            # A model without LoRA has no place for any of it, which says nothing about the other keys.
-            has_module=self.index.modules.__contains__ if self._is_adapted() else lambda _: True,
+            has_module=self.index.modules.__contains__,
+            adapted=any(target.forms[0].is_lora for target in self.targets),
             clash=self._clash,
             recall=self._recall,
         ).choose()
@@ -119,9 +119,6 @@ class _Search:
         rewrites = [candidate.rewrite for candidate in choice.placed.values()]
         problems = find_problems(self.sources, self.targets, self.index, self.pairs, rewrites)
         return Remapping(tuple(rules), self.pairs.mapping, self.pairs.mismatches, tuple(ambiguities), tuple(problems))
-
-    def _is_adapted(self) -> bool:
-        return any(target.forms[0].is_lora for target in self.targets)
 
     def _candidates(self) -> list[Candidate]:
         """Compare each template with its namesakes; of very many, a sample shows which rewrites are worth a look."""

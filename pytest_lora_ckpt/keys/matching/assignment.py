@@ -31,16 +31,18 @@ class Assigner:
         forms: The literal reading of each template of the checkpoint.
         candidates: All candidates, any number per template.
         has_module: Whether the model has a module at a path.
+        adapted: Whether the model has LoRA.
         clash: Whether two candidates would put two tensors into one place.
         recall: The share of the model's keys below a prefix that the given candidates fill.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Each is one question.
         self,
         forms: Sequence[Form],
         candidates: Iterable[Candidate],
         *,
         has_module: Callable[[Path], bool],
+        adapted: bool,
         clash: Callable[[Candidate, Candidate], bool],
         recall: Callable[[Sequence[Candidate]], float],
     ) -> None:
@@ -55,7 +57,7 @@ class Assigner:
         for own in self._by_rewrite.values():
             for candidate in own.values():
                 self._of[candidate.source].append(candidate)
-        self._evidence = Evidence(forms, self._by_rewrite, has_module, recall)
+        self._evidence = Evidence(forms, self._by_rewrite, has_module, recall, adapted=adapted)
         literal = [c for rewrite, own in self._by_rewrite.items() if not rewrite.rank for c in own.values()]
         # A name as it stands comes before a translated one; of a trained copy and its original the copy comes first.
         self._literal = sorted(

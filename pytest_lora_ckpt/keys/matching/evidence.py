@@ -60,6 +60,7 @@ class Evidence:
         forms: The literal reading of each template of the checkpoint.
         by_rewrite: Rewrite -> template -> candidate.
         has_module: Whether the model has a module at a path.
+        adapted: Whether the model has LoRA. One without it has no place for any, which says nothing about other keys.
         recall: The share of the model's keys below a prefix that the given candidates fill.
     """
 
@@ -69,12 +70,15 @@ class Evidence:
         by_rewrite: Mapping[Rewrite, Mapping[int, Candidate]],
         has_module: Callable[[Path], bool],
         recall: Callable[[Sequence[Candidate]], float],
+        *,
+        adapted: bool,
     ) -> None:
         """Sort the templates by the prefixes that occur."""
         self.forms = forms
         self.by_rewrite = by_rewrite
         self.recall = recall
         self._has_module = has_module
+        self._adapted = adapted
         self._below: defaultdict[Path, list[int]] = defaultdict(list)
         prefixes = {rewrite.old for rewrite in by_rewrite}
         for source, form in enumerate(forms):
@@ -119,12 +123,18 @@ class Evidence:
         depth = len(rewrite.old)
         own = {candidate.source for candidate in supporters}
         missed = 0
+        at_home: set[Path] = set()  # Adapted modules that the model has where the rewrite puts them.
         for source in below:
             form = self.forms[source]
             excused = form.is_lora and self._has_module(rewrite.new + form.path[depth:])
+            if excused:
+                at_home.add(form.path[depth:])
+            excused = excused or (form.is_lora and not self._adapted)
             missed += source not in own and choice.is_open(source) and not excused
         fitting = [candidate for candidate in supporters if candidate.fit.same or candidate.fit.near]
         tails = {candidate.form.path[depth:] for candidate in fitting}
+        if tails and not self._adapted:
+            tails |= at_home
         # Unrelated towers share the paths below their layers, but seldom three names of modules.
         agreeing = {candidate.form.leaf for candidate in fitting} if rewrite.rank >= UNRELATED else tails
         return Region(

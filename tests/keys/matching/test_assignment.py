@@ -36,6 +36,7 @@ def choose(places: Mapping[str, Sequence[str]], fits: Mapping[str, Fit] | None =
         forms,
         candidates,
         has_module=lambda _: False,
+        adapted=True,
         clash=lambda one, other: one.place == other.place,
         recall=lambda _: recall,
     ).choose()
