@@ -351,7 +351,8 @@ def _local(window: Window, entry: Entry, raw: bytes, at: int) -> int:
     zip64 = b""
     if extra_length:
         extra = raw[at + length - extra_length : at + length]
-        if not extra.startswith(_PADDING) or _EXTRA.unpack_from(extra)[1] != extra_length - _EXTRA.size:
+        is_padding = len(extra) >= _EXTRA.size and extra.startswith(_PADDING)
+        if not is_padding or _EXTRA.unpack_from(extra)[1] != extra_length - _EXTRA.size:
             zip64 = _zip64(extra, name)
     said = (own_crc, own_packed, own_size)
     if flags & _SIZES_BEHIND:
