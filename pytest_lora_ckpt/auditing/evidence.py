@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.results import Finding, LoadReport
 
 
+_NOT_SCANNED = frozenset({"ambiguous-archive", "damaged", "over-limit"})
+"""Problems of a file that torch, which is not as strict, may read all the same."""
+
+
 class AuditContext:
     """One checkpoint under test.
 
@@ -105,13 +109,19 @@ class AuditContext:
         return judge_globals(self.globals, self.demands.trust, self._unread)
 
     def _refuse(self) -> None:
-        """Keep the loader from a checkpoint whose pickles ask for code.
+        """Keep the loader from a checkpoint whose pickles ask for code, or may do so where they cannot be read.
 
         Raises:
             ProjectError: They do.
+            CheckpointError: It cannot be read, and somebody else may read it.
         """
         if self.safety.outcome == "failed":
             raise ProjectError("runs-code", f"The loader was not called. {self.safety.summary}")
+        try:
+            _ = self.checkpoint
+        except CheckpointError as error:
+            if error.problem in _NOT_SCANNED:
+                raise
 
     @cached_property
     def loaded(self) -> LoadedEvidence | None:

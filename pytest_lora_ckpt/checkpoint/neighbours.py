@@ -48,7 +48,7 @@ class Neighbours:
         try:
             index = self._index_file(listing, name)
         except CheckpointError as error:
-            if error.problem in _NOT_READ_AGAIN:
+            if error.problem == "over-limit":  # Nothing else reads it.
                 self.unread[name] = error.found
                 self._keep(listing, name, error.globals)
             else:
@@ -91,10 +91,6 @@ class Neighbours:
     def _keep(self, listing: Listing, name: str, found: tuple[Global, ...]) -> None:
         folder = listing.folder.removeprefix(self._top.folder).strip("/\\")
         self._found[listing.where(name)] = tuple(each.below(folder) for each in found)
-
-
-_NOT_READ_AGAIN = {"ambiguous-archive", "over-limit"}
-"""Problems after which nothing else reads a file."""
 
 
 def _names(folder: Listing) -> list[str]:

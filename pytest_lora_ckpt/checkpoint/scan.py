@@ -11,11 +11,11 @@ import re
 import zlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.formats.torch_legacy import accepts as is_legacy
 from pytest_lora_ckpt.checkpoint.formats.zip_index import read_index
 from pytest_lora_ckpt.checkpoint.limits import HEAD, OverLimitError
-from pytest_lora_ckpt.checkpoint.pickle.scan import scan_between, scan_pickles
+from pytest_lora_ckpt.checkpoint.pickle.scan import STORAGE_RECORD, scan_between, scan_pickles
 from pytest_lora_ckpt.checkpoint.window import MemoryWindow, PartWindow
 from pytest_lora_ckpt.vocabulary.files import PICKLE_ENDINGS, TORCH_TAR
 
@@ -29,7 +29,8 @@ _DEPTH = 4  # Archives in archives.
 _FIRST = 1 << 20  # Bytes of a pickle that are read first: most end in them.
 _CHUNK = 1 << 20  # Bytes that are unpacked at once.
 _BLOCK = 512  # Bytes of a block of a tar archive.
-_STORAGE = re.compile(r"(^|/)data/[^/]*$")
+_DIRECTORY = 1 << 20  # Bytes at the end of an archive in which its directory is looked for.
+_TORCH_RECORD = b"data.pkl"
 _HEADER = b"\x80"
 _OBJECTS = re.compile(rb"'descr':[^}]*?'[|<>=]?O")
 _NUMPY = b"\x93NUMPY"
@@ -56,11 +57,22 @@ def scan_file(window: Window, name: str) -> FileScan:
     """
     try:
         found = _scan(window, "", name, 0)
-    except (AmbiguousArchiveError, OverLimitError) as error:
+    except OverLimitError as error:
         found = FileScan(error.globals, str(error))
-    except BrokenFileError as error:  # Of an archive, which nobody can read.
-        found = FileScan(error.globals)
+    except BrokenFileError as error:
+        found = FileScan(error.globals, str(error) if _may_be_loaded(window, name, error) else "")
     return FileScan(tuple(each.within(name) for each in found.globals), found.unread)
+
+
+def _may_be_loaded(window: Window, name: str, error: BrokenFileError) -> bool:
+    """Whether somebody else may read an archive that is not read here: torch is not as strict.
+
+    Nobody loads a checkpoint from an archive of logs or images, nor one whose end is gone.
+    """
+    if error.truncated:
+        return False
+    ends = window.read(0, HEAD) + window.read(max(window.length - _DIRECTORY, 0), _DIRECTORY)
+    return name.lower().endswith(PICKLE_ENDINGS) or _TORCH_RECORD in ends.lower()
 
 
 def _scan(window: Window, entry: str, name: str, depth: int) -> FileScan:
@@ -127,7 +139,7 @@ def _zip(window: Window, entry: str, name: str, depth: int) -> FileScan:  # noqa
     archive = read_index(window)
     scans = []
     for record, where in archive.records.items():
-        if not _STORAGE.search(record):
+        if not STORAGE_RECORD.search(record):
             held, start = archive.record(record)
             part = PartWindow(held, start, where.size)
             if _may_hold(part, record):
@@ -145,10 +157,7 @@ def _tar(window: Window, entry: str, name: str, depth: int) -> FileScan:  # noqa
     position = 0
     while len(block := window.read(position, _BLOCK)) == _BLOCK and block[0]:
         member = block[:100].partition(b"\0")[0].decode("utf-8", "replace")
-        digits = block[124:136].strip(b"\0 ")
-        if not digits.isdigit():
-            raise BrokenFileError("the header of a member of a tar archive is damaged")
-        size = int(digits, 8)
+        size = _member_size(block[124:136])
         window.budget.spend("entries", 1)
         part = PartWindow(window, position + _BLOCK, min(size, max(window.length - position - _BLOCK, 0)))
         inside = f"{entry}: {member}" if entry else member
@@ -159,6 +168,16 @@ def _tar(window: Window, entry: str, name: str, depth: int) -> FileScan:  # noqa
         )
         position += _BLOCK + -(-size // _BLOCK) * _BLOCK
     return _all(scans)
+
+
+def _member_size(field: bytes) -> int:
+    """Read the size of a member: octal digits, or a number with the highest bit set where those do not suffice."""
+    if field[0] == 0x80:  # noqa: PLR2004 - As GNU tar writes it.
+        return int.from_bytes(field[1:], "big")
+    digits = field.strip(b"\0 ")
+    if not re.fullmatch(rb"[0-7]+", digits):
+        raise BrokenFileError("the header of a member of a tar archive is damaged")
+    return int(digits, 8)
 
 
 class _Unpacker(Protocol):

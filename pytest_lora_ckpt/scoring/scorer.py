@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pytest_lora_ckpt.auditing.evidence import AuditContext
+from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.faults import FAULTS, NotApplicable
 from pytest_lora_ckpt.manifest import find_manifest
@@ -157,15 +158,16 @@ def score_injected(
 
 
 def _refuse_code(setup: Setup) -> None:
-    """Keep the loader from a checkpoint whose pickles ask for code, and from its copies.
+    """Keep the loader from a checkpoint whose pickles ask for code, or may do so, and from its copies.
 
     Raises:
         ScoringError: They do.
+        CheckpointError: It cannot be read, and somebody else may read it.
     """
-    demands = Demands(companions=setup.companions, trust=setup.trust)
-    safety = AuditContext(setup.checkpoint, demands).safety
-    if safety.outcome == "failed":
-        raise ScoringError(f"The loader was not called. {safety.summary}")
+    try:
+        AuditContext(setup.checkpoint, Demands(companions=setup.companions, trust=setup.trust)).project.refuse()
+    except ProjectError as error:
+        raise ScoringError(str(error)) from error
 
 
 def _injected(

@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import pickle
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -18,15 +19,17 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import audit
+from pytest_lora_ckpt.auditing.evidence import AuditContext, Demands
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.checkpoint.limits import Budget, Limits
 from pytest_lora_ckpt.checkpoint.scan import scan_file
 from pytest_lora_ckpt.checkpoint.window import MemoryWindow
+from pytest_lora_ckpt.scoring import score_loader
 from tests.checkpoint.test_companions import write_adapter
 from tests.helpers.checkpoint_samples import Call, zip_around
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 EVIL = Call(os.system, "false")
@@ -226,6 +229,106 @@ def test_an_archive_next_to_it_that_readers_differ_in_is_said(tmp_path: Path) ->
         (adapter / name).unlink()
     (adapter / "optimizer.pt").write_bytes(saved({"w": torch.ones(9)})[:-50])
     assert audit(adapter).check("safe").outcome == "passed"
+
+
+def rewritten(data: bytes, local: bytes = b"", central: bytes = b"") -> bytes:
+    """Write an archive again, with these extra fields in the records' headers and in the directory."""
+    body, directory, count = b"", b"", 0
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for info in archive.infolist():
+            held, name = archive.read(info), info.filename.encode()
+            sizes = struct.pack("<3L", info.CRC, len(held), len(held))
+            directory += (
+                b"PK\1\2" + bytes(12) + sizes + struct.pack("<5H2L", len(name), len(central), 0, 0, 0, 0, len(body))
+            )
+            directory += name + central
+            body += b"PK\3\4" + bytes(10) + sizes + struct.pack("<2H", len(name), len(local)) + name + local + held
+            count += 1
+    return body + directory + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0)
+
+
+READ_BY_TORCH_ALONE: dict[str, Callable[[bytes], bytes]] = {
+    "padding that is cut short": lambda data: rewritten(data, local=b"FBx"),
+    "extra fields that are cut short": lambda data: rewritten(data, local=b"\1\2\xff\0ab"),
+    "the same in the directory": lambda data: rewritten(data, central=b"\x09\x09\xff\0ab"),
+    "bytes behind the end": lambda data: data + bytes(65_000),
+    "so many that a comment could not be as long": lambda data: data + bytes(69_000),
+}
+
+
+@pytest.mark.parametrize("how", READ_BY_TORCH_ALONE)
+def test_what_torch_reads_and_nobody_here_does_is_said(how: str, tmp_path: Path) -> None:
+    """It may ask for anything: torch runs it all the same."""
+    marker = tmp_path / "ran"
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "optimizer.pt").write_bytes(READ_BY_TORCH_ALONE[how](saved({"a": Call(os.mkdir, str(marker))})))
+    torch.load(adapter / "optimizer.pt", weights_only=False)
+    assert marker.is_dir()
+    marker.rmdir()
+    result = audit(adapter)
+    assert [each.cause for each in result.findings if each.severity == "error"] == ["pickle-not-read"]
+    assert "optimizer.pt (" in result.check("safe").summary
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("how", READ_BY_TORCH_ALONE)
+def test_nor_is_the_loader_called_on_it(how: str, tmp_path: Path) -> None:
+    called: list[Path] = []
+
+    def load(path: Path) -> torch.nn.Module:
+        called.append(path)
+        return torch.nn.Linear(1, 1)
+
+    (tmp_path / "last.ckpt").write_bytes(READ_BY_TORCH_ALONE[how](saved({"w": torch.ones(2)})))
+    context = AuditContext(tmp_path / "last.ckpt", Demands())
+    context.project.connect(loader=lambda: load)
+    with pytest.raises(CheckpointError, match="ambiguous-archive"):
+        _ = context.project.loaded
+    result = audit(tmp_path / "last.ckpt", loader=load)
+    assert result.named("failed") == ("readable",)
+    with pytest.raises(CheckpointError, match="ambiguous-archive"):
+        score_loader(load, tmp_path / "last.ckpt")
+    assert called == []
+
+
+def ordinary_archives() -> Iterator[tuple[str, bytes]]:
+    """Archives of logs and sources as people have them, each of which is refused as a checkpoint."""
+    info = zipfile.ZipInfo("ä.txt")
+    info.extra = b"\x75\x70\x0b\0\x01abcd\xc3\xa4.txt"[:15]  # As Info-ZIP writes a name that is not ASCII.
+    for name, files in {
+        "names that are not ASCII": [info],
+        "README and readme": ["README.md", "readme.md"],
+        "names that lead elsewhere": ["../notes.txt"],
+    }.items():
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as archive:
+            for each in files:
+                archive.writestr(each, "x")
+        yield name, made.getvalue()
+    yield "a line behind the end", zipped(a_txt=b"x") + b"\n"
+
+
+ORDINARY_ARCHIVES = dict(ordinary_archives())
+
+
+@pytest.mark.parametrize("kind", ORDINARY_ARCHIVES)
+def test_an_archive_that_nobody_loads_is_nobodys(kind: str, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "logs.zip").write_bytes(ORDINARY_ARCHIVES[kind])
+    result = audit(adapter)
+    assert (result.check("safe").outcome, result.findings) == ("passed", ())
+    (adapter / "logs.zip").rename(adapter / "optimizer.pt")  # What torch would open is another matter.
+    assert "optimizer.pt (" in audit(adapter).check("safe").summary
+
+
+@pytest.mark.parametrize("field", [b"99999999999\0", b"\x80" + (9 << 30).to_bytes(11, "big"), b"abc".ljust(12, b"\0")])
+def test_the_size_of_a_member_of_a_tar_archive(field: bytes) -> None:
+    """Nine gigabytes as GNU tar writes them, and what is no number."""
+    data = tarred(note=b"abc")
+    assert scan(data[:124] + field + data[136:], "data.tar") == (set(), "")
+    whole = tarred(x_pkl=PICKLED)
+    size = b"\x80" + len(PICKLED).to_bytes(11, "big")
+    assert "posix.system" in scan(whole[:124] + size + whole[136:], "data.tar")[0]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.model", "index.faiss"])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_lora_ckpt.checkpoint.window import Window
+    from pytest_lora_ckpt.wording import SafeText
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -49,6 +50,9 @@ _ENCRYPTED, _SIZES_BEHIND = 1, 8
 _FLAGS = _SIZES_BEHIND | 0x0800 | 0x0006  # Names are UTF-8; how hard the packer tried.
 _NOT_KNOWN = {(0, 0, 0), (0, _FULL, _FULL)}  # Checksum and sizes of a record that is being written to a stream.
 _FOLDER_ATTRIBUTE = 0x10
+# Bytes from the end of a file within which torch finds an end record: a comment's, and then up to a block of its own
+# (`mz_zip_reader_locate_header_sig` in miniz.c).
+_FURTHEST = _FULL16 + _END.size + 4096
 _HEADER_READ = 160  # Bytes: a header, its name and torch's padding.
 # A reader could take such a name for another one, or for none. `_SIGNS` are in a list of names, each between two line
 # ends, where one of them may be of this kind: to look for them takes a tenth of the time.
@@ -73,7 +77,11 @@ class Entry(NamedTuple):
     @property
     def shown(self) -> str:
         """The name, for messages."""
-        return printable(self.name.decode("utf-8", "backslashreplace"), 60)
+        return _shown(self.name)
+
+
+def _shown(name: bytes) -> SafeText:
+    return printable(name.decode("utf-8", "backslashreplace"), 60)
 
 
 class Record(NamedTuple):
@@ -179,7 +187,7 @@ def _check_names(entries: Sequence[Entry]) -> None:
 
 def _end(window: Window) -> tuple[int, int, int]:
     """Return how many records there are, and the directory's size and start, by the record that ends the file."""
-    tail_size = min(window.length, _FULL16 + _END.size + _END64_LOCATOR.size)
+    tail_size = min(window.length, _FURTHEST + _END64_LOCATOR.size)
     tail = window.read(window.length - tail_size, tail_size)
     position = _only_end(tail)
     _, disk, first_disk, here, count, size, start, _ = _END.unpack_from(tail, position)
@@ -271,13 +279,17 @@ def _zip64(extra: bytes, name: bytes) -> bytes:
     position = 0
     while position < len(extra):
         if position + _EXTRA.size > len(extra):
-            raise BrokenFileError(f"the extra fields of record {printable(name)} are damaged")
+            raise AmbiguousArchiveError(
+                f"the extra fields of record {_shown(name)} are damaged: some readers ignore them"
+            )
         kind, length = _EXTRA.unpack_from(extra, position)
         position += _EXTRA.size + length
         if position > len(extra):
-            raise BrokenFileError(f"the extra fields of record {printable(name)} are damaged")
+            raise AmbiguousArchiveError(
+                f"the extra fields of record {_shown(name)} are damaged: some readers ignore them"
+            )
         if kind == _OTHER_NAME or (kind == _ZIP64 and found is not None):
-            raise AmbiguousArchiveError(f"record {printable(name)} has a second name or size")
+            raise AmbiguousArchiveError(f"record {_shown(name)} has a second name or size")
         if kind == _ZIP64:
             found = extra[position - length : position]
     return found or b""

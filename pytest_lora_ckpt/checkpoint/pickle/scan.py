@@ -30,7 +30,9 @@ _UNREADABLE = (ValueError, EOFError, OSError, NotImplementedError, RuntimeError)
 
 _LEGACY_PICKLES = 5  # Pickles of torch's legacy format; the bytes of storages follow.
 _HEADER = re.compile(rb"\x80[\0-\5]")
-_STORAGE = re.compile(r"(^|/)data/[^/]*$")
+STORAGE_RECORD = re.compile(r"(^|/)data/[^/]*$")
+"""Records of torch's archives that hold the bytes of tensors, by name."""
+
 _TRIES = 256  # Places where a pickle is looked for in other bytes, before those are left out that one try ran over.
 
 
@@ -159,7 +161,7 @@ def _in_archive(data: bytes, entry: str, budget: Budget, depth: int) -> tuple[Gl
     with suppress(zipfile.BadZipFile, zlib.error, *_UNREADABLE), zipfile.ZipFile(io.BytesIO(data)) as archive:
         for info in archive.infolist():
             budget.spend("entries", 1)
-            if not _STORAGE.search(info.filename):
+            if not STORAGE_RECORD.search(info.filename):
                 budget.spend("inflated_bytes", info.file_size)
                 with archive.open(info) as file:
                     found += scan_pickles(file.read(info.file_size), entry, budget, depth).globals

@@ -176,6 +176,11 @@ AMBIGUOUS = {
     "another size in the header": (lambda: struct_at(WHOLE, LOCAL, 22, b"\x04"), "other sizes"),
     "a longer name in the header": (lambda: struct_at(WHOLE, LOCAL, 26, b"\x04"), "another name"),
     "names that differ in case": (lambda: archive({"a/x": b"1", "a/X": b"2"}).data, "two records"),
+    "half an extra field": (lambda: with_extra(b"\1\0\0"), "extra fields"),
+    "an extra field that is longer than all": (lambda: with_extra(b"\x07\0\x09\0abcd"), "extra fields"),
+    "padding that is cut short": (lambda: put_in_header(b"FBx"), "extra fields"),
+    "padding of another length": (lambda: put_in_header(b"FB\x09\0abcd"), "extra fields"),
+    "an end further away than a comment is long": (lambda: WHOLE + bytes(69_000), "69000 bytes behind"),
 }
 
 
@@ -234,6 +239,12 @@ def with_extra(extra: bytes) -> bytes:
     return data[:at] + directory + end
 
 
+def put_in_header(extra: bytes) -> bytes:
+    """An archive whose one record has these extra fields, in its own header alone."""
+    data = archive({"a/x": b"x"}).data
+    return moved(data[:28] + len(extra).to_bytes(2, "little") + data[30:33] + extra + data[33:], len(extra))
+
+
 def zip64_end_elsewhere() -> bytes:
     data = put_in(archive({"a/x": b"x"}).data)
     at = data.index(b"PK\x06\x07") + 8
@@ -260,8 +271,6 @@ BROKEN = {
         "its size",
     ),
     "a size that it does not need": (lambda: with_extra(b"\1\0\x08\0" + bytes(8)), "without its size"),
-    "half an extra field": (lambda: with_extra(b"\1\0\0"), "extra fields"),
-    "an extra field that is longer than all": (lambda: with_extra(b"\x07\0\x09\0abcd"), "extra fields"),
 }
 
 
