@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Kind = Literal["inert", "trusted", "unknown", "code"]
 
 _SHOWN = 6
-_USES = {"named": "named", "made": "made", "valued": "called", "called": "called", "changed": "changed"}
 
 
 def kind_of(asked: Global, trust: Collection[str] = ()) -> Kind:
@@ -103,7 +102,10 @@ def global_findings(
             f"Loading it would run code: its pickles ask for {count(len(names), 'name')} that "
             f"{'is' if len(names) == 1 else 'are'} not data: {_where(code)}. Nothing of it was run."
         )
-        remedy = f"{_DO_NOT_LOAD} If you know what it is: {' '.join(f'--lora-trust={name}' for name in names[:3])}."
+        # For a command line: the file chose the names.
+        plain = [name for name in names if all(map(str.isidentifier, name.split(".")))]
+        known = f" If you know what it is: {' '.join(f'--lora-trust={name}' for name in plain[:3])}." if plain else ""
+        remedy = f"{_DO_NOT_LOAD}{known}"
         found.append(finding("runs-code", message, names, remedy=remedy))
     if unknown := kinds["unknown"]:
         names = _names(unknown)
@@ -133,7 +135,8 @@ def _where(asked: Sequence[Global]) -> str:
         place = f"at {printable(each.path, 80)}" if each.path else f"at byte {each.byte}"
         often = f" {count(each.count, 'time')}" if each.count > 1 else ""
         shown.append(
-            f"{printable(each.qualname, 80)} ({_USES[each.use]}{often}, {place} in {printable(each.entry, 80)})"
+            f"{printable(each.qualname, 80)} ({'called' if each.use == 'valued' else each.use}{often}, "
+            f"{place} in {printable(each.entry, 80)})"
         )
     more = len(asked) - _SHOWN
     return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")

@@ -115,10 +115,10 @@ known: a call of anything else is not inert."""
 
 RUNNERS = frozenset(
     {
-        *("IPython", "Cython", "_distutils_hack", "_pytest", "aiohttp", "anyio", "asyncssh", "billiard", "boto3"),
+        *("IPython", "Cython", "_pytest", "aiohttp", "anyio", "asyncssh", "billiard", "boto3"),
         *("botocore", "celery", "cffi", "cloudpickle", "coverage", "cython", "dask", "dill", "distributed", "django"),
-        *("distutils", "docker", "ensurepip", "eventlet", "execnet", "fabric", "flask", "fsspec", "gevent", "httpx"),
-        *("imp", "invoke", "ipykernel", "jinja2", "joblib", "jsonpickle", "jupyter_client", "kubernetes", "lib2to3"),
+        *("docker", "eventlet", "execnet", "fabric", "flask", "fsspec", "gevent", "httpx"),
+        *("invoke", "ipykernel", "jinja2", "joblib", "jsonpickle", "jupyter_client", "kubernetes"),
         *("line_profiler", "llvmlite", "mako", "mpmath", "multiprocess", "mypy", "nbconvert", "nbformat", "nose"),
         *(
             "numba",
@@ -133,7 +133,7 @@ RUNNERS = frozenset(
             "ptyprocess",
         ),
         *("py", "pydoc_data", "pyparsing", "pytest", "ray", "requests", "setuptools", "sh", "shap", "sqlalchemy"),
-        *("streamlit", "sympy", "test", "tornado", "triton", "trio", "twisted", "urllib3", "uvicorn", "werkzeug"),
+        *("streamlit", "sympy", "tornado", "triton", "trio", "twisted", "urllib3", "uvicorn", "werkzeug"),
         *("wheel", "xonsh", "zmq"),
     }
 )

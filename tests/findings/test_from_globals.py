@@ -164,3 +164,12 @@ def test_ten_thousand_names_are_counted() -> None:
     judgement = judge_globals([asked(f"os.f{number}") for number in range(10_000)])
     assert "10000 names" in judgement.summary
     assert len(judgement.summary) < 1500
+
+
+def test_no_name_of_the_file_becomes_a_command() -> None:
+    """People paste the remedy into a shell."""
+    hostile = [Global("os", name, "a.pt", None, "called") for name in ("$(id)", "a --lora-loader=b:c")]
+    (found,) = judge_globals(hostile).findings
+    assert "--lora" not in found.remedy
+    (found,) = judge_globals([*hostile, Global("posix", "system", "a.pt", None, "called")]).findings
+    assert found.remedy.endswith("If you know what it is: --lora-trust=posix.system.")
