@@ -130,6 +130,8 @@ def wrap(text: str, indent: str = "  ", *, first: str = "", width: int = WIDTH) 
 def block(text: str, *, most: int = 60, wrapped: bool = True) -> SafeText:
     r"""Make a text of several lines safe to print: long lines are wrapped, or cut; lines beyond `most` are counted.
 
+    The first line stays whole up to twice the width: pytest's short summary shows it alone, and it may hold a path.
+
     Example:
         >>> print(block("a fact\n  -> what to do", most=1))
         a fact
@@ -137,9 +139,9 @@ def block(text: str, *, most: int = 60, wrapped: bool = True) -> SafeText:
     """
     lines: list[SafeText] = []
     head, left = _head(text, most)
-    for each in head:
+    for number, each in enumerate(head):
         shown = line(each.expandtabs(4), _SENTENCE)
-        if not wrapped or len(shown) <= WIDTH:
+        if not wrapped or len(shown) <= (WIDTH if number else 2 * WIDTH):
             lines.append(shown)
         else:
             indent = " " * min(len(shown) - len(shown.lstrip(" ")), WIDTH // 4)

@@ -121,7 +121,9 @@ def test_wrapped_lines_are_safe_and_not_wider_than_the_width(text: str, indent: 
 def test_a_block_is_safe_and_bounded(text: str, most: int) -> None:
     lines = block(text, most=most).split("\n")
     assert len(lines) <= most + 1
-    assert all(is_safe(each) and len(each) <= WIDTH for each in lines)
+    assert all(map(is_safe, lines))
+    assert len(lines[0]) <= 2 * WIDTH
+    assert all(len(each) <= WIDTH for each in lines[1:])
 
 
 @given(st.lists(HOSTILE), st.integers(1, 5))
@@ -149,6 +151,8 @@ def test_a_block_keeps_its_lines_and_their_indentation() -> None:
     assert (first, keys) == ("fact", "    12 layers.*")
     assert advice[0].startswith("  -> do this")
     assert all(line.startswith("    ") for line in advice[1:])
+    headline = f"cannot read checkpoint {'/long' * 30} (truncated)"  # pytest's short summary has no more than this line.
+    assert block(f"{headline}\n{text}").split("\n")[0] == headline
     assert block("a\nb\nc", most=1) == "a\n… and 2 more lines"
 
 
