@@ -151,7 +151,7 @@ def test_a_block_keeps_its_lines_and_their_indentation() -> None:
     assert (first, keys) == ("fact", "    12 layers.*")
     assert advice[0].startswith("  -> do this")
     assert all(line.startswith("    ") for line in advice[1:])
-    headline = f"cannot read checkpoint {'/long' * 30} (truncated)"  # pytest's short summary has no more than this line.
+    headline = f"cannot read checkpoint {'/long' * 30} (truncated)"  # All that the short summary shows.
     assert block(f"{headline}\n{text}").split("\n")[0] == headline
     assert block("a\nb\nc", most=1) == "a\n… and 2 more lines"
 

@@ -1,0 +1,77 @@
+"""One adapter, saved by the real libraries in every layout: the same keys, shapes, values and verdict in each."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lora_ckpt import audit, compare, open_checkpoint
+from tests.helpers.checkpoint_samples import same_bits
+from tests.helpers.layout_samples import ALPHA, RANK, SAMPLES, adapted_model, trained_only
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.helpers.layout_samples import Sample
+
+# Modules of `tests/helpers` that put samples of their own on the list, a line each.
+for name in ("layout_samples",):
+    importlib.import_module(f"tests.helpers.{name}")
+
+pytestmark = pytest.mark.xdist_group("every-layout")
+EVERY = pytest.mark.parametrize("sample", SAMPLES, ids=[each.name for each in SAMPLES])
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """The live model: what each sample was written of."""
+    return adapted_model()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sample], Path]:
+    """Write a sample, once."""
+    paths: dict[str, Path] = {}
+
+    def write(sample: Sample) -> Path:
+        if sample.needs:
+            pytest.importorskip(sample.needs, exc_type=ImportError)
+        if sample.name not in paths:
+            paths[sample.name] = sample.write(adapted_model(), tmp_path_factory.mktemp(sample.name))
+        return paths[sample.name]
+
+    return write
+
+
+@EVERY
+def test_the_keys_shapes_and_values_are_the_models(
+    sample: Sample, model: Any, written: Callable[[Sample], Path]
+) -> None:
+    checkpoint = open_checkpoint(written(sample))
+    assert checkpoint.layout == sample.layout
+    holder = {place: key for key, place in compare(checkpoint, model).mapping.items()}
+    expected = trained_only(model)
+    assert expected.keys() <= holder.keys()
+    for place, tensor in expected.items():
+        assert checkpoint.keys[holder[place]].shape == tuple(tensor.shape)
+        assert same_bits(checkpoint.read(holder[place]), tensor)
+
+
+@EVERY
+def test_the_adapter_is_shown(sample: Sample, written: Callable[[Sample], Path]) -> None:
+    (adapter,) = open_checkpoint(written(sample)).adapters.items()
+    name, info = adapter
+    assert (name, info.rank, info.modules) == ("default", RANK, 6)
+    assert info.alpha == (ALPHA if sample.alpha else None)
+
+
+@EVERY
+def test_the_verdict(sample: Sample, model: Any, written: Callable[[Sample], Path]) -> None:
+    result = audit(written(sample), model=lambda: model)
+    assert result.verdict == sample.verdict
+    assert not result.named("failed")
+    assert {"readable", "safe", "lora-complete", "values", "keys", "ratio"} <= set(result.named("passed"))
+    assert not [each for each in result.findings if each.severity != "note"]
