@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,6 @@ from pytest_lora_ckpt.proof import (
     match_loaded,
     prove_match,
     trace,
-    trained_rows,
     update_sizes,
     with_saved_names,
     without_padding,
@@ -257,11 +257,10 @@ class LoadedEvidence:
         parts = merge.parts if merge is not None else ()
         as_in_base = {each.model_key for each in parts if each.kind == "base"}
         merged = {each.model_key for each in parts if each.model_key} - as_in_base
-        rows = {
-            name: each.rows
-            for each in trained_rows(self.model, self._file.checkpoint)
-            for name in aliases.get(each.model_key, (each.model_key,))
-        }
+        rows: defaultdict[str, list[int]] = defaultdict(list)
+        for each in self.match.rows:
+            for name in aliases.get(each.model_key, (each.model_key,)):
+                rows[name] += each.rows
         further |= {name for place in further for name in aliases.get(place, ())}
         if self.method is not None:
             keys |= self.method.places

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_lora_ckpt.lora.config import AdapterConfig
+    from pytest_lora_ckpt.proof.trained_rows import TrainedRows
 
 
 class BaseWeights:
@@ -115,6 +116,7 @@ class Reference:
     Attributes:
         bases: Gives the base models to ask, in order. It is called only when a tensor of theirs is needed.
         config: The adapter's config, which says how its modules are scaled.
+        rows: Rows that were trained whole, next to the adapter: they replace the base model's.
 
     Example:
         >>> Reference(config={"r": 4, "lora_alpha": 8}).scaling("layers.0.q_proj", 4)
@@ -123,11 +125,18 @@ class Reference:
 
     bases: Callable[[], Iterable[BaseWeights]] = tuple
     config: AdapterConfig | Mapping[str, Any] | None = None
+    rows: tuple[TrainedRows, ...] = ()
 
     def read(self, model_key: str) -> torch.Tensor | None:
         """Return the first base model's tensor for a key of the loaded model, or None."""
         tensors = (base.read(model_key) for base in self.bases() if model_key in base.key_of)
-        return next((tensor for tensor in tensors if tensor is not None), None)
+        found = next((tensor for tensor in tensors if tensor is not None), None)
+        trained = [each for each in self.rows if each.model_key == model_key] if found is not None else []
+        if found is not None and trained:
+            found = found.clone()
+            for each in trained:
+                found[list(each.rows)] = each.source.read(each.key).to(found.dtype)
+        return found
 
     def scaling(self, module: str, rank: int | None) -> float | None:
         """Return the scaling of a module by the config, or None."""

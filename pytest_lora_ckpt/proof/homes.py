@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.comparison.compare import infer_remapping
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.vocabulary.lora import FUSED_PROJECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_lora_ckpt.lora.pairs import LoraPair
     from pytest_lora_ckpt.tensors import KeySet
@@ -60,6 +60,33 @@ def _by_shape(pairs: Iterable[LoraPair], model: KeySet) -> dict[str, str]:
     return homes
 
 
+class Whole(NamedTuple):
+    """A fused projection: the path of its module, and where in it a part is, which is one of two or three."""
+
+    path: str
+    at: int
+    parts: int
+
+
+def fused_with(module: str, by_leaf: Mapping[str, Iterable[str]]) -> Iterator[Whole]:
+    """Find the fused projections of which a module may be a part.
+
+    Args:
+        module: The path of the module.
+        by_leaf: Last segment of a path -> the paths of the model that end with it.
+
+    Example:
+        >>> list(fused_with("layers.0.k_proj", {"qkv_proj": ["layers.0.qkv_proj"], "o_proj": ["layers.0.o_proj"]}))
+        [Whole(path='layers.0.qkv_proj', at=1, parts=3)]
+    """
+    around, _, leaf = module.rpartition(".")
+    for name, paths in by_leaf.items():
+        parts = _FUSED.get(name.lower(), ())
+        at = next((at for at, part in enumerate(parts) if leaf.removeprefix("to_").startswith(part)), None)
+        if at is not None:
+            yield from (Whole(path, at, len(parts)) for path in paths if _ends_alike(path.rpartition(".")[0], around))
+
+
 class _Names:
     """The weights of a model by the paths of their modules."""
 
@@ -87,13 +114,8 @@ class _Names:
             return own
         return [
             key
-            for fused, parts in _FUSED.items()
-            if leaf.removeprefix("to_").startswith(parts)
-            for path in self.by_leaf
-            if path.lower() == fused
-            for whole in self.by_leaf[path]
-            if _ends_alike(whole.rpartition(".")[0], around)
-            for key in self.by_path[whole]
+            for each in fused_with(pair.module, self.by_leaf)
+            for key in self.by_path[each.path]
             if self._fits(pair, key)
         ]
 

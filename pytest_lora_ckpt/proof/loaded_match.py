@@ -15,9 +15,9 @@ from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_factor, lora_pairs
 from pytest_lora_ckpt.proof.base_weights import BaseWeights, Reference
 from pytest_lora_ckpt.proof.bitwise import holds
-from pytest_lora_ckpt.proof.embedding_rows import trained_rows
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
+from pytest_lora_ckpt.proof.trained_rows import TrainedRows, fused_rows, trained_tokens
 from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
 from pytest_lora_ckpt.wording import count, listed
 
@@ -44,9 +44,11 @@ class LoadedMatch(WholeComparison):
 
     Attributes:
         merge: What the adapted weights are, where the model has no LoRA layers; None where that is not the question.
+        rows: What is in some rows of a tensor of such a model.
     """
 
     merge: Merge | None = None
+    rows: tuple[TrainedRows, ...] = ()
 
 
 def match_loaded(
@@ -81,6 +83,8 @@ def match_loaded(
         # W may lie in the file, and the adapter next to it.
         reference = reference or Reference()
         reference = Reference(partial(_first, BaseWeights(checkpoint, loaded), reference.bases), reference.config)
+    rows = (*trained_tokens(loaded, source), *fused_rows(loaded, source, source.keys.keys() - report.mapping.keys()))
+    reference = dataclasses.replace(reference or Reference(), rows=rows)
     # Without LoRA layers the adapter can only be in the weights.
     merge = find_merge(loaded, source, report.mapping if source is checkpoint else {}, reference)
     merge = _next_to_others(merge, [each.checkpoint for each in parts if each.companion.kind == "adapter"])
@@ -94,7 +98,7 @@ def match_loaded(
     if not present and all(each.kind == "base" or not each.model_key for each in merge.modules):
         report = dataclasses.replace(report, findings=(*_names_of_dropped(loaded, source), *report.findings))
         return LoadedMatch(report, beside, parts, merge)
-    present |= {each.key for each in trained_rows(loaded, source)}  # They are proved by themselves.
+    present |= {each.key for each in rows}  # They are proved by themselves.
     if present:
         # Where a trained copy has taken its module's place, the original has none.
         parsed = checkpoint.keys.derived(parse_keys)
@@ -105,7 +109,7 @@ def match_loaded(
     own = source.keys.keys()
     findings = [each for each in report.findings if each.cause != "adapter-not-loaded" or not own & {*each.keys}]
     report = dataclasses.replace(report, findings=(*findings, *_merge_findings(merge)))
-    return LoadedMatch(report, beside, parts, merge)
+    return LoadedMatch(report, beside, parts, merge, rows)
 
 
 def _names_of_dropped(loaded: LoadedModel, adapter: Checkpoint) -> Iterator[Finding]:

@@ -15,13 +15,13 @@ from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.proof.bitwise import cast_between, holds, pieces, same_bits
-from pytest_lora_ckpt.proof.embedding_rows import rows_of, trained_rows
 from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
 from pytest_lora_ckpt.proof.loaded_match import match_loaded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.mismatch import Mismatch, TensorsByValue, explain_mismatch
 from pytest_lora_ckpt.proof.padding import without_padding
 from pytest_lora_ckpt.proof.proved import STATE_DICT, Outcome, Proof, ProvedTensor
+from pytest_lora_ckpt.proof.trained_rows import rows_of
 from pytest_lora_ckpt.vocabulary.lora import TOKENS_DELTA
 from pytest_lora_ckpt.wording import count, printable, type_name
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.keys import Remapping
     from pytest_lora_ckpt.proof.base_weights import Reference
-    from pytest_lora_ckpt.proof.embedding_rows import TrainedRows
     from pytest_lora_ckpt.proof.loaded_match import LoadedMatch
+    from pytest_lora_ckpt.proof.trained_rows import TrainedRows
     from pytest_lora_ckpt.results import Finding
     from pytest_lora_ckpt.tensors import KeySet
 
@@ -140,7 +140,7 @@ class _Prover:
                 yield self._compare(key, model_key, self.checkpoint.read(key), STATE_DICT)
         if merge:
             yield from (merge.prove(module, key) for module in modules for key in module.pair.keys)
-            yield from (self._rows_of_embedding(each) for each in trained_rows(self.loaded, self.checkpoint))
+        yield from map(self._rows, self.match.rows)
         if companion is not None:
             for key, model_key in self.match.beside.items():
                 if model_key not in self.key_at:
@@ -184,8 +184,8 @@ class _Prover:
         base = self.reference.read(model_key) if self.reference else None
         return base is not None and holds(file, base)
 
-    def _rows_of_embedding(self, trained: TrainedRows) -> ProvedTensor:
-        live, file = self.loaded.read(trained.model_key), self.checkpoint.read(trained.key)
+    def _rows(self, trained: TrainedRows) -> ProvedTensor:
+        live, file = self.loaded.read(trained.model_key), trained.source.read(trained.key)
         if not live.is_whole or live.tensor is None:
             how = f"it {live.why or 'is sharded'}"
             return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "not provable", how)

@@ -191,9 +191,8 @@ def _recipes(
         kinds = _MOVES
     # PEFT has DoRA for plain linear layers, on the weights as they are.
     kind = draw(st.sampled_from([each for each in kinds if not (model["dora"] and each in _WITHOUT_DORA)]))
-    # A whole checkpoint has its base weights under names of their own, DoRA's merge needs the whole weight, and the
-    # comparison does not know a trained bias again in some rows of a fused one.
-    fuses = not model["dora"] and not model["biases"] and is_adapter
+    # A whole checkpoint has its base weights under names of their own, and DoRA's merge needs the whole weight.
+    fuses = not model["dora"] and is_adapter
     merges = _MERGES if fuses else _MERGES[:-1]
     model["merged"] = draw(st.sampled_from(merges)) if draw(flags["merged"]) else None
     adapter = draw(_adapters(model, kind, max_rank))

@@ -89,6 +89,10 @@ HEALTHY = {
     "an embedding with DoRA, merged": CheckpointRecipe(
         width=6, targets=("v_proj", "embed_tokens"), rank=2, dora=True, merged="whole", seed=208
     ),
+    "a trained bias in some rows of a fused one": CheckpointRecipe(biases=True, bias="lora_only", merged="fused"),
+    "all biases, those of fused projections among them": CheckpointRecipe(
+        targets=("k_proj", "o_proj"), biases=True, bias="all", merged="fused"
+    ),
     "merged with an alpha_pattern, and no config that says so": CheckpointRecipe(
         layout="torch", layers=2, targets=("up_proj", "down_proj"), alpha=14, alphas=(("down_proj", 5),), merged="whole"
     ),
@@ -99,17 +103,6 @@ HEALTHY = {
 @pytest.mark.parametrize("recipe", HEALTHY.values(), ids=HEALTHY)
 def test_no_false_alarm(recipe: CheckpointRecipe, means: str, tmp_path: Path) -> None:
     assert not failures(HealthyCheckpoint.write(recipe, tmp_path), means)
-
-
-STILL_ALARMS = {
-    "a trained bias in some rows of a fused one": CheckpointRecipe(biases=True, bias="lora_only", merged="fused"),
-}
-
-
-@pytest.mark.xfail(reason="a false alarm that nobody has mended yet", strict=True)
-@pytest.mark.parametrize("recipe", STILL_ALARMS.values(), ids=STILL_ALARMS)
-def test_a_false_alarm_that_is_left(recipe: CheckpointRecipe, tmp_path: Path) -> None:
-    assert not failures(HealthyCheckpoint.write(recipe, tmp_path), "manifest")
 
 
 FAULTY = {
