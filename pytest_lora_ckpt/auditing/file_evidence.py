@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.result import CheckpointFacts, CompanionFacts
 from pytest_lora_ckpt.comparison.compare import compare
@@ -94,13 +94,6 @@ class FileEvidence:
         """The adapter's `adapter_config.json`, in the checkpoint or next to it."""
         companion = self.checkpoint.adapter_companion
         return self.checkpoint.config or (companion.config if companion else None)
-
-    @cached_property
-    def hinted_configs(self) -> tuple[Mapping[str, Any], ...]:
-        """LoRA configs in hyper-parameters and metadata, wherever they lie: what they do not name is not known."""
-        from pytest_lora_ckpt.auditing.hints import hinted_configs
-
-        return hinted_configs(self.checkpoint)
 
     def facts(self, path: Path | str) -> CheckpointFacts:
         """Return what the report says of the checkpoint."""

@@ -211,7 +211,7 @@ class LoadedEvidence:
         scalings = {}
         for pair in checkpoint.keys.derived(lora_pairs):
             place = mapping.get(pair.down[0]) if pair.down else None
-            alpha = alpha_of(pair, checkpoint.read) if place and pair.rank else None
+            alpha = alpha_of(pair, checkpoint.alphas) if place and pair.rank else None
             if place and pair.rank and alpha is not None:
                 parsed = self.model.parsed[place]
                 path = ".".join(parsed.segments[: parsed.roles.index("lora")])

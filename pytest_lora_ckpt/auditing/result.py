@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
-from pytest_lora_ckpt.checkpoint.checkpoint import AdapterInfo  # noqa: TC001  # The same.
+from pytest_lora_ckpt.lora.adapters import AdapterInfo  # noqa: TC001  # The same.
 from pytest_lora_ckpt.results import Component, Finding  # noqa: TC001  # `from_plain` reads the annotations.
 from pytest_lora_ckpt.wording import block
 

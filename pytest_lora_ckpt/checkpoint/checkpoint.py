@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
-from pytest_lora_ckpt.checkpoint.index import read_bytes, read_tensor
+from pytest_lora_ckpt.checkpoint.hints import configs_of_components, hinted_configs
+from pytest_lora_ckpt.checkpoint.index import read_bytes, read_numbers, read_tensor
 from pytest_lora_ckpt.checkpoint.limits import Budget
+from pytest_lora_ckpt.lora.adapters import AdapterInfo, WrittenDown, adapters_of
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
+from pytest_lora_ckpt.lora.scaling import alpha_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -20,25 +23,11 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.checkpoint.index import Piece, TensorSource
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
+    from pytest_lora_ckpt.checkpoint.storage import Listing
     from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 
 _COMPARED = 200  # Keys, and characters of each, in which a name for a suggestion is looked for.
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterInfo:
-    """One LoRA adapter, as far as a checkpoint tells of it.
-
-    Attributes:
-        rank: Rows of its `lora_A`; a sorted tuple where modules differ; None where there is none.
-        alpha: `lora_alpha` of `adapter_config.json`; None without one: a state dict does not hold it.
-        modules: How many modules it adapts.
-    """
-
-    rank: int | tuple[int, ...] | None
-    alpha: float | None
-    modules: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +79,7 @@ class Checkpoint:
         companions: Other parts of the same run in the same directory, each with its kind.
         notes: Short remarks worth showing.
         budget: What reading it has spent, and what is left of the audit's limits.
+        around: Where it lies, with the files next to it.
 
     Example:
         >>> import tempfile, torch
@@ -116,6 +106,7 @@ class Checkpoint:
     companions: tuple[Companion, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
     budget: Budget = field(default_factory=Budget, repr=False)
+    around: Listing | None = field(default=None, repr=False)
 
     @cached_property
     def config(self) -> AdapterConfig | None:
@@ -127,17 +118,32 @@ class Checkpoint:
     @cached_property
     def adapters(self) -> Mapping[str, AdapterInfo]:
         """Adapters that the keys or the config show, by name; `"default"` where the keys carry none, as PEFT saves."""
-        ranks: dict[str, set[int]] = {}
-        modules: dict[str, set[str]] = {}
-        for pair in lora_pairs(self.keys):
-            if pair.down is not None:
-                name = pair.adapter or "default"
-                modules.setdefault(name, set()).add(pair.module)
-                ranks.setdefault(name, set()).update([pair.rank] if pair.rank is not None else [])
-        alpha = self.config.alpha if self.config else None
-        if not modules and self.config is not None:
-            return {"default": AdapterInfo(self.config.rank, alpha, 0)}
-        return {name: AdapterInfo(_rank(ranks[name]), alpha, len(modules[name])) for name in modules}
+        time = self.budget.pattern_time
+        components = configs_of_components(self.envelope, self.budget)
+        written = WrittenDown(
+            own=lambda pair: alpha_of(pair, self.alphas),
+            config=self.config,
+            components={name: AdapterConfig.of(each, time) for name, each in components.items()},
+            hints=self.hints,
+        )
+        return adapters_of(lora_pairs(self.keys), written)
+
+    @cached_property
+    def alphas(self) -> Mapping[str, float]:
+        """What lies next to factors and scales them (`alpha` of kohya and LyCORIS): key -> number."""
+        others = (pair.others.get("alpha", "") for pair in lora_pairs(self.keys))
+        keys = [key for key in others if key in self.keys and self.keys[key].numel == 1]
+        return read_numbers((key, self.keys[key].dtype, self.pieces(key)[0]) for key in keys)
+
+    @cached_property
+    def hints(self) -> tuple[Mapping[str, Any], ...]:
+        """LoRA configs in hyper-parameters, metadata and files of the run; what they do not name is not known.
+
+        They may be another adapter's: `adapter_config.json` counts before them.
+        """
+        around = self.around if self.adapter_config is None else None
+        ranks = {pair.rank for pair in lora_pairs(self.keys) if pair.rank}
+        return hinted_configs(self.envelope, around, ranks, self.budget)
 
     def companion(self, kind: str) -> Companion | None:
         """Return the companion of this kind, or None."""
@@ -232,9 +238,3 @@ def open_companion(kind: str, path: str, read: Callable[[], Checkpoint]) -> Comp
         return Companion(kind, Path(path), read())
     except CheckpointError as error:
         return Companion(kind, Path(path), error=error)
-
-
-def _rank(ranks: set[int]) -> int | tuple[int, ...] | None:
-    if len(ranks) > 1:
-        return tuple(sorted(ranks))
-    return next(iter(ranks), None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -158,6 +160,45 @@ def read_tensor(info: TensorInfo, pieces: tuple[Piece, ...]) -> torch.Tensor:
     if flat.data_ptr() % dtype.itemsize:  # Only memory at a multiple of the item size may be used in place.
         flat = torch.frombuffer(bytearray(data), dtype=dtype)
     return flat.view(info.shape) if info.stride is None else flat.as_strided(info.shape, info.stride)
+
+
+def read_numbers(places: Iterable[tuple[str, str, Piece]]) -> dict[str, float]:
+    """Return tensors of one element each as numbers, without torch; each file is opened once.
+
+    Args:
+        places: Key, dtype and place of each; one of a dtype that has no such number is left out.
+
+    Raises:
+        CheckpointError: As `read_bytes`.
+    """
+    by_window: dict[int, list[tuple[str, str, Piece]]] = {}
+    for each in places:
+        if each[1] in _NUMBERS:
+            by_window.setdefault(id(each[2].window), []).append(each)
+    numbers: dict[str, float] = {}
+    for own in by_window.values():
+        window = own[0][2].window
+        stretches = [(piece.offset, ITEM_SIZES[dtype]) for _, dtype, piece in own]
+        try:
+            with contextlib.closing(window.read_each(stretches)) as contents:
+                for (key, dtype, _), data in zip(own, contents, strict=True):
+                    numbers[key] = _number(dtype, data)
+        except OverLimitError as error:
+            raise over_limit(window.origin, error) from error
+        except (BrokenFileError, OSError, struct.error) as error:
+            raise changed(window.origin, "numbers next to the factors", f"they cannot be read: {error}") from error
+    return numbers
+
+
+# How `struct` writes the dtypes of numbers; a bfloat16 is the upper half of a float32.
+_NUMBERS = {
+    **dict(zip(("float64", "float32", "float16", "bfloat16"), "dfef", strict=True)),
+    **dict(zip(("int64", "int32", "int16", "int8", "uint8"), "qihbB", strict=True)),
+}
+
+
+def _number(dtype: str, data: bytes) -> float:
+    return float(struct.unpack(f"<{_NUMBERS[dtype]}", b"\0\0" + data if dtype == "bfloat16" else data)[0])
 
 
 def _put_together(info: TensorInfo, pieces: tuple[Piece, ...]) -> bytearray:

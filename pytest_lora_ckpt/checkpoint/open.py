@@ -76,7 +76,7 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
             error.globals, error.unread = neighbours.globals, neighbours.unread
             raise
         neighbours.read_others(around=listing.name is None or checkpoint.layout == "peft_adapter")
-        return dataclasses.replace(checkpoint, globals=neighbours.globals, unread=neighbours.unread)
+        return dataclasses.replace(checkpoint, globals=neighbours.globals, unread=neighbours.unread, around=listing)
 
 
 def _with_companions(listing: Listing, index_file: IndexFile) -> Checkpoint:

@@ -31,17 +31,15 @@ def expected_scaling(
     return None if scaling is None else scaling.value
 
 
-def alpha_of(pair: LoraPair, read: Callable[[str], Any]) -> float | None:
+def alpha_of(pair: LoraPair, numbers: Mapping[str, float]) -> float | None:
     """Return the alpha that lies next to the factors in the file (kohya, LyCORIS), or None.
 
     Args:
         pair: The factors, and what lies next to them.
-        read: Reads one tensor of the checkpoint.
+        numbers: Key -> number (`Checkpoint.alphas`).
     """
-    if "alpha" not in pair.others:
-        return None
-    value = read(pair.others["alpha"])
-    return float(value) if value.numel() == 1 and math.isfinite(float(value)) else None
+    alpha = numbers.get(pair.others.get("alpha", ""))
+    return alpha if alpha is not None and math.isfinite(alpha) else None
 
 
 @dataclass(frozen=True, slots=True)

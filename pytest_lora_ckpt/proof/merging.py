@@ -233,7 +233,7 @@ class _Finder:
         rank = pair.rank
         if rank and self.loaded.keys[model_key].shape[:-2] and pair.down and len(pair.down[1].shape) == _MATRIX:
             rank //= self.loaded.keys[model_key].shape[0]  # Experts.
-        alpha = alpha_of(pair, self.checkpoint.read)
+        alpha = alpha_of(pair, self.checkpoint.alphas)
         parameter = model_key.rpartition(".")[2]  # PEFT's `target_parameters` name it.
         named = pair.module if parameter == "weight" else f"{pair.module}.{parameter}"
         expected = self.reference.scaling(named, rank) if self.reference else None

@@ -89,6 +89,9 @@ ADAPTER_METADATA = "lora_adapter_metadata"
 """What diffusers calls the adapters' configs in the metadata of a safetensors file (loaders/lora_base.py,
 `LORA_ADAPTER_METADATA_KEY`)."""
 
+GGUF_ALPHA = "adapter.lora.alpha"
+"""The alpha of all modules in the metadata of a GGUF file (gguf/constants.py, `Keys.Adapter.LORA_ALPHA`)."""
+
 LORA_MID = "lora_mid"
 """The third factor of a LoRA for convolutions (LyCORIS, lycoris/modules/locon.py)."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lora_ckpt import audit
-from pytest_lora_ckpt.auditing.hyperparameters import lora_config_in
+from pytest_lora_ckpt.checkpoint.hyperparameters import lora_config_in
 from pytest_lora_ckpt.findings.from_config import config_findings, intruder_findings
 from pytest_lora_ckpt.manifest.differences import config_differences
 from pytest_lora_ckpt.models import as_key_set

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from torch import nn
 
 from pytest_lora_ckpt import open_checkpoint
-from pytest_lora_ckpt.auditing.hyperparameters import lora_config_in
+from pytest_lora_ckpt.checkpoint.hyperparameters import lora_config_in
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque
 from pytest_lora_ckpt.lora.layers import adapter_layers
 from pytest_lora_ckpt.lora.scaling import expected_scaling, scaling_differences

@@ -70,7 +70,7 @@ def safe(context: AuditContext) -> Judgement:
 def lora_complete(context: AuditContext) -> Judgement:
     """Every adapted module has both factors, of one rank, and like layers are alike."""
     file = context.file
-    says_nothing = file.lora_config is None and not file.hinted_configs and file.checkpoint.layout == "safetensors"
+    says_nothing = file.lora_config is None and not file.checkpoint.hints and file.checkpoint.layout == "safetensors"
     notes = diffusers_without_alpha(file.checkpoint.keys) if says_nothing else ()
     return judges.lora_complete(file.parts, notes)
 

@@ -70,13 +70,13 @@ def adapter_active(context: AuditContext) -> Judgement:
 
     merge = evidence.match.merge
     if merge is not None and any(each.kind != "base" and each.model_key for each in merge.modules):
-        hints = () if file.lora_config else file.hinted_configs
+        hints = () if file.lora_config else file.checkpoint.hints
         recorded = context.manifest.scalings if context.manifest else {}
         off_scale = scaling.merged_off_scale(merge, hints, recorded)
         return judges.merged(merge, evidence.proof, off_scale)
     idle = judges.idle(evidence.layers, evidence.active_adapters, evidence.idle_copies)
     wrong = idle or scaling.off_alpha(evidence.layers, evidence.scalings_in_file)
-    wrong = wrong or scaling.off_scale(evidence.layers, file.lora_config, file.hinted_configs)
+    wrong = wrong or scaling.off_scale(evidence.layers, file.lora_config, file.checkpoint.hints)
     if wrong is not None:
         return failed(wrong.message, [wrong])
     return needs.inputs(context) or needs.invocation(context) or _at_work(context, evidence)

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.checks import CHECKS
-from pytest_lora_ckpt.wording import WIDTH, capped, count, key_groups, line, literal, printable, size, table, wrap
+from pytest_lora_ckpt.wording import (
+    WIDTH,
+    capped,
+    count,
+    key_groups,
+    line,
+    listed,
+    literal,
+    printable,
+    size,
+    table,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +32,7 @@ _BYTES = 8 << 10
 _COMPONENTS = 20
 _RULES = 8
 _APPLIED = 3
+_DIFFERENT = 6
 _MOST_OF_A_MESSAGE = 6
 _ELSEWHERE = "All of it is in the JSON report: --lora-report=FILE.json"
 _SHOWN = {name for name, check in CHECKS.items() if check.show_when_passed}
@@ -86,8 +99,9 @@ def _about(checkpoint: CheckpointFacts) -> Iterator[str]:
         parts.append(f"stage {checkpoint.stage}")
     yield " · ".join(printable(part, WIDTH // 4) for part in parts)
     for name, adapter in checkpoint.adapters.items():
-        alpha = "" if adapter.alpha is None else f", alpha {adapter.alpha:g}"
-        yield from wrap(f"adapter {name}: rank {adapter.rank}{alpha}, {count(adapter.modules, 'module')}")
+        alpha = "" if adapter.alpha is None else f", alpha {_numbers(adapter.alpha)}"
+        modules = count(adapter.modules, "module")
+        yield from wrap(f"adapter {name}: rank {_numbers(adapter.rank)}{alpha}, {modules}")
     if checkpoint.envelope:
         yield from wrap(f"beside the state dict: {', '.join(map(printable, checkpoint.envelope))}")
     for each in checkpoint.companions:
@@ -95,6 +109,13 @@ def _about(checkpoint: CheckpointFacts) -> Iterator[str]:
             yield from wrap(_companion(each))
     for note in checkpoint.notes:
         yield from wrap(f"note: {note}")
+
+
+def _numbers(numbers: float | tuple[float, ...] | None) -> str:
+    """Write a rank or an alpha; in brackets where modules differ."""
+    if isinstance(numbers, tuple):
+        return f"({listed(map(_numbers, numbers), _DIFFERENT)})"
+    return f"{numbers:g}" if isinstance(numbers, float) else str(numbers)
 
 
 def _companion(each: CompanionFacts) -> str:

@@ -183,28 +183,6 @@ def test_adapters_are_found_in_the_keys(
     assert open_checkpoint(tmp_path / "a.pt").adapters == expected
 
 
-def test_a_kohya_adapter_is_found_in_the_keys(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    state: dict[str, torch.Tensor] = {}  # As sd-scripts' `LoRANetwork.save_weights` writes them.
-    for module, rank in {"lora_unet_mid_block_attn_to_q": 4, "lora_te_text_model_layers_0_mlp_fc1": 4}.items():
-        state[f"{module}.lora_down.weight"] = torch.ones(rank, 8)
-        state[f"{module}.lora_up.weight"] = torch.ones(8, rank)
-        state[f"{module}.alpha"] = torch.tensor(2.0)
-    save_file(state, tmp_path / "style.safetensors")
-    assert open_checkpoint(tmp_path / "style.safetensors").adapters == {"default": AdapterInfo(4, None, 2)}
-
-
-def test_a_torchtune_adapter_is_found_in_the_keys(tmp_path: Path) -> None:
-    state = {}  # As `get_adapter_params` of torchtune/modules/peft names them.
-    for layer in range(3):
-        for name in ("q_proj", "output_proj"):
-            state[f"layers.{layer}.attn.{name}.lora_a.weight"] = torch.ones(2 + layer // 2, 8)
-            state[f"layers.{layer}.attn.{name}.lora_b.weight"] = torch.ones(8, 2 + layer // 2)
-    torch.save(state, tmp_path / "adapter_0.pt")
-    assert open_checkpoint(tmp_path / "adapter_0.pt").adapters == {"default": AdapterInfo((2, 3), None, 6)}
-
-
 def test_an_adapter_that_trains_no_lora_module_has_the_config_alone(adapters: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(adapters / "bin", tmp_path / "a")
     torch.save({"base_model.model.head.weight": torch.zeros(2)}, folder / "adapter_model.bin")

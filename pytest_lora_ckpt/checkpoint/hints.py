@@ -1,0 +1,84 @@
+"""LoRA configs that a project or a library wrote down, for a checkpoint without adapter_config.json.
+
+They lie in Lightning's hyper-parameters, in the metadata of a safetensors or GGUF file, and in files next to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.checkpoint.bounded_json import parse_json
+from pytest_lora_ckpt.checkpoint.hyperparameters import lora_config_in
+from pytest_lora_ckpt.checkpoint.limits import Budget, OverLimitError
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, RUN_CONFIGS
+from pytest_lora_ckpt.vocabulary.lora import ADAPTER_METADATA, GGUF_ALPHA
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from pytest_lora_ckpt.checkpoint.storage import Listing
+
+_MOST_BYTES = 1 << 17  # A config of a run has some kB, and YAML takes a second for this.
+
+
+def hinted_configs(
+    envelope: Mapping[str, object], around: Listing | None, ranks: Collection[int], budget: Budget
+) -> tuple[Mapping[str, Any], ...]:
+    """Return every LoRA config that is written down, under PEFT's names, equal ones once.
+
+    Args:
+        envelope: What lies around the state dict.
+        around: Where the checkpoint lies.
+        ranks: The ranks of its adapters.
+        budget: What is left of the audit's limits.
+    """
+    configs: list[Mapping[str, Any]] = []
+    sources = [envelope.get("hyper_parameters"), configs_of_components(envelope, budget), *_next_to(around, budget)]
+    for source in sources:
+        configs += [each for each in lora_config_in(source) if each not in configs]
+    alpha = envelope.get(GGUF_ALPHA)
+    if isinstance(alpha, float) and alpha:  # llama.cpp takes alpha / rank, and 1 where alpha is 0.
+        configs += [{"r": rank, "lora_alpha": alpha, "use_rslora": False} for rank in sorted(ranks)]
+    return tuple(configs)
+
+
+def configs_of_components(envelope: Mapping[str, object], budget: Budget) -> Mapping[str, Mapping[str, object]]:
+    """Read what diffusers writes, `{"unet.r": 4, "unet.lora_alpha": 8, …}`: a config for each component of a pipeline.
+
+    Anything else says nothing.
+    """
+    text = envelope.get(ADAPTER_METADATA)
+    if not isinstance(text, str):
+        return {}
+    try:
+        content = parse_json(text.encode(), budget).value
+    except (ValueError, OverLimitError):
+        return {}
+    configs: dict[str, dict[str, object]] = defaultdict(dict)
+    for name, value in content.items() if isinstance(content, dict) else ():
+        component, _, field = name.partition(".")
+        configs[component][field] = value
+    return configs
+
+
+def _next_to(around: Listing | None, budget: Budget) -> Iterator[object]:
+    """Read the configs of the run, where PyYAML is installed; one that cannot be read says nothing."""
+    if around is None:
+        return
+    for name in (ADAPTER_CONFIG, *RUN_CONFIGS):
+        content = None
+        with contextlib.suppress(Exception):  # Whatever is wrong with it, or no PyYAML.
+            window = around.window(name)
+            if window.length <= _MOST_BYTES:
+                text = window.read(0, _MOST_BYTES)
+                content = parse_json(text, budget).value if name == ADAPTER_CONFIG else _yaml(text)
+        yield content
+
+
+def _yaml(text: bytes) -> object:
+    yaml = importlib.import_module("yaml")
+    # libyaml takes a tenth of the time, and has a limit on the levels.
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
