@@ -52,17 +52,19 @@ class Reference:
         return function
 
 
-def checkpoint(text: str, base: Path) -> str:
-    """Read a path, an address, or a replica."""
+def checkpoints(text: str, base: Path) -> tuple[str, ...]:
+    """Read a path, an address, or a replica; a pattern or a directory of runs stands for several."""
     from pytest_lora_ckpt.replicas.names import STAGES
 
     if not text.strip():
         raise ValueError("it is empty. Give a path, or replica:finetune.")
     if not text.startswith(REPLICA):
-        return text if "://" in text else str(base / Path(text).expanduser())
+        from pytest_lora_ckpt.checkpoint.below import meant_by
+
+        return meant_by(text if "://" in text else str(base / Path(text).expanduser()))
     if text.removeprefix(REPLICA) not in STAGES:
         raise ValueError(f"the replicas are {', '.join(REPLICA + stage for stage in STAGES)}.")
-    return text
+    return (text,)
 
 
 def reference(text: str, what: str) -> Reference:

@@ -49,7 +49,8 @@ class Option:
         parse: Makes a value of a text and the directory that relative paths start from; a `ValueError` says what would
             be valid.
         default: The value where none is given.
-        kind: `"one"` value, `"many"` (repeatable), a `"flag"`, an `"optional"` value, or the `"lines"` of an ini file,
+        kind: `"one"` value, `"many"` (repeatable), `"several"` (the same, and one text may stand for several values:
+            `parse` gives a tuple), a `"flag"`, an `"optional"` value, or the `"lines"` of an ini file,
             which the command line does not have.
     """
 
@@ -58,7 +59,7 @@ class Option:
     metavar: str = ""
     parse: Callable[[str, Path], Any] = lambda text, _: text
     default: Any = None
-    kind: Literal["one", "many", "flag", "optional", "lines"] = "one"
+    kind: Literal["one", "many", "several", "flag", "optional", "lines"] = "one"
 
     @property
     def flag(self) -> str:
@@ -76,6 +77,7 @@ class Option:
         kinds: dict[str, dict[str, Any]] = {
             "flag": {"action": "store_true"},
             "many": {"metavar": self.metavar, "action": "append"},
+            "several": {"metavar": self.metavar, "action": "append"},
             "optional": {"metavar": self.metavar, "nargs": "?", "const": ""},
         }
         return {"help": self.help, **kinds.get(self.kind, {"metavar": self.metavar})}
@@ -84,13 +86,14 @@ class Option:
 _ROWS = (
     Option(
         "lora_ckpt",
-        "Audit this checkpoint (repeatable): a .ckpt/.pt/.bin/.safetensors file, a PEFT adapter directory, "
+        "Audit this checkpoint (repeatable; a pattern such as 'runs/*/best.ckpt' and a directory of runs stand for all "
+        "that they have): a .ckpt/.pt/.bin/.safetensors file, a PEFT adapter directory, "
         "a Hugging Face model directory (sharded or not), or "
         "replica:STAGE (vision, resampler, finetune), a tiny PanoramaVLM checkpoint made on the spot.",
         "PATH",
-        read.checkpoint,
+        read.checkpoints,
         default=(),
-        kind="many",
+        kind="several",
     ),
     Option(
         "lora_model",
@@ -209,6 +212,8 @@ class Reading:
         given = self.find(option)
         if given is None:
             return option.default
+        if option.kind == "several":
+            return tuple(dict.fromkeys(v for text in given.texts for v in self._parse(option, text, given.base)))
         if option.kind == "many":
             return tuple(dict.fromkeys(self._parse(option, text, given.base) for text in given.texts))
         return self._parse(option, "\n".join(given.texts), given.base)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import companions, unsupported
+from pytest_lora_ckpt.checkpoint.below import TooManyError, checkpoints_below
 from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
 from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError, CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
@@ -140,9 +141,20 @@ def _assemble(listing: Listing, layouts: Sequence[Layout], index_file: IndexFile
         for layout in layouts:
             if layout.accepts(listing):
                 return layout.assemble(listing, index_file)
-        raise unsupported.directory(listing, [f"{layout.NAME}: expects {layout.EXPECTS}" for layout in LAYOUTS])
+        reasons = [f"{layout.NAME}: expects {layout.EXPECTS}" for layout in LAYOUTS]
+        raise unsupported.directory(listing, reasons, _candidates(listing))
     except OSError as error:
         raise unreadable(listing.path, error) from error
+
+
+def _candidates(listing: Listing) -> list[str]:
+    """Return the checkpoints that a directory has below it, as far as it is looked at."""
+    try:
+        return checkpoints_below(listing)
+    except TooManyError as error:
+        return error.found
+    except OSError:
+        return []
 
 
 def _index_file(listing: Listing, name: str) -> FileIndex:

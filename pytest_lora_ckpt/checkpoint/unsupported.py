@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
-from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, MAX_LEVELS
-from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CONFIG, WEIGHTS_ENDINGS
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CONFIG
 from pytest_lora_ckpt.wording import listed, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from pytest_lora_ckpt.checkpoint.storage import Listing
     from pytest_lora_ckpt.checkpoint.window import Window
 
@@ -112,18 +112,26 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def directory(listing: Listing, reasons: list[str]) -> CheckpointError:
+def sign_in(names: Iterable[str]) -> tuple[str, str, str] | None:
+    """Return what a directory is that has files of these names, if that is something known: kind, words, way on."""
+    names = list(names)
+    for signs, kind, what, remedy in _DIRECTORIES:
+        found = [name for name in names if any(fnmatchcase(name, sign) for sign in signs)]
+        if found:
+            return kind, f"{what} (it has {listed(found)})", remedy
+    return None
+
+
+def directory(listing: Listing, reasons: list[str], candidates: Sequence[str]) -> CheckpointError:
     """Return the error for a directory: what it is, and which paths in it may be meant."""
     path = listing.path
     try:
         names = listing.names
     except OSError as error:
         return _error("no-permission", path, error.strerror or str(error), "Give permission to list the directory.")
-    for signs, kind, what, remedy in _DIRECTORIES:
-        found = [name for name in names if any(fnmatchcase(name, sign) for sign in signs)]
-        if found:
-            return _error(kind, path, f"{what} (it has {listed(found)})", remedy)
-    candidates = _candidates(Path(path))
+    if (sign := sign_in(names)) is not None:
+        kind, what, remedy = sign
+        return _error(kind, path, what, remedy)
     if candidates:
         shown = "\n".join(printable(each) for each in candidates[:_SHOWN])
         more = f"\n… and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
@@ -149,20 +157,6 @@ _DIRECTORIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         "Convert it first: `python zero_to_fp32.py . out.pt` in the directory.",
     ),
 )
-
-
-def _candidates(top: Path) -> list[Path]:
-    """Return the checkpoint files and adapter directories in a directory and a little below it, the nearest first."""
-    found: list[Path] = []
-    seen = 0
-    for path, folders, files in os.walk(top):
-        here = Path(path)
-        seen += len(folders) + len(files)
-        is_adapter = here != top and ADAPTER_CONFIG in files
-        found += [here] if is_adapter else [here / name for name in sorted(files) if name.endswith(WEIGHTS_ENDINGS)]
-        is_deep = len(here.relative_to(top).parts) + 1 >= MAX_LEVELS
-        folders[:] = [] if is_adapter or is_deep or seen > MAX_ENTRIES else sorted(folders)
-    return sorted(found, key=lambda each: len(each.parts))
 
 
 def _error(kind: str, path: str, found: str, remedy: str) -> CheckpointError:

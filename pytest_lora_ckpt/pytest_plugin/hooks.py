@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import warnings
     from collections.abc import Generator
 
+    from xdist.workermanage import WorkerController
+
 
 class AuditHooks:
     """The hooks of a run with `--lora-ckpt`."""
@@ -20,9 +22,14 @@ class AuditHooks:
         """Read the options, and begin the audit that does the work."""
         self.audit = session.start(config)
 
-    def pytest_report_header(self, config: pytest.Config) -> str | None:
-        """Say which options come from the ini file."""
-        return settings.header(config)
+    def pytest_report_header(self) -> list[str]:
+        """Say which options come from the ini file, and which checkpoints were found."""
+        return self.audit.header()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: WorkerController) -> None:
+        """Tell each worker of xdist which checkpoints were found, so that all collect the same."""
+        settings.hand_on(node, self.audit.settings.ckpt)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,14 @@ from pytest_lora_ckpt.auditing.gather import gather
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.render import write_report
 from pytest_lora_ckpt.auditing.render.terminal import section
-from pytest_lora_ckpt.options import OVERRIDABLE, Settings, read_settings
-from pytest_lora_ckpt.pytest_plugin import transport
+from pytest_lora_ckpt.options import OPTIONS, OVERRIDABLE, Settings, read_settings
+from pytest_lora_ckpt.pytest_plugin import settings, transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
+from pytest_lora_ckpt.pytest_plugin.naming import short_names
 from pytest_lora_ckpt.pytest_plugin.safe_reports import Pages, safe_id
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
 from pytest_lora_ckpt.pytest_plugin.sources import Sources
-from pytest_lora_ckpt.wording import WIDTH, SafeText, block, line, printable
+from pytest_lora_ckpt.wording import WIDTH, SafeText, block, count, line, listed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 NAME = "lora-ckpt"
 """The node of the checks."""
 
+_NAMED = 8
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 _AUDIT = pytest.StashKey["LoraAudit"]()
 
@@ -75,6 +76,7 @@ class LoraAudit:
     Attributes:
         settings: What was asked for.
         sources: What the fixtures give.
+        names: A short name of its own for each checkpoint, for test ids and headings, by the value of `--lora-ckpt`.
         reports: What the checks reported, by the value of `--lora-ckpt`; from every xdist worker.
     """
 
@@ -82,11 +84,19 @@ class LoraAudit:
         """Collect nothing yet."""
         self.config, self.settings = config, settings
         self.sources = Sources(config, settings)
+        self.names = short_names(settings.ckpt)
         self.reports: dict[str, list[CheckReport]] = {}
         self._directories: list[pytest.Directory] = []
         self._pages = Pages()
         self._sections: list[tuple[str, SafeText, list[SafeText]]] = []
         self._written: list[Path] = []
+
+    def header(self) -> list[str]:
+        """Say what comes from the ini file, and what patterns and directories stand for."""
+        asked = options_of(self.config).find(OPTIONS["lora_ckpt"])
+        given, found = settings.header(self.config), [*self.names.values()]
+        named = f"lora-ckpt: {count(len(found), 'checkpoint')}: {listed(found, _NAMED)}"
+        return [*([given] if given else []), *([named] if asked and len(asked.texts) != len(found) else [])]
 
     # Collection
 
@@ -142,8 +152,8 @@ class LoraAudit:
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:
         """Run a test that takes a checkpoint once for each that was given."""
-        specs = self.settings.ckpt
-        metafunc.parametrize("lora_ckpt", specs, ids=self._ids(), indirect=True, scope="session")
+        specs, ids = self.settings.ckpt, list(map(safe_id, self.names.values()))
+        metafunc.parametrize("lora_ckpt", specs, ids=ids, indirect=True, scope="session")
         if "loader_fault" in metafunc.fixturenames:
             from pytest_lora_ckpt.scoring import fault_params
 
@@ -151,12 +161,6 @@ class LoraAudit:
             companions = None if overridden else self.settings.companion
             chosen = fault_params(specs, self.settings.faults, companions)
             metafunc.parametrize("loader_fault", chosen, indirect=True)
-
-    def _ids(self) -> list[str]:
-        """Name each checkpoint in test ids: by its short name, or in full where two have the same."""
-        targets = self.sources.targets.values()
-        names = Counter(target.name for target in targets)
-        return [safe_id(target.name if names[target.name] == 1 else target.spec) for target in targets]
 
     # Results
 
@@ -186,7 +190,7 @@ class LoraAudit:
             return
         results = self.results()
         for result in results:
-            name = self.sources.targets[result.spec].name
+            name = self.names[result.spec]
             with self._counted(session, name, "printing the results"):
                 self._sections += [(mark, title, list(lines)) for mark, title, lines in _sections(name, result)]
             for error in result.errors:

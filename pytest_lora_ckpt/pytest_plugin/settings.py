@@ -10,11 +10,17 @@ import pytest
 from pytest_lora_ckpt.options import OPTIONS, Given, Option, OptionError, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pytest_lora_ckpt.option_values import Reference
 
-_INI_TYPES: dict[str, Literal["linelist", "bool"]] = {"many": "linelist", "lines": "linelist", "flag": "bool"}
+_INI_TYPES: dict[str, Literal["linelist", "bool"]] = {
+    "many": "linelist",
+    "several": "linelist",
+    "lines": "linelist",
+    "flag": "bool",
+}
+_FOUND = "lora_ckpt"
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -23,7 +29,9 @@ def add_options(parser: pytest.Parser) -> None:
     for option in OPTIONS.values():
         if option.flag:
             group.addoption(option.flag, **option.arguments())
-        text = f"As {option.flag}{', one a line' * (option.kind == 'many')}." if option.flag else option.help
+        text = (
+            f"As {option.flag}{', one a line' * (option.kind in {'many', 'several'})}." if option.flag else option.help
+        )
         parser.addini(option.name, text, type=_INI_TYPES.get(option.kind, "string"))
 
 
@@ -33,9 +41,14 @@ def is_asked_for(config: pytest.Config) -> bool:
 
 
 def options_of(config: pytest.Config) -> Reading:
-    """Return the options of this run: the command line goes before the ini file."""
+    """Return the options of this run: the command line goes before the ini file.
+
+    A worker of xdist takes the checkpoints that the controller has found: to look again could find others.
+    """
 
     def find(option: Option) -> Given | None:
+        if option.name == _FOUND and (found := getattr(config, "workerinput", {}).get(_FOUND)):
+            return Given(tuple(found), "command line", config.invocation_params.dir)
         value: Any = config.getoption(option.name) if option.flag else None
         if value is not None and value is not False:
             return Given(_texts(value), "command line", config.invocation_params.dir)
@@ -46,6 +59,11 @@ def options_of(config: pytest.Config) -> Reading:
         )
 
     return Reading(find)
+
+
+def hand_on(node: Any, found: Iterable[str]) -> None:
+    """Tell a worker of xdist which checkpoints the patterns and directories stand for."""
+    node.workerinput[_FOUND] = list(found)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -33,7 +33,6 @@ class Target:
 
     Attributes:
         spec: The option's value.
-        name: A short name for headings and test ids.
         locate: Returns where it lies, or its address; given a function that makes a directory.
         stage: The stage that it must hold where no other is asked for.
         loader: Returns its own loading code, or None.
@@ -42,7 +41,6 @@ class Target:
     """
 
     spec: str
-    name: str
     locate: Callable[[Callable[[str], Path]], Path | str]
     stage: Stage | None = None
     loader: Callable[[], Callable[[Path], Any] | None] = lambda: None
@@ -55,7 +53,6 @@ def target(spec: str) -> Target:
     if spec.startswith(REPLICA):
         return Target(
             spec,
-            spec,
             lambda make_directory: replicas.replica_checkpoint(
                 spec, make_directory(spec.replace(":", "-")), callbacks=[manifest.LoraManifestCallback()]
             ),
@@ -65,7 +62,7 @@ def target(spec: str) -> Target:
             lambda: replicas.replica_inputs(),  # noqa: PLW0108  # Not before it is called.
         )
     # As a `Path`, an address would lose a slash.
-    return Target(spec, Path(spec).name, lambda _: spec if "://" in spec else Path(spec))
+    return Target(spec, lambda _: spec if "://" in spec else Path(spec))
 
 
 class Sources:

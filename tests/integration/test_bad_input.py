@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,7 @@ from tests.helpers.audit_runs import CHECKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.helpers.audit_runs import AuditRun
 
@@ -62,10 +62,6 @@ BAD: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "mistyped": (lambda d, _: _write(d / "best.ckpt", "x").with_name("bset.ckpt"), ("Did you mean", "best.ckpt")),
     "empty directory": (lambda d, _: d, ("an empty directory",)),
     "directory of something": (lambda d, _: _write(d / "README.md", "x").parent, ("README.md",)),
-    "directory of checkpoints": (
-        lambda d, new: Path(shutil.copy(new(layout="torch"), d)).parent,
-        ("Did you mean", "panorama-finetune.pt"),
-    ),
     "text": (lambda d, _: _write(d / "a.ckpt", "epoch 3: loss 0.2\n"), ("a text file", "epoch 3")),
     "empty file": (lambda d, _: _write(d / "a.ckpt", b""), ("a.ckpt",)),
     "git-lfs": (lambda d, _: _write(d / "a.ckpt", LFS), ("git-lfs-pointer", "git lfs pull")),

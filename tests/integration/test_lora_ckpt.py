@@ -77,9 +77,11 @@ def test_checkpoints_of_one_name_are_told_apart(
 ) -> None:
     first, second = replica(layout="torch"), replica(layout="torch", fault="lora-b-zero")
     run = audit(f"--lora-ckpt={first}", f"--lora-ckpt={second}", f"--lora-ckpt={toy_checkpoint}")
-    assert set(run.outcomes) == {str(first), str(second), "toy.pt"}
-    assert run.outcomes[str(first)]["values"] == "passed"
-    assert run.outcomes[str(second)]["values"] == "failed"
+    names = [f"{path.parent.name}/{path.name}" for path in (first, second)]
+    assert set(run.outcomes) == {*names, "toy.pt"}
+    assert run.outcomes[names[0]]["values"] == "passed"
+    assert run.outcomes[names[1]]["values"] == "failed"
+    assert run.sections == [f"LoRA checkpoint: {name}" for name in (*names, "toy.pt")]
 
 
 def test_the_same_checkpoint_twice_runs_once(audit: Audit, toy_checkpoint: Path) -> None:
