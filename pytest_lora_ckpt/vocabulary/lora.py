@@ -12,9 +12,12 @@ PEFT_FACTORS: Mapping[str, str] = {
     "lora_B": "B",
     "lora_embedding_A": "A",
     "lora_embedding_B": "B",
+    "lora_A_1": "A",
+    "lora_B_1": "B",
 }
 """PEFT's names, after which it puts the adapter's name (https://huggingface.co/docs/peft/developer_guides/checkpoint):
-name -> which factor. A has the shape (rank, in), B (out, rank)."""
+name -> which factor. A has the shape (rank, in), B (out, rank). Files that went through diffusers 0.25 have `lora_A_1`
+and `lora_B_1`, which nothing loads (https://github.com/huggingface/diffusers/issues/6382)."""
 
 OTHER_FACTORS: Mapping[str, str] = {
     "lora_a": "A",
