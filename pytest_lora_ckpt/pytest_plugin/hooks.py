@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import warnings
     from collections.abc import Generator
 
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
     from xdist.workermanage import WorkerController
 
 
@@ -30,6 +32,15 @@ class AuditHooks:
     def pytest_configure_node(self, node: WorkerController) -> None:
         """Tell each worker of xdist which checkpoints were found, so that all collect the same."""
         settings.hand_on(node, self.audit.settings.ckpt)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Producer) -> Scheduling | None:
+        """Keep the tests of a checkpoint on one worker where xdist is not told otherwise."""
+        if config.getoption("dist") not in {"load", "loadgroup"}:
+            return None
+        from pytest_lora_ckpt.pytest_plugin.distribution import ByCheckpoint  # Only where there is xdist.
+
+        return ByCheckpoint(config, log, self.audit.ids)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:

@@ -91,6 +91,11 @@ class LoraAudit:
         self._sections: list[tuple[str, SafeText, list[SafeText]]] = []
         self._written: list[Path] = []
 
+    @property
+    def ids(self) -> list[str]:
+        """What stands for the checkpoints in test ids."""
+        return list(map(safe_id, self.names.values()))
+
     def header(self) -> list[str]:
         """Say what comes from the ini file, and what patterns and directories stand for."""
         asked = options_of(self.config).find(OPTIONS["lora_ckpt"])
@@ -152,8 +157,8 @@ class LoraAudit:
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:
         """Run a test that takes a checkpoint once for each that was given."""
-        specs, ids = self.settings.ckpt, list(map(safe_id, self.names.values()))
-        metafunc.parametrize("lora_ckpt", specs, ids=ids, indirect=True, scope="session")
+        specs = self.settings.ckpt
+        metafunc.parametrize("lora_ckpt", specs, ids=self.ids, indirect=True, scope="session")
         if "loader_fault" in metafunc.fixturenames:
             from pytest_lora_ckpt.scoring import fault_params
 

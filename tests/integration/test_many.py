@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.conftest import TOY
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -64,3 +66,62 @@ def test_a_pattern_without_a_match_is_a_usage_error(audit: Audit, project: Calla
     run = audit(report=False)
     assert run.ret == pytest.ExitCode.USAGE_ERROR
     assert "(from: pytest.ini): nothing matches" in run.text
+
+
+# A loader that says for which checkpoint it is called, and how often; a test of the project that takes the same model.
+COUNTING = {
+    "pyproject.toml": "[tool.pytest.ini_options]\npythonpath = ['.']\n",
+    "conftest.py": """
+import os
+import pytest, toy
+
+@pytest.fixture(scope="session")
+def lora_loader():
+    def load(path):
+        with open("loaded.txt", "a") as file:
+            file.write(f"{path.parent.name}/{path.name}\\n")
+        toy.torch.manual_seed(0)
+        return toy.bad(path) if path.parent.name == "a" else toy.good(path)
+    return load
+
+@pytest.fixture(scope="session")
+def lora_inputs():
+    return toy.INPUTS
+""",
+    "test_own.py": "def test_own(lora_proof): pass\ndef test_other(): pass\n",
+}
+
+
+def test_each_is_loaded_by_one_worker_and_the_report_is_the_same(
+    audit: Audit, project: Callable[..., Path], runs: Path
+) -> None:
+    root = project({**COUNTING, "toy.py": TOY})
+    asked = f"--lora-ckpt={runs}/*/*.ckpt"
+    reports, outcomes = [], []
+    for workers in ((), ("-n", "2"), ("-n", "2", "--dist", "loadgroup")):
+        run = audit(asked, *workers)
+        assert sorted((root / "loaded.txt").read_text("utf-8").split()) == ["a/best.ckpt", "b/best.ckpt", "b/last.ckpt"]
+        (root / "loaded.txt").unlink()
+        reports.append(run.json)
+        outcomes.append(run.outcomes)
+    assert {each["verdict"] for each in reports[0]["runs"]} == {"partial", "loads"}
+    assert reports == [reports[0]] * 3
+    assert outcomes == [outcomes[0]] * 3
+
+
+def test_workers_audit_what_the_controller_found(audit: Audit, project: Callable[..., Path], runs: Path) -> None:
+    project(
+        {
+            "conftest.py": f"""
+import pathlib, shutil
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):  # A training run that goes on: there is one more by now.
+        shutil.copy({str(runs / "b/last.ckpt")!r}, {str(runs)!r} + f"/b/{{config.workerinput['workerid']}}.ckpt")
+"""
+        }
+    )
+    run = audit(f"--lora-ckpt={runs}/*/*.ckpt", "-n", "2", "-k", "readable")
+    assert run.ret == pytest.ExitCode.OK
+    assert set(run.outcomes) == {"a/best.ckpt", "b/best.ckpt", "last.ckpt"}
+    assert (runs / "b/gw0.ckpt").is_file()
