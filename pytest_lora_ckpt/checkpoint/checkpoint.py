@@ -60,15 +60,15 @@ class Checkpoint:
 
     Attributes:
         path: What was opened.
-        layout: How it lies on disk: `"lightning"`, `"torch"`, `"safetensors"`, `"peft_adapter"` or
-            `"transformers"`.
+        layout: How it lies on disk: `"lightning"`, `"torch"`, `"safetensors"`, `"peft_adapter"`, `"transformers"` or
+            `"distributed"` (`torch.distributed.checkpoint`).
         format: The file format that holds the tensors: `"torch zip"`, `"torch legacy"`, `"safetensors"`.
         keys: The state dict's keys, exactly as they are in it, with what is known of each tensor.
         source: Where the tensors' bytes lie.
         files: The files that hold the tensors.
-        envelope: What lies around the state dict in a torch file (`hyper_parameters`, `optimizer_states`, versions …)
-            as plain data, with `TensorInfo` for a tensor and `Opaque` for an object of any other class; the
-            `__metadata__` of a safetensors file.
+        envelope: What lies around the state dict in a torch file or a distributed checkpoint (`hyper_parameters`,
+            `optimizer_states`, versions …) as plain data, with `TensorInfo` for a tensor and `Opaque` for an object of
+            any other class; the `__metadata__` of a safetensors file.
         opaque_keys: Entries of the state dict that are not plain tensors -> what they are (quantized, sparse, on the
             meta device, an `_extra_state`). They are not in `keys`.
         globals: Every class and function that the pickles ask for, by their entries, those of files that lie with it

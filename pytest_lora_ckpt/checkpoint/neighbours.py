@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.distributed.files import objects_in
+from pytest_lora_ckpt.checkpoint.distributed.metadata import saved_in
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES
 from pytest_lora_ckpt.checkpoint.scan import scan_file
-from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, DISTRIBUTED_METADATA, LORA_WEIGHTS, STEP_DIRECTORY
+from pytest_lora_ckpt.vocabulary.files import (
+    ADAPTER_CONFIG,
+    DISTRIBUTED_METADATA,
+    LORA_WEIGHTS,
+    RANK_FILES,
+    STEP_DIRECTORY,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pytest_lora_ckpt.checkpoint.index import FileIndex
     from pytest_lora_ckpt.checkpoint.layouts import IndexFile
@@ -39,14 +48,14 @@ class Neighbours:
         """What was found so far, each file once."""
         return tuple(each for found in self._found.values() for each in found)
 
-    def index_file(self, listing: Listing, name: str) -> FileIndex:
-        """Read what one file holds, and keep what its pickles ask for, also where it cannot be read.
+    def index_file(self, listing: Listing, name: str, stretches: Sequence[tuple[int, int]] | None = None) -> FileIndex:
+        """Read what one file holds, or stretches of it, and keep what the pickles ask for, also where it is broken.
 
         Raises:
             CheckpointError: It cannot be read.
         """
         try:
-            index = self._index_file(listing, name)
+            index = self._index_file(listing, name, stretches)
         except CheckpointError as error:
             if error.problem == "over-limit":  # Nothing else reads it.
                 self.unread[name] = error.found
@@ -67,7 +76,11 @@ class Neighbours:
             if number >= MAX_ENTRIES:
                 self.unread[listing.path] = f"more than {MAX_ENTRIES} files"
                 return
-            if listing.where(name) not in self._found and listing.has(name):
+            if listing.where(name) in self._found or not listing.has(name):
+                continue
+            if name.endswith(RANK_FILES) and listing.has(DISTRIBUTED_METADATA):
+                self._read_distributed(listing)
+            else:
                 self._scan(listing, name)
 
     def _others(self, *, around: bool) -> Iterator[tuple[Listing, str]]:
@@ -76,6 +89,15 @@ class Neighbours:
         folders = [each for name, each in inside if _belongs(name, each, around=around)]
         for folder in [*([top] if around else []), *folders]:
             yield from ((folder, name) for name in _names(folder))
+
+    def _read_distributed(self, folder: Listing) -> None:
+        """Read the objects in the ranks' files of a distributed checkpoint; its tensors torch loads as nothing else."""
+        files = [name for name in _names(folder) if name.endswith(RANK_FILES)]
+        for name in files:
+            self._keep(folder, name, ())
+        with suppress(CheckpointError, BrokenFileError, OSError):  # A broken one is not loaded.
+            saved = saved_in(self._index_file(folder, DISTRIBUTED_METADATA).contents)
+            objects_in(folder, saved, files, self.index_file)
 
     def _scan(self, listing: Listing, name: str, known: tuple[Global, ...] = ()) -> None:
         try:

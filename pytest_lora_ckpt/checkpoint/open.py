@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.checkpoint import companions, unsupported
 from pytest_lora_ckpt.checkpoint.below import TooManyError, checkpoints_below
 from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
+from pytest_lora_ckpt.checkpoint.distributed.chunks import Objects
 from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError, CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, peft_adapter
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Companion
+    from pytest_lora_ckpt.checkpoint.formats import Format
     from pytest_lora_ckpt.checkpoint.index import FileIndex
     from pytest_lora_ckpt.checkpoint.layouts import IndexFile, Layout
     from pytest_lora_ckpt.checkpoint.limits import Limits
@@ -40,8 +42,8 @@ def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits | None = Non
 
     Args:
         path: A torch file (zip or legacy format, with a state dict, or with one in an envelope as Lightning writes it),
-            a safetensors file, a PEFT adapter directory or the weights file in one, or the directory of a Hugging Face
-            model, sharded or not.
+            a safetensors file, a PEFT adapter directory or the weights file in one, the directory of a Hugging Face
+            model, sharded or not, or one that `torch.distributed.checkpoint` wrote, or a file in it.
         limits: What its files may ask for.
 
     Raises:
@@ -157,13 +159,14 @@ def _candidates(listing: Listing) -> list[str]:
         return []
 
 
-def _index_file(listing: Listing, name: str) -> FileIndex:
-    """Ask the formats, in their order, what a file holds."""
+def _index_file(listing: Listing, name: str, stretches: Sequence[tuple[int, int]] | None = None) -> FileIndex:
+    """Ask the formats, in their order, what a file holds; `stretches` of it hold an object each."""
     path = listing.where(name)
     try:
         window = listing.window(name)
-        head = window.read(0, HEAD)
-        if not head:
+        forms: Sequence[Format] = FORMATS if stretches is None else (Objects(stretches),)
+        head = window.read(0, HEAD) if stretches is None else b""
+        if not head and stretches is None:
             raise CheckpointError(
                 "empty-file",
                 path,
@@ -174,7 +177,7 @@ def _index_file(listing: Listing, name: str) -> FileIndex:
         if (known := unsupported.recognise_head(path, head)) is not None:
             raise known
         reasons = [f"{layout.NAME}: expects {layout.EXPECTS}" for layout in LAYOUTS if not layout.accepts(listing)]
-        for form in FORMATS:
+        for form in forms:
             if not form.accepts(head, name):
                 reasons.append(f"{form.NAME}: expects {form.EXPECTS}")
                 continue

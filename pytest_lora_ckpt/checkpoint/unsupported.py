@@ -145,12 +145,6 @@ def directory(listing: Listing, reasons: list[str], candidates: Sequence[str]) -
 # Names that a directory has (`*` at its end stands for anything) -> kind, what it is, what to do.
 _DIRECTORIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (
-        (".metadata",),
-        "distributed-checkpoint",
-        "a torch.distributed checkpoint",
-        "Convert it first: `python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIRECTORY out.pt`.",
-    ),
-    (
         ("zero_pp_rank_*", "bf16_zero_pp_rank_*", "mp_rank_*", "zero_to_fp32.py", "global_step*"),
         "deepspeed-checkpoint",
         "a DeepSpeed checkpoint",

@@ -6,6 +6,7 @@ Its bytes are copied, not mapped: a map of a file that gets shorter ends the pro
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import stat
@@ -280,3 +281,43 @@ class DeflatedWindow(_Copied):
         except zlib.error as error:
             raise BrokenFileError(f"it cannot be unpacked: {error}") from error
         return data[offset:end]
+
+
+@dataclass(frozen=True, slots=True)
+class StridedWindow(_Copied):
+    """The elements of a strided tensor in order, out of a window from its first element to its last.
+
+    Example:
+        >>> StridedWindow(MemoryWindow("a.pt", b"abcdef"), (3, 2), (1, 3), 1).read(0, 6)
+        b'adbecf'
+    """
+
+    window: Window
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    item_size: int
+
+    @property
+    def origin(self) -> str:
+        """See `Window`."""
+        return self.window.origin
+
+    @property
+    def budget(self) -> Budget:
+        """See `Window`."""
+        return self.window.budget
+
+    @property
+    def length(self) -> int:
+        """See `Window`."""
+        return math.prod(self.shape) * self.item_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Window`."""
+        import numpy as np  # Few tensors are strided.
+
+        self.budget.check("record_bytes", self.length)  # A stride of 0 makes many elements of one.
+        elements = np.frombuffer(self.window.read(0, self.window.length), f"V{self.item_size}")
+        strides = [step * self.item_size for step in self.stride]
+        ordered = np.lib.stride_tricks.as_strided(elements, self.shape, strides, writeable=False)
+        return ordered.tobytes()[offset : offset + length]

@@ -75,3 +75,16 @@ TORCH_TAR = frozenset({"sys_info", "pickle", "storages", "tensors"})
 
 DISTRIBUTED_METADATA = ".metadata"
 """The pickle that says which shard holds what (torch/distributed/checkpoint/filesystem.py, `_metadata_fn`)."""
+
+RANK_METADATA = r"__\d+\.metadata"
+"""The same of one rank, where ranks save without each other (filesystem.py, `_get_metadata_path`)."""
+
+RANK_FILES = ".distcp"
+"""How the names of the ranks' files end (torch/distributed/checkpoint/filesystem.py, `DEFAULT_SUFFIX`)."""
+
+LIGHTNING_ENVELOPE = "meta.pt"
+"""What Lightning puts beside a distributed checkpoint (lightning/fabric/utilities/load.py, `_METADATA_FILENAME`)."""
+
+SHARDED_MODEL = "pytorch_model_fsdp_0"
+"""The directory of a model's distributed checkpoint in one of accelerate's or of the Trainer's
+(accelerate/utils/fsdp_utils.py, `save_fsdp_model`)."""

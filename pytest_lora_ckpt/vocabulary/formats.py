@@ -105,3 +105,7 @@ STATE_DICT_ENTRIES = (
 )
 """Where training scripts put a state dict, the usual names first: Lightning `state_dict`, torch's tutorials
 `model_state_dict`, DeepSpeed `module`, torchvision's references and timm `model`."""
+
+OPTIMIZER_ENTRIES = r"optim(izer)?s?(_?states?|_?state_dicts?)?(_\d+)?|param_groups|(lr_)?schedulers?(_\d+)?"
+"""Where training loops put the state of optimizers in a distributed checkpoint: torch's tutorial `optim`, accelerate
+`optimizer`, Lightning `optimizer_0`, torchtitan `optimizer`, `lr_scheduler`."""

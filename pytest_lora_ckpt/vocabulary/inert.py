@@ -85,7 +85,7 @@ _TORCH: Mapping[str, str] = {
     "torch.distributed._tensor.placement_types": "DTensorSpec Partial Replicate Shard TensorMeta",
     "torch.distributed.checkpoint.filesystem": "_StorageInfo _StoragePrefix",
     "torch.distributed.checkpoint.metadata": "BytesStorageMetadata ChunkStorageMetadata MEM_FORMAT_ENCODING Metadata "
-    "MetadataIndex StorageMeta TensorProperties TensorStorageMetadata",
+    "MetadataIndex StorageMeta TensorProperties TensorStorageMetadata _MEM_FORMAT_ENCODING",
     "torch.distributed.device_mesh": "DeviceMesh",
     "torch.distributed.remote_device": "_remote_device",
     "torch.distributed.tensor": "DTensor",

@@ -7,16 +7,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_lora_ckpt.checkpoint.layouts import adapter_file, peft_adapter, single_file, transformers_model
+from pytest_lora_ckpt.checkpoint.layouts import adapter_file, distributed, peft_adapter, single_file, transformers_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
     from pytest_lora_ckpt.checkpoint.index import FileIndex
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
-    IndexFile = Callable[[Listing, str], FileIndex]
+
+class IndexFile(Protocol):
+    """Reads what a file of a listing holds, by the formats; or only the objects in some stretches of it.
+
+    What their pickles ask for is kept, and ends in `Checkpoint.globals`.
+    """
+
+    def __call__(self, listing: Listing, name: str, stretches: Sequence[tuple[int, int]] | None = None) -> FileIndex:
+        """Return its index; with `stretches`, each given by offset and length, `contents` is a list of the objects.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        ...
 
 
 class Layout(Protocol):
@@ -44,4 +57,4 @@ class Layout(Protocol):
         ...
 
 
-LAYOUTS: tuple[Layout, ...] = (peft_adapter, adapter_file, transformers_model, single_file)
+LAYOUTS: tuple[Layout, ...] = (peft_adapter, adapter_file, transformers_model, distributed, single_file)

@@ -1,0 +1,101 @@
+"""The ranks' files: whether they are there, and whole, and the objects in them that are no tensors."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.checkpoint.distributed.chunks import COPY_AGAIN
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.wording import count, grouped, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_lora_ckpt.checkpoint.distributed.metadata import Saved, Stretch
+    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.storage import Listing
+    from pytest_lora_ckpt.checkpoint.window import Window
+
+_COVERED = 4  # As in one file: see `layouts.single_file`.
+
+
+def rank_files(folder: Listing, saved: Saved, names: Mapping[str, str]) -> dict[str, Window]:
+    """Open the files that the metadata names.
+
+    Args:
+        folder: The directory.
+        saved: What the metadata says.
+        names: The keys of the state dict -> what the metadata calls them.
+
+    Raises:
+        CheckpointError: One is missing that holds a part of the state dict, or one is too short, or its contents went
+            through an extension.
+        OSError: One cannot be read.
+    """
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for key, name in names.items():
+        for stretch in _stretches(saved, name):
+            wanted[stretch.file].append(key)
+    ends: dict[str, int] = {}
+    named: Counter[str] = Counter()
+    for stretch in (each for name in saved.paths for each in _stretches(saved, name)):
+        if stretch.transforms:
+            raise _transformed(folder, stretch)
+        ends[stretch.file] = max(ends.get(stretch.file, 0), stretch.offset + stretch.length)
+        named[stretch.file] += stretch.length
+    present = {file: folder.window(file) for file in ends if folder.has(file)}
+    if missing := [file for file in wanted if file not in present]:
+        raise _missing(folder, missing, wanted[missing[0]])
+    for file, window in present.items():
+        window.budget.spend("overlapping_bytes", max(named[file] - _COVERED * window.length, 0))
+        if window.length < ends[file]:
+            found = f"a file of {window.length} bytes: it is cut off, or of another save"
+            raise _bad("truncated", folder, file, f"at least {ends[file]} bytes, as the metadata says", found)
+    return present
+
+
+def objects_in(folder: Listing, saved: Saved, files: Iterable[str], index_file: IndexFile) -> dict[str, object]:
+    """Read what is no tensor: torch runs whatever is in these pickles.
+
+    Raises:
+        CheckpointError: One cannot be read.
+    """
+    inside: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    for name, stretch in saved.objects.items():
+        inside[stretch.file].append((stretch.offset, stretch.length, name))
+    values: dict[str, object] = {}
+    for file in files:
+        held = sorted(inside[file])
+        made = index_file(folder, file, [place[:2] for place in held]).contents
+        values.update(zip((name for *_, name in held), made if isinstance(made, list) else [], strict=True))
+    return values
+
+
+def _stretches(saved: Saved, name: str) -> Iterable[Stretch]:
+    if name in saved.objects:
+        return (saved.objects[name],)
+    return (chunk.stretch for chunk in saved.chunks.get(name, ()))
+
+
+def _transformed(folder: Listing, stretch: Stretch) -> CheckpointError:
+    return CheckpointError(
+        "transformed",
+        folder.where(stretch.file),
+        expected="chunks as `torch.save` writes them",
+        found=f"chunks that went through {listed(stretch.transforms)}",
+        remedy="Load it with the extensions that it was saved with, and save it again without.",
+    )
+
+
+def _missing(folder: Listing, files: list[str], keys: Iterable[str]) -> CheckpointError:
+    first, *further = files
+    keys = dict.fromkeys(keys)
+    found = f"no such file, of which the metadata expects a part of {count(len(keys), 'key')}: {grouped(keys)}"
+    if further:
+        found += f"; also missing: {listed(further)}"
+    return _bad("missing-shard", folder, first, "the file of each rank", found)
+
+
+def _bad(problem: str, folder: Listing, file: str, expected: str, found: str) -> CheckpointError:
+    return CheckpointError(problem, folder.where(file), expected=expected, found=found, remedy=COPY_AGAIN)

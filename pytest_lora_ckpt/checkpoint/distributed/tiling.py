@@ -1,0 +1,49 @@
+"""Whether chunks make up a tensor: each of its elements in exactly one of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_lora_ckpt.checkpoint.limits import Budget
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def problem(shape: tuple[int, ...], boxes: Sequence[Box], budget: Budget) -> str:
+    """Say how boxes, each given by offsets and sizes inside the shape, fail to make it up; nothing where they do.
+
+    The corners of a box, counted with alternating signs, say all of it, and those of several boxes say how often each
+    element is covered: so no pair of boxes is compared.
+
+    Raises:
+        OverLimitError: They are cut in so many dimensions that they have too many corners.
+
+    Example:
+        >>> from pytest_lora_ckpt.checkpoint.limits import Budget
+        >>> halves = [((0, 0), (2, 3)), ((2, 0), (2, 3))]
+        >>> problem((4, 3), halves, Budget()), problem((4, 3), halves[:1], Budget())
+        ('', '6 of 12 elements')
+        >>> problem((4, 3), [halves[0], ((1, 0), (2, 3))], Budget())
+        'chunks that lie in each other'
+    """
+    whole = tuple(0 for _ in shape), shape
+    if len(boxes) == 1 and boxes[0] == whole:
+        return ""
+    covered, numel = sum(math.prod(sizes) for _, sizes in boxes), math.prod(shape)
+    if covered < numel:
+        return f"{covered} of {numel} elements"
+    filled = [(offsets, sizes) for offsets, sizes in boxes if 0 not in sizes]
+    cut = [dim for dim, size in enumerate(shape) if any(sizes[dim] != size for _, sizes in filled)]
+    budget.spend("elements", len(filled) << len(cut))
+    corners = Counter[tuple[int, ...]]()
+    for sign, (offsets, sizes) in ((-1, whole), *((1, box) for box in filled if numel)):
+        ends = [(offsets[dim], offsets[dim] + sizes[dim]) for dim in cut]
+        for far in itertools.product((0, 1), repeat=len(cut)):
+            corners[tuple(end[side] for end, side in zip(ends, far, strict=True))] += sign * (-1) ** sum(far)
+    return "chunks that lie in each other" if numel and any(corners.values()) else ""
