@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pytest_lora_ckpt.checkpoint.limits import Limits
     from pytest_lora_ckpt.comparison.stages import Stage
+    from pytest_lora_ckpt.stacks import StackLoader
 
 REPLICA = "replica:"
+AUTO: Literal["auto"] = "auto"
+LIGHTNING = "lightning"
 
 _FORM = "Give `module:name`, such as my_project.loading:load_model."
 
@@ -52,6 +55,29 @@ class Reference:
         return function
 
 
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A library that loads as its documentation tells people to: `peft`, or `lightning:module.Class`."""
+
+    name: str
+    target: Reference | None = None
+
+    def resolve(self, directories: Sequence[Path]) -> StackLoader:
+        """Make its loader.
+
+        Raises:
+            ValueError: The library is not installed, or the class cannot be imported.
+        """
+        from importlib.util import find_spec
+
+        from pytest_lora_ckpt.stacks import StackLoader, find_stack
+
+        stack = find_stack(self.name)
+        if find_spec(stack.NEEDS.replace("-", "_")) is None:
+            raise ValueError(f"it needs {stack.NEEDS}: pip install {stack.NEEDS}")
+        return StackLoader(stack, target=self.target.resolve(directories) if self.target else None)
+
+
 def checkpoints(text: str, base: Path) -> tuple[str, ...]:
     """Read a path, an address, or a replica; a pattern or a directory of runs stands for several."""
     from pytest_lora_ckpt.replicas.names import STAGES
@@ -75,8 +101,43 @@ def reference(text: str, what: str) -> Reference:
     return Reference(module, name)
 
 
-def model(text: str, base: Path) -> Reference | Path:
-    """Read `module:name`, or the path of a manifest."""
+def loader(text: str, _: Path) -> Reference | Library:
+    """Read `module:name`, or the name of a library."""
+    from pytest_lora_ckpt.stacks import NAMES
+
+    name, _, rest = text.partition(":")
+    if name == LIGHTNING:
+        module, _, target = rest.replace(":", ".").rpartition(".")
+        try:
+            return Library(name, reference(f"{module}:{target}", "Lightning module"))
+        except ValueError:
+            raise ValueError("this should name your Lightning module: lightning:my_project.model.LitModel.") from None
+    if text in NAMES:
+        return Library(text)
+    try:
+        return reference(text, "path -> loaded model")
+    except ValueError as error:
+        raise ValueError(f"{error} Or a library: {', '.join(NAMES)}.") from None
+
+
+def base_model(text: str, base: Path) -> str:
+    """Read the path of a base model, or its id on the Hub."""
+    from pytest_lora_ckpt.stacks.base import HUB_ID
+
+    path = base / Path(text).expanduser()
+    if path.exists():
+        return str(path)
+    if not HUB_ID.fullmatch(text):
+        raise ValueError("there is no such directory, and it is no id on the Hub.")
+    return text
+
+
+def model(text: str, base: Path) -> Reference | Path | Literal["auto"]:
+    """Read `module:name`, the path of a manifest, the directory of a base model, or `auto`."""
+    if text == AUTO:
+        return AUTO
+    if (base / Path(text).expanduser()).is_dir():
+        return base / Path(text).expanduser()
     if not text.endswith(".json"):
         return reference(text, "that returns the model")
     path = base / Path(text).expanduser()

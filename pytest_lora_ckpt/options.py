@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_lora_ckpt import option_values as read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from pytest_lora_ckpt.checkpoint.limits import Limits
     from pytest_lora_ckpt.comparison.stages import Demands, Stage
-    from pytest_lora_ckpt.option_values import Reference
+    from pytest_lora_ckpt.option_values import Library, Reference
 
 OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_generate_inputs", "lora_base_model", "lora_companions")
 """Fixtures that a project overrides in its `conftest.py`."""
@@ -97,16 +97,25 @@ _ROWS = (
     ),
     Option(
         "lora_model",
-        "Callable that returns the nn.Module to receive the weights, or a lora_manifest.json that replaces it; or "
-        "override the fixture lora_model.",
+        "Callable that returns the nn.Module to receive the weights, a lora_manifest.json or the directory of a base "
+        "model that replaces it, or auto (the default for a PEFT adapter): the keys and shapes by the config of its "
+        "base model alone; or override the fixture lora_model.",
         "MODULE:FACTORY",
         read.model,
     ),
     Option(
         "lora_loader",
-        "Your own loading code, a callable path -> loaded model; or override the fixture lora_loader.",
+        "Your own loading code, a callable path -> loaded model; or what a library documents: peft, transformers or "
+        "lightning:module.Class; or override the fixture lora_loader.",
         "MODULE:FUNCTION",
-        lambda text, _: read.reference(text, "path -> loaded model"),
+        read.loader,
+    ),
+    Option(
+        "lora_base",
+        "The base model, a path or an id on the Hugging Face Hub, where the checkpoint's own config does not say, or "
+        "where it lies elsewhere.",
+        "PATH_OR_ID",
+        read.base_model,
     ),
     Option(
         "lora_stage",
@@ -238,13 +247,17 @@ class Settings:
 
     Attributes:
         ckpt: Paths (made absolute), addresses, or `replica:STAGE`, in the order given.
-        model: The callable that makes the model, or the path of a manifest that replaces it.
+        model: The callable that makes the model, the path of a manifest or of a base model that replaces it, or
+            `"auto"`.
+        loader: The callable that loads, or the library that does.
+        base: The path of the base model, or its id on the Hub.
         faults: Names of faults to score the loader with; None where that was not asked for.
     """
 
     ckpt: tuple[str, ...]
-    model: Reference | Path | None
-    loader: Reference | None
+    model: Reference | Path | Literal["auto"] | None
+    loader: Reference | Library | None
+    base: str | None
     stage: Stage | None
     min_ratio: float
     report: tuple[Path, ...]
@@ -270,6 +283,7 @@ class Settings:
             strict=self.strict,
             manifest=self.manifest,
             companions=self.companion,
+            base=str(self.model) if isinstance(self.model, Path) and self.model.is_dir() else self.base,
             trust=self.trust,
             **({} if self.limits is None else {"limits": self.limits}),
         )

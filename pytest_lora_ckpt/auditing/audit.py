@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_lora_ckpt.auditing.checks import CHECKS, make
 from pytest_lora_ckpt.auditing.evidence import AuditContext
@@ -14,9 +15,9 @@ from pytest_lora_ckpt.auditing.project import Project
 from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.comparison.stages import STAGES, Demands, Stage
 from pytest_lora_ckpt.models import is_module
+from pytest_lora_ckpt.stacks import named_loader
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable, Mapping
 
     import torch
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 def audit(  # noqa: PLR0913  # One argument for each thing that a project may have to say; all but the first by keyword.
     path: str | os.PathLike[str],
     *,
-    model: torch.nn.Module | Mapping[str, Any] | Callable[[], Any] | None = None,
-    loader: Callable[[Any], torch.nn.Module] | None = None,
+    model: torch.nn.Module | Mapping[str, Any] | Callable[[], Any] | Literal["auto"] | None = None,
+    loader: Callable[[Any], torch.nn.Module] | str | None = None,
     inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     generate_inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     base_model: torch.nn.Module | str | os.PathLike[str] | Callable[[], Any] | None = None,
+    base: str | os.PathLike[str] | None = None,
     stage: Stage | str | None = None,
     stages: Mapping[str, Stage] = STAGES,
     min_ratio: float = 1.0,
@@ -49,12 +51,16 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
 
     Args:
         path: The checkpoint: a file, a directory, or an address.
-        model: The model that receives the weights, its keys and shapes, or a function that builds it.
-        loader: The project's loading code, path -> loaded model. It is called once.
+        model: The model that receives the weights, its keys and shapes, or a function that builds it; by default, and
+            for `"auto"`, that of a PEFT adapter by the config of its base model.
+        loader: The project's loading code, path -> loaded model, which is called once; or a library that loads as it
+            documents: `"peft"`, `"transformers"`, `"lightning:module.Class"`.
         inputs: Keyword arguments for a forward pass and for `generate`, or a function that makes them; made from the
             config of a Hugging Face model by default.
         generate_inputs: Those for `generate`, where it takes others.
         base_model: The base model before any adapter, the path of its weights, or a function that builds it.
+        base: The base model that such a library loads, a path or an id on the Hub, where the checkpoint's own config
+            does not say, or where it lies elsewhere.
         stage: What the checkpoint must hold: a stage, or the name of one of `stages`.
         stages: The training stages of the project by name.
         min_ratio: Minimum fraction of the required keys that must load after remapping.
@@ -71,7 +77,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
         project's own as its `__cause__`.
 
     Raises:
-        ValueError: There is no stage or no check of such a name, or `min_ratio` is not from 0.0 to 1.0.
+        ValueError: There is no stage, no check or no library of such a name, or `min_ratio` is not from 0.0 to 1.0.
 
     Example:
         >>> import tempfile, torch
@@ -89,6 +95,12 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
         if stage not in stages:
             raise ValueError(f"stage={stage!r} is none of the stages {', '.join(stages)}.")
         stage = stages[stage]
+    if isinstance(loader, str):
+        loader = named_loader(loader, base=None if base is None else os.fspath(base), original=path)
+    if isinstance(model, str):
+        if model != "auto":
+            raise ValueError(f"model={model!r} is neither a model nor 'auto'.")
+        model = None
     location = path if isinstance(path, str) and "://" in path else Path(path)
     context = AuditContext(
         location,
@@ -100,6 +112,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
             manifest=None if manifest is None else Path(manifest),
             companions=tuple(map(Path, companions)),
             trust=tuple(trust),
+            base=None if base is None else os.fspath(base),
             limits=limits or Limits(),
         ),
         Project(location, called="The argument {}="),

@@ -10,6 +10,7 @@ import dataclasses
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.auditing.by_config import ByConfig, by_config
 from pytest_lora_ckpt.auditing.file_evidence import FileEvidence
 from pytest_lora_ckpt.auditing.judges.safety import judge_globals
 from pytest_lora_ckpt.auditing.plain import from_plain
@@ -149,24 +150,34 @@ class AuditContext:
             ProjectError: The project's model or loader fails.
         """
         model = self.project.model
+        findings: tuple[Finding, ...] = ()
         try:
             if self.loaded is not None and (model is None or self.loaded.stands_in_for(model)):
                 return self.loaded.report
         except ProjectError:
             # With a model to compare with, a loader that fails is for the checks of the loaded model to report.
-            if model is None:
+            if model is None and self.by_config.keys is None:
                 raise
-        model = self.manifest if model is None else model
+        if model is None:
+            model = self.manifest
+        if model is None:
+            model, findings = self.by_config.keys, self.by_config.notes
         if model is None:
             return self.file.alone
         from pytest_lora_ckpt.auditing.renamings import settle_renamings  # Only with something to compare with.
         from pytest_lora_ckpt.comparison.companion import compare_with_companion
 
         report = compare_with_companion(self.checkpoint, model, stage=self.demands.stage).report
+        report = dataclasses.replace(report, findings=(*report.findings, *findings))
         with contextlib.suppress(ProjectError):  # As above.
             if (loaded := self.loaded) is not None:
                 return settle_renamings(report, lambda: loaded.proof)
         return report
+
+    @cached_property
+    def by_config(self) -> ByConfig:
+        """What the checkpoint's base model expects by its config alone."""
+        return by_config(self.checkpoint, self.demands.base)
 
     @property
     def manifest(self) -> Manifest | None:

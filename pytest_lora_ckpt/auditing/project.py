@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pytest_lora_ckpt.models import as_key_set, is_module, is_tensor
+from pytest_lora_ckpt.stacks.errors import StackError
 from pytest_lora_ckpt.wording import beginning, said, type_name
 
 Value = TypeVar("Value")
@@ -214,6 +215,8 @@ class Project:
         """Turn what the project's code raises into a `ProjectError`; the test framework's own exceptions pass."""
         try:
             yield
+        except StackError as error:
+            raise ProjectError(error.cause, str(error), error.remedy) from error
         except (*self.outcomes.skip, *self.outcomes.fail, *self.outcomes.leave):
             raise
         except KeyboardInterrupt:

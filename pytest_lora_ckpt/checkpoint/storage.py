@@ -224,14 +224,14 @@ def may_be_opened(folder: str, checkpoint: Path) -> bool:
     of the Hugging Face Hub.
     """
     own = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    given = (own, own.absolute().parent, Path.cwd(), _hub_cache())
+    given = (own, own.absolute().parent, Path.cwd(), hub_cache())
     # By its name first: to look where a link leads would already touch what another machine may have under it.
     path = Path(os.path.abspath(folder))  # noqa: PTH100 - `..` in it must be gone.
     named = (each for each in given if any(path.is_relative_to(top) for top in (each.absolute(), each.resolve())))
     return any(lies_in(folder, str(each)) for each in named if each.resolve() != Path(path.anchor))
 
 
-def _hub_cache() -> Path:
+def hub_cache() -> Path:
     """Return where the Hugging Face Hub's library keeps its files (huggingface_hub/constants.py)."""
     for name, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
         if os.environ.get(name):

@@ -98,6 +98,7 @@ class Demands:
         strict: A check that could not be made counts as failed.
         manifest: The manifest of its training; None looks for one next to it.
         companions: Files and adapter directories that are part of it, wherever they lie.
+        base: Its base model, a path or an id on the Hub; None looks into its config.
         limits: What its files may ask for.
         trust: Names that its pickles may ask for, `module.name`.
     """
@@ -108,6 +109,7 @@ class Demands:
     strict: bool = False
     manifest: Path | None = None
     companions: tuple[Path, ...] = ()
+    base: str | None = None
     limits: Limits = field(default_factory=Limits)
     trust: tuple[str, ...] = ()
 

@@ -367,6 +367,7 @@ ALL = (
     Cause("probe-differs", "Look at the other findings; if there are none, compare the versions."),
     Cause("adapter-inactive", "Enable the adapter (set_adapter, enable_adapters) after loading."),
     _note("adapter-merged", "Nothing to mend: a merged adapter cannot be switched off any more."),
+    _note("model-by-config", "Nothing to mend: --lora-loader=peft proves the load as well."),
     Cause("loader-failed", "Run the loader by itself on this path and mend what it raises."),
     Cause("model-failed", "Build the model by itself as lora_model does, and mend what it raises."),
     Cause(

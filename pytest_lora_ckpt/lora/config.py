@@ -74,6 +74,11 @@ class PatternTable(Generic[_Number]):
         """Whether it has entries."""
         return bool(self._plain or self._others)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all its entries are names."""
+        return not self._others
+
     def find(self, module: str, default: _Number | None) -> _Number | None:
         """Return the number for a module; None where it is not known.
 

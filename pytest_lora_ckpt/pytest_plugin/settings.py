@@ -12,7 +12,7 @@ from pytest_lora_ckpt.options import OPTIONS, Given, Option, OptionError, Readin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pytest_lora_ckpt.option_values import Reference
+    from pytest_lora_ckpt.option_values import Library, Reference
 
 _INI_TYPES: dict[str, Literal["linelist", "bool"]] = {
     "many": "linelist",
@@ -95,7 +95,7 @@ def usage_errors() -> Iterator[None]:
         raise pytest.UsageError(block(str(error), wrapped=False)) from None
 
 
-def resolve(config: pytest.Config, name: str, reference: Reference) -> Callable[..., Any]:
+def resolve(config: pytest.Config, name: str, reference: Reference | Library) -> Callable[..., Any]:
     """Import what an option refers to, from the project's own directories as well.
 
     Raises:

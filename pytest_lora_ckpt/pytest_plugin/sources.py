@@ -14,8 +14,9 @@ from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.guard import InternalError, guard
 from pytest_lora_ckpt.auditing.project import Project, TestOutcomes
 from pytest_lora_ckpt.comparison.stages import STAGES
-from pytest_lora_ckpt.option_values import REPLICA
+from pytest_lora_ckpt.option_values import REPLICA, Reference
 from pytest_lora_ckpt.pytest_plugin.settings import resolve
+from pytest_lora_ckpt.stacks.loader import StackLoader
 from pytest_lora_ckpt.wording import block
 
 if TYPE_CHECKING:
@@ -88,14 +89,14 @@ class Sources:
             pytest.UsageError: It cannot be imported, or is not a manifest.
         """
         model, loader = self._settings.model, self._settings.loader
-        if isinstance(model, Path):
+        if isinstance(model, Path) and model.is_file():
             try:
                 with guard("reading the manifest", model, (manifest.ManifestError, OSError)):
                     keys = manifest.read_manifest(model).keys
             except (manifest.ManifestError, OSError, InternalError) as error:
                 raise pytest.UsageError(block(f"--lora-model={model}: {error}", wrapped=False)) from None
             self._make_model = lambda: keys
-        elif model is not None:
+        elif isinstance(model, Reference):
             self._make_model = resolve(self._config, "lora_model", model)
         if loader is not None:
             self._loader = resolve(self._config, "lora_loader", loader)
@@ -134,4 +135,12 @@ class Sources:
 
     def loader(self, path: Path | str) -> Callable[[Path], Any] | None:
         """Return what `--lora-loader` names; the checkpoint's own loader where no model is given either."""
+        if isinstance(self._loader, StackLoader):
+            original = None if isinstance(path, str) else path
+            return dataclasses.replace(self._loader, base=self._settings.demands.base, original=original)
         return self._loader or (None if self._make_model else self.at[path].loader())
+
+    def base_model(self, path: Path | str) -> Any:
+        """Return the base model that `--lora-base` names where it lies on this machine, or the checkpoint's own."""
+        named = self._settings.demands.base
+        return Path(named) if named is not None and Path(named).is_dir() else self.at[path].base_model()

@@ -38,6 +38,8 @@ def comparison(context: AuditContext) -> Judgement | None:
     """There is a model, a manifest or a loader to compare with."""
     if context.report.remapped is not None:
         return None
+    if context.by_config.why:
+        return skipped(f"there is no model to compare with: {context.by_config.why}")
     return skipped(
         "there is no model to compare with: give --lora-model=module:factory or --lora-loader=module:function, "
         "or override the fixture lora_model or lora_loader"

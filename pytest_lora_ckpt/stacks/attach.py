@@ -1,0 +1,91 @@
+"""An adapter on a base model that has no weights: attached by real PEFT, with nothing of the config that runs code."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sized
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.lora.patterns import PatternError
+from pytest_lora_ckpt.stacks.classes import GIVE_LOADER
+from pytest_lora_ckpt.stacks.errors import StackError
+from pytest_lora_ckpt.stacks.meta import counted
+from pytest_lora_ckpt.wording import printable
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.lora.config import AdapterConfig
+
+_MOST_STEPS = 20_000_000  # Names in the config times modules of the model: PEFT compares each with each.
+_STARTS: dict[str, Any] = {
+    # Starts that are worked out of weights, which are not there.
+    "init_lora_weights": False,
+    "loftq_config": {},
+    "eva_config": None,
+    "corda_config": None,
+    "lora_ga_config": None,
+    # PEFT imports a module of the name that stands here.
+    "megatron_config": None,
+    "megatron_core": "megatron.core",
+    "auto_mapping": None,
+    "base_model_name_or_path": None,
+    "alpha_pattern": {},
+}
+
+
+def attached(model: torch.nn.Module, checkpoint: Checkpoint) -> torch.nn.Module:
+    """Attach an adapter to a model on the meta device, as PEFT does before it loads the values.
+
+    Raises:
+        StackError: PEFT refuses it, or its config asks for too much.
+    """
+    import torch
+    from peft import PeftConfig, get_peft_model
+
+    config = checkpoint.config
+    assert config is not None  # noqa: S101 - It was found by its config.
+    content = checkpoint.adapter_config or {}
+    fields = {name: _STARTS.get(name, value) for name, value in content.items()} | _plain_names(model, config)
+    try:
+        with counted(), torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made: torch.nn.Module = get_peft_model(model, PeftConfig.from_peft_type(**fields), low_cpu_mem_usage=True)
+    except StackError:
+        raise
+    except Exception as error:  # Whatever a config asks for, PEFT may raise.
+        message = f"PEFT cannot attach this adapter to {type(model).__name__}: {printable(str(error), 300)}"
+        raise StackError(message, GIVE_LOADER) from error
+    return made
+
+
+def _plain_names(model: torch.nn.Module, config: AdapterConfig) -> dict[str, Any]:
+    """Replace regular expressions by the names that they take: PEFT matches with `re`, which has no time limit.
+
+    Raises:
+        StackError: One of them takes too long, or there are too many names.
+    """
+    modules = [name for name, _ in model.named_modules() if name]
+    lists = (config.targets, config.excluded, config.saved, config.parameters)
+    replaced: dict[str, Any] = {}
+    try:
+        patterns = (config.targets not in {None, "all-linear"} and isinstance(config.targets, str), config.layers)
+        if any(patterns) or isinstance(config.excluded, str):
+            replaced = {
+                "target_modules": [each for each in modules if config.is_target(each) and not config.left_out_by(each)],
+                "exclude_modules": None,
+                "layers_to_transform": None,
+                "layers_pattern": None,
+            }
+        if not config.rank_pattern.is_plain:
+            ranks = {each: config.expected_rank(each) for each in modules}
+            replaced["rank_pattern"] = {name: rank for name, rank in ranks.items() if rank not in {None, config.rank}}
+        if failed := [f"{field} {why}" for field, why in config.patterns.failures.items()]:
+            raise StackError(f"adapter_config.json: {failed[0]}.", GIVE_LOADER)
+    except PatternError as error:
+        raise StackError(f"adapter_config.json: {error}.", GIVE_LOADER) from error
+    names = max(len(each) for each in (*lists, *replaced.values()) if isinstance(each, Sized))
+    if names * len(modules) > _MOST_STEPS:
+        raise StackError(f"adapter_config.json has {names} names for {len(modules)} modules.", GIVE_LOADER)
+    return replaced

@@ -1,0 +1,129 @@
+"""The base model of an adapter: the one given, or the one that the adapter's config names. It is found, not loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
+from pytest_lora_ckpt.checkpoint.limits import Budget
+from pytest_lora_ckpt.checkpoint.storage import LocalStorage, hub_cache, may_be_opened
+from pytest_lora_ckpt.stacks.errors import StackError
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CONFIG, STEP_DIRECTORY
+from pytest_lora_ckpt.wording import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_lora_ckpt.checkpoint import Checkpoint
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+"""An id on the Hugging Face Hub: `name` or `organisation/name`."""
+
+_CONFIG = "a JSON object with the model's settings, as `save_pretrained` writes it"
+GIVE_BASE = "Give the base model: --lora-base=PATH, or its id on the Hub."
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model.
+
+    Attributes:
+        name: How it was named: a path, or an id on the Hub.
+        directory: Where its config lies on this machine; None for one that is still on the Hub.
+        on_hub: Whether it was named by an id on the Hub.
+        revision: The revision on the Hub that the adapter's config asks for.
+    """
+
+    name: str
+    directory: Path | None = None
+    on_hub: bool = False
+    revision: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What `from_pretrained` takes: an id goes through the Hub's own cache."""
+        return self.name if self.on_hub or self.directory is None else str(self.directory)
+
+    def config(self, budget: Budget) -> dict[str, Any]:
+        """Read its `config.json`.
+
+        Raises:
+            StackError: It lies on the Hub, or cannot be read.
+        """
+        if self.directory is None:
+            raise StackError(f"The base model {printable(self.name)} is not on this machine.", GIVE_BASE)
+        listing = LocalStorage(budget).locate(str(self.directory))
+        try:
+            content = read_object(
+                listing, MODEL_CONFIG, "config_bytes", what="config", expected=_CONFIG, remedy=GIVE_BASE
+            )
+        except CheckpointError as error:
+            raise StackError(f"{printable(error.path)}: {error.found}.", error.remedy) from error
+        return dict(content.value)
+
+
+def find_base(given: str | None, checkpoint: Checkpoint, around: Iterable[Path] = ()) -> Base:
+    """Find the base model of an adapter: the one given, else the one that its config names, else one that lies with it.
+
+    Args:
+        given: What the user gave: a path, or an id on the Hub.
+        checkpoint: The adapter.
+        around: Further paths from which the user let this package look, such as the place of the original of a copy.
+
+    Raises:
+        StackError: There is none, or it lies where the user did not let this package look.
+    """
+    if given is not None:
+        return _named(given, revision=None)
+    config, places = checkpoint.config, (checkpoint.path, *around)
+    named = config.base if config is not None else None
+    if not named:
+        beside = _beside(checkpoint.path)
+        if beside is None:
+            raise StackError(f"{ADAPTER_CONFIG} names no base model.", GIVE_BASE)
+        return Base(str(beside), beside)
+    revision = config.revision if config is not None else None
+    if any(may_be_opened(named, place) for place in places) and Path(named).is_dir():
+        return Base(named, Path(named))
+    if HUB_ID.fullmatch(named) and not Path(named).exists():
+        return _named(named, revision)
+    beside = _beside(checkpoint.path)
+    if beside is not None:
+        return Base(str(beside), beside)
+    shown = printable(named)
+    why = "lies neither near the checkpoint nor below the working directory" if Path(named).exists() else "is not there"
+    raise StackError(f"The base model {shown}, which {ADAPTER_CONFIG} names, {why}.", GIVE_BASE)
+
+
+def _named(name: str, revision: str | None) -> Base:
+    """Return a directory, or what the Hub's local cache has of an id."""
+    path = Path(name)
+    if path.is_dir():
+        return Base(name, path)
+    if path.is_file() and path.name == MODEL_CONFIG:
+        return Base(name, path.parent)
+    if path.exists() or not HUB_ID.fullmatch(name):
+        raise StackError(f"{printable(name)} is neither a directory nor an id on the Hub.", GIVE_BASE)
+    return Base(name, _cached(name, revision), on_hub=True, revision=revision)
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """Return the directory in which the Hub's local cache has an id's config; None without one."""
+    if not (hub_cache() / f"models--{name.replace('/', '--')}").is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache  # Only with something in the cache.
+
+    found = try_to_load_from_cache(name, MODEL_CONFIG, revision=revision)
+    return Path(found).parent if isinstance(found, (str, os.PathLike)) else None
+
+
+def _beside(checkpoint: Path) -> Path | None:
+    """Return the adapter's directory, or that of the run around it, where a model's config lies in it."""
+    own = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    run = [own.parent] if re.fullmatch(STEP_DIRECTORY, own.name) else []
+    return next((each for each in (own, *run) if (each / MODEL_CONFIG).is_file()), None)

@@ -1,0 +1,90 @@
+"""Which class of transformers the base model of an adapter is of. Needs transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.stacks.errors import StackError
+from pytest_lora_ckpt.vocabulary.stacks import CHOICES_OF_CODE, HEADLESS_MAPPING, OF_GENERATION, TASK_MAPPINGS
+from pytest_lora_ckpt.wording import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+GIVE_LOADER = "Give your own code: --lora-loader=module:function, or --lora-model=module:factory."
+
+
+def config_of(content: Mapping[str, Any]) -> Any:
+    """Make a config of a model type that transformers knows; no code from anywhere else runs.
+
+    Raises:
+        StackError: It does not know the type, or does not take the config.
+    """
+    from transformers import CONFIG_MAPPING
+
+    kind = content.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise StackError(f"transformers does not know the model type {printable(repr(kind))}.", GIVE_LOADER)
+    try:
+        return CONFIG_MAPPING[kind].from_dict(_without_choices_of_code(content))
+    except Exception as error:  # Whatever a config asks for, its class may raise.
+        message = f"transformers refuses the base model's config: {printable(repr(error), 300)}."
+        raise StackError(message, GIVE_LOADER) from error
+
+
+def _without_choices_of_code(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a config, and of those in it, by which a model may take code from the Hub."""
+    return {
+        name: _without_choices_of_code(value) if isinstance(value, dict) else value
+        for name, value in content.items()
+        if name not in CHOICES_OF_CODE
+    }
+
+
+def candidates(config: Any, adapter: Mapping[str, Any]) -> list[type[Any]]:
+    """Return the classes that the base model of an adapter may be of, the likeliest first.
+
+    Args:
+        config: The base model's config.
+        adapter: The content of `adapter_config.json`.
+
+    Raises:
+        StackError: It is of a class of the project's own.
+    """
+    names = [name for name in getattr(config, "architectures", None) or () if isinstance(name, str)]
+    trained = adapter.get("auto_mapping")
+    trained = trained.get("base_model_class") if isinstance(trained, dict) else None
+    task = adapter.get("task_type")
+    for name in (trained, *names[:1]):
+        if isinstance(name, str) and _of_transformers(name) is None:
+            raise StackError(f"The base model's class {printable(name)} is not one of transformers.", GIVE_LOADER)
+    own = [found for name in names[:1] if (found := _of_transformers(name))]
+    found: list[type[Any]] = []
+    if isinstance(trained, str):
+        found += filter(None, [_of_transformers(trained)])
+    if task in TASK_MAPPINGS:
+        # What sees or hears is often trained as a causal language model: its config says better what it is.
+        found += [*(own if task in OF_GENERATION else ()), *_in_mapping(TASK_MAPPINGS[task], config)]
+    else:
+        found += own
+    found += _in_mapping(HEADLESS_MAPPING, config)
+    if not found:
+        raise StackError(f"transformers has no class for {printable(type(config).__name__)}.", GIVE_LOADER)
+    return list(dict.fromkeys(found))
+
+
+def _in_mapping(mapping: str, config: Any) -> Iterator[type[Any]]:
+    import transformers
+
+    found = getattr(transformers, mapping).get(type(config), ())
+    yield from found if isinstance(found, (tuple, list)) else [found]
+
+
+def _of_transformers(name: str) -> type[Any] | None:
+    """Return a model's class by its name."""
+    import transformers
+
+    if not name.isidentifier() or name.startswith("_"):
+        return None
+    found = getattr(transformers, name, None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None

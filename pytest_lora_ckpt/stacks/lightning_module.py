@@ -1,0 +1,17 @@
+"""Lightning: `load_from_checkpoint` of the project's own module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_lora_ckpt.stacks.request import Request
+
+NAME = "lightning"
+NEEDS = "lightning"
+CALL = "load_from_checkpoint"
+
+
+def load(request: Request) -> Any:
+    """See `Stack`."""
+    return request.target.load_from_checkpoint(str(request.path))
