@@ -105,9 +105,9 @@ def loader(text: str, _: Path) -> Reference | Library:
     """Read `module:name`, or the name of a library."""
     from pytest_lora_ckpt.stacks import NAMES
 
-    name, _, rest = text.partition(":")
+    name, _colon, rest = text.partition(":")
     if name == LIGHTNING:
-        module, _, target = rest.replace(":", ".").rpartition(".")
+        module, _dot, target = rest.replace(":", ".").rpartition(".")
         try:
             return Library(name, reference(f"{module}:{target}", "Lightning module"))
         except ValueError:
@@ -136,11 +136,11 @@ def model(text: str, base: Path) -> Reference | Path | Literal["auto"]:
     """Read `module:name`, the path of a manifest, the directory of a base model, or `auto`."""
     if text == AUTO:
         return AUTO
-    if (base / Path(text).expanduser()).is_dir():
-        return base / Path(text).expanduser()
+    path = base / Path(text).expanduser()
+    if path.is_dir():
+        return path
     if not text.endswith(".json"):
         return reference(text, "that returns the model")
-    path = base / Path(text).expanduser()
     if not path.is_file():
         raise ValueError("there is no such manifest.")
     return path

@@ -1,4 +1,4 @@
-"""What an adapter's base model expects by its config alone: names and shapes, with no weights and no code of its own."""
+"""What an adapter's base model expects by its config alone: names and shapes, without weights or code of its own."""
 
 from __future__ import annotations
 

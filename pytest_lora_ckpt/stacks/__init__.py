@@ -52,7 +52,7 @@ def find_stack(name: str) -> Stack:
         'PeftModel.from_pretrained'
     """
     for each in STACKS:
-        if each.NAME == name:
+        if name == each.NAME:
             return each
     raise ValueError(f"the libraries are {', '.join(NAMES)}.")
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
-from pytest_lora_ckpt.checkpoint.limits import Budget
 from pytest_lora_ckpt.checkpoint.storage import LocalStorage, hub_cache, may_be_opened
 from pytest_lora_ckpt.stacks.errors import StackError
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CONFIG, STEP_DIRECTORY
@@ -20,12 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.checkpoint.limits import Budget
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 """An id on the Hugging Face Hub: `name` or `organisation/name`."""
 
 _CONFIG = "a JSON object with the model's settings, as `save_pretrained` writes it"
-GIVE_BASE = "Give the base model: --lora-base=PATH, or its id on the Hub."
+GIVE_BASE = "Give it: --lora-base=PATH, or its id on the Hub."
+
+GIVE_ANY = "Give --lora-base=PATH_OR_ID, --lora-model=module:factory or --lora-loader=module:function."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def find_base(given: str | None, checkpoint: Checkpoint, around: Iterable[Path] 
     if not named:
         beside = _beside(checkpoint.path)
         if beside is None:
-            raise StackError(f"{ADAPTER_CONFIG} names no base model.", GIVE_BASE)
+            raise StackError(f"{ADAPTER_CONFIG} names no base model.", GIVE_ANY)
         return Base(str(beside), beside)
     revision = config.revision if config is not None else None
     if any(may_be_opened(named, place) for place in places) and Path(named).is_dir():

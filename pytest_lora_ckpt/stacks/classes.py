@@ -58,11 +58,11 @@ def candidates(config: Any, adapter: Mapping[str, Any]) -> list[type[Any]]:
     for name in (trained, *names[:1]):
         if isinstance(name, str) and _of_transformers(name) is None:
             raise StackError(f"The base model's class {printable(name)} is not one of transformers.", GIVE_LOADER)
-    own = [found for name in names[:1] if (found := _of_transformers(name))]
+    own = [kind for name in names[:1] if (kind := _of_transformers(name))]
     found: list[type[Any]] = []
     if isinstance(trained, str):
         found += filter(None, [_of_transformers(trained)])
-    if task in TASK_MAPPINGS:
+    if isinstance(task, str) and task in TASK_MAPPINGS:
         # What sees or hears is often trained as a causal language model: its config says better what it is.
         found += [*(own if task in OF_GENERATION else ()), *_in_mapping(TASK_MAPPINGS[task], config)]
     else:

@@ -6,10 +6,8 @@ What a config asks for is counted while the model is built, so that a config can
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.keys import parse_key
