@@ -78,6 +78,7 @@ class Checkpoint:
         twice: Names that `adapter_config.json` has twice.
         companions: Other parts of the same run in the same directory, each with its kind.
         notes: Short remarks worth showing.
+        doubts: What speaks against its files being of one save.
         budget: What reading it has spent, and what is left of the audit's limits.
         around: Where it lies, with the files next to it.
 
@@ -105,6 +106,7 @@ class Checkpoint:
     twice: tuple[str, ...] = field(default=(), repr=False)
     companions: tuple[Companion, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     budget: Budget = field(default_factory=Budget, repr=False)
     around: Listing | None = field(default=None, repr=False)
 

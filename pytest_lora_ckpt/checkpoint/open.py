@@ -17,6 +17,7 @@ from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFile
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, peft_adapter
 from pytest_lora_ckpt.checkpoint.limits import HEAD, Budget, OverLimitError, over_limit
+from pytest_lora_ckpt.checkpoint.meant import meant
 from pytest_lora_ckpt.checkpoint.neighbours import Neighbours
 from pytest_lora_ckpt.checkpoint.storage import storage_for, unreadable
 from pytest_lora_ckpt.vocabulary.files import LORA_WEIGHTS
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 _WITH_ADAPTER = {"lightning", "torch"}  # Layouts next to which projects save the adapter.
+_WHOLE_DIRECTORIES = {"peft_adapter", "transformers"}  # Layouts of a directory, whichever file of it was given.
 _COPY_AGAIN = "Copy the file again and compare its size with the original's; if that is right, save it again."
 
 
@@ -68,9 +70,10 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
         CheckpointError: As `open_checkpoint`.
     """
     text = os.fspath(path)
-    listing = storage_for(text, budget).locate(text)
-    neighbours = Neighbours(listing, _index_file)
+    located = storage_for(text, budget).locate(text)
     with _no_garbage_collection(), budget.reading():
+        listing, note = meant(located)
+        neighbours = Neighbours(listing, _index_file)
         try:
             checkpoint = _with_companions(listing, neighbours.index_file)
         except CheckpointError as error:
@@ -78,8 +81,14 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
             neighbours.unread.pop(error.path.name, None)  # That is what the error says.
             error.globals, error.unread = neighbours.globals, neighbours.unread
             raise
-        neighbours.read_others(around=listing.name is None or checkpoint.layout == "peft_adapter")
-        return dataclasses.replace(checkpoint, globals=neighbours.globals, unread=neighbours.unread, around=listing)
+        neighbours.read_others(around=listing.name is None or checkpoint.layout in _WHOLE_DIRECTORIES)
+        return dataclasses.replace(
+            checkpoint,
+            globals=neighbours.globals,
+            unread=neighbours.unread,
+            around=listing,
+            notes=(note, *checkpoint.notes) if note else checkpoint.notes,
+        )
 
 
 def _with_companions(listing: Listing, index_file: IndexFile) -> Checkpoint:

@@ -136,6 +136,10 @@ ALL = (
         "Delete the file that is not meant: PEFT reads adapter_model.safetensors and never the .bin next to it.",
     ),
     # What lies with the checkpoint.
+    _warning(
+        "files-disagree",
+        "Copy all files again, from one save; where files of an earlier save lie in the directory, delete them first.",
+    ),
     Cause(
         "companion-unreadable",
         "Copy or save this file again: it lies with the adapter, and what was trained in it cannot be loaded.",

@@ -87,6 +87,14 @@ def companion_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield finding("adapters-disagree", message, differing)
 
 
+def doubt_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Say what speaks against the files of a checkpoint being of one save."""
+    for why in checkpoint.doubts:
+        yield finding(
+            "files-disagree", f"The files of {printable(checkpoint.path.name)} may not be of one save: {why}."
+        )
+
+
 def twin_findings(adapter: Checkpoint) -> Iterator[Finding]:
     """Compare an adapter with its weights file in the other format, where both are in one directory."""
     companion = adapter.companion("twin")

@@ -28,9 +28,15 @@ MODEL_CONFIG = "config.json"
 MODEL_WEIGHTS = (
     *("model.safetensors", "pytorch_model.bin"),
     *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "pytorch_model_fsdp.bin",
 )
 """Weights that `save_pretrained` writes, in the order in which the library prefers them
-(transformers/utils/__init__.py, `SAFE_WEIGHTS_NAME` and `WEIGHTS_NAME`; diffusers/utils/constants.py)."""
+(transformers/utils/__init__.py, `SAFE_WEIGHTS_NAME` and `WEIGHTS_NAME`; diffusers/utils/constants.py), and what
+accelerate writes under FSDP with a full state dict (accelerate/utils/constants.py, `FSDP_MODEL_NAME`)."""
+
+EXPLICIT_WEIGHTS = "transformers_weights"
+"""The entry of a model's config that names the file with its weights (transformers/modeling_utils.py,
+`_get_resolved_checkpoint_files`)."""
 
 SHARD_INDEX = ".index.json"
 """What follows the name of the weights where they are sharded: `model.safetensors.index.json`
@@ -49,6 +55,24 @@ TRAINING_STATE = (
 )
 """How the names of files begin that hold the state of the training, not of the model (transformers/trainer.py;
 accelerate/utils/constants.py)."""
+
+TRAINING_STATE_FILE = (
+    r"(optimizer|scheduler|lr_scheduler|scaler|sampler|dl_state_dict)(_\d+)?\.(pt|bin)|training_args\.bin|rng_state(_\d+)?\.pth"
+    r"|random_states_\d+\.pkl|custom_checkpoint_\d+\.pkl"
+)
+"""Their whole names (transformers/trainer.py, `OPTIMIZER_NAME` and those next to it; accelerate/utils/constants.py)."""
+
+CONFIGS = frozenset(
+    {ADAPTER_CONFIG, MODEL_CONFIG, "trainer_state.json", "model_index.json", "modules.json", "generation_config.json"}
+)
+"""Configs in the directory of a checkpoint, each given for its directory (transformers/trainer.py,
+`TRAINER_STATE_NAME`; diffusers/configuration_utils.py; sentence_transformers/base/model.py)."""
+
+TRAINER_STATE = "trainer_state.json"
+"""What the Trainer knows of its run, in each of its checkpoints (transformers/trainer.py, `TRAINER_STATE_NAME`)."""
+
+TRAINER_BEST = "best_model_checkpoint"
+"""Its entry with the path of the best checkpoint (transformers/trainer_callback.py, `TrainerState`)."""
 
 STEP_DIRECTORY = r"(global_|checkpoint|step|epoch|iter)[-_a-z]*\d+"
 """What libraries call the directories of intermediate checkpoints (transformers `checkpoint-500`, DeepSpeed

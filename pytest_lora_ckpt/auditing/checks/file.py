@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.auditing.checks import needs
 from pytest_lora_ckpt.auditing.checks.check import check
 from pytest_lora_ckpt.auditing.judges import file as judges
-from pytest_lora_ckpt.auditing.judges.judgement import by_findings, failed, passed
+from pytest_lora_ckpt.auditing.judges.judgement import by_findings, failed
 from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.auditing.renamings import settle_targets
 from pytest_lora_ckpt.auditing.result import Facts
 from pytest_lora_ckpt.checkpoint import CheckpointError
-from pytest_lora_ckpt.findings.copies import companion_findings, twin_findings
+from pytest_lora_ckpt.findings.copies import companion_findings, doubt_findings, twin_findings
 from pytest_lora_ckpt.findings.from_names import diffusers_without_alpha, empty_findings
 from pytest_lora_ckpt.findings.from_values import (
     base_code_findings,
@@ -44,7 +44,7 @@ def readable(context: AuditContext) -> Judgement:
         judgement = by_findings(empty, "")
     else:
         opaque = f", {len(checkpoint.opaque_keys)} entries are not plain tensors" if checkpoint.opaque_keys else ""
-        judgement = passed(f"{checkpoint.layout}, {len(checkpoint.keys)} keys{opaque}")
+        judgement = by_findings(doubt_findings(checkpoint), f"{checkpoint.layout}, {len(checkpoint.keys)} keys{opaque}")
     return dataclasses.replace(judgement, facts=facts)
 
 
