@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.by_config import ByConfig, by_config
@@ -25,7 +26,6 @@ from pytest_lora_ckpt.manifest import find_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
     from pytest_lora_ckpt.auditing.loaded import LoadedEvidence
@@ -59,6 +59,7 @@ class AuditContext:
     ) -> None:
         self.path, self.demands, self.spec = path, demands or Demands(), spec or str(path)
         self.project = project or Project(path)
+        self._meant: Path | str = path
         self.failures: dict[tuple[str, str], str] = {}
         """What the project's own code failed with: cause and message -> the first check that needed it."""
         self.told: list[tuple[Finding, str]] = []
@@ -69,7 +70,10 @@ class AuditContext:
         self.project.refuse = self._refuse
 
     def _open(self) -> Checkpoint:
-        return name_companions(open_within(self.path, self._budget), self.demands.companions)
+        checkpoint = open_within(self.path, self._budget)
+        if checkpoint.around is not None and Path(checkpoint.around.path) != Path(self.path):
+            self._meant = self.project.path = Path(checkpoint.around.path)  # The loader gets what is audited.
+        return name_companions(checkpoint, self.demands.companions)
 
     @property
     def file(self) -> FileEvidence:
@@ -189,7 +193,7 @@ class AuditContext:
         return self._manifest()
 
     def _read_manifest(self) -> Manifest | None:
-        path = self.demands.manifest or find_manifest(self.path)
+        path = self.demands.manifest or find_manifest(self._meant) or find_manifest(self.path)
         if path is None:
             return None
         from pytest_lora_ckpt.manifest import ManifestError, read_manifest

@@ -10,10 +10,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint import unsupported
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
-from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, MAX_LEVELS, Budget
+from pytest_lora_ckpt.checkpoint.meant import stands_for_one
 from pytest_lora_ckpt.checkpoint.storage import LocalStorage, lies_in, storage_for
 from pytest_lora_ckpt.vocabulary.files import TRAINING_STATE, WEIGHTS_ENDINGS
 from pytest_lora_ckpt.wording import count, listed, printable
@@ -86,8 +85,9 @@ def counting(path: str) -> list[tuple[int, str]]:
 def checkpoints_below(listing: Listing) -> list[str]:
     """Return the checkpoints in a directory and a little below it, the nearest first.
 
-    They are the directories that some layout accepts, and in all others the files with weights; not what hides behind a
-    dot, and not a training's own state. A link is followed within the directory only, and to what is not found without.
+    They are the directories that some layout accepts, or that hold the steps of one run, and in all others the files
+    with weights; not what hides behind a dot, and not a training's own state. A link is followed within the directory
+    only, and to what is not found without.
 
     Raises:
         TooManyError: There is more below it than is looked at.
@@ -102,8 +102,8 @@ def checkpoints_below(listing: Listing) -> list[str]:
             left, seen = MAX_ENTRIES - seen, seen + len(names)
             names = [name for name in names[: max(left, 0)] if _is_here(here.where(name), listing.folder)]
             folders = [folder for folder in map(here.directory, names) if folder is not None]
-            below += [folder for folder in folders if not is_checkpoint(folder)]
-            found += [folder.path for folder in folders if is_checkpoint(folder)]
+            below += [folder for folder in folders if not stands_for_one(folder)]
+            found += [folder.path for folder in folders if stands_for_one(folder)]
             found += [here.where(name) for name in names if has_weights(name) and here.has(name)]
         level = below
     found.sort(key=os.path.islink)
@@ -112,11 +112,6 @@ def checkpoints_below(listing: Listing) -> list[str]:
     if seen > MAX_ENTRIES:
         raise TooManyError(f"there are more than {MAX_ENTRIES} files and directories below it", found)
     return found
-
-
-def is_checkpoint(listing: Listing) -> bool:
-    """Whether a directory is one checkpoint by its names, readable or not."""
-    return any(layout.accepts(listing) for layout in LAYOUTS) or unsupported.sign_in(listing.names) is not None
 
 
 def has_weights(name: str) -> bool:
@@ -138,7 +133,7 @@ def _in_directory(text: str) -> tuple[str, ...]:
     """Return the checkpoints below a directory that is none itself; nothing for what is no such directory."""
     try:
         listing = storage_for(text, Budget()).locate(text)
-        if listing.name is not None or is_checkpoint(listing):
+        if listing.name is not None or stands_for_one(listing):
             return ()
         return _few(tuple(checkpoints_below(listing)))
     except (CheckpointError, OSError):
@@ -149,7 +144,7 @@ def _of_match(match: str, *, is_named: bool) -> tuple[str, ...]:
     """Return what a match of a pattern stands for; a file counts if its name was asked for, or is one of weights."""
     if os.path.isdir(match):  # noqa: PTH112
         listing = LocalStorage().locate(match)
-        return (match,) if is_checkpoint(listing) else _in_directory(match)
+        return (match,) if stands_for_one(listing) else _in_directory(match)
     return (match,) if is_named or has_weights(Path(match).name) else ()
 
 

@@ -12,9 +12,10 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
-from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS
+from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, transformers_model
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
 from pytest_lora_ckpt.checkpoint.layouts.shards import index_of
+from pytest_lora_ckpt.checkpoint.unsupported import sign_in
 from pytest_lora_ckpt.vocabulary.files import (
     CONFIGS,
     STEP_DIRECTORY,
@@ -22,11 +23,12 @@ from pytest_lora_ckpt.vocabulary.files import (
     TRAINER_STATE,
     TRAINING_STATE_FILE,
 )
-from pytest_lora_ckpt.wording import count, printable
+from pytest_lora_ckpt.wording import block, count, printable
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
+_OTHER_FILES = frozenset({"no-state-dict", "not-a-checkpoint", "text-file", "pickle", "numpy"})
 _NUMBER = re.compile(r"(?<![0-9])[0-9]{1,18}\Z")
 _NO_STATE = "the state of a Trainer as it writes it, with a JSON object in it"
 
@@ -50,7 +52,8 @@ def meant(listing: Listing) -> Meant:
     folder = dataclasses.replace(listing, name=None)
     if (index := index_of(listing, listing.name)) is not None:
         note = f"{listing.name} is one shard: all shards are audited, by {index}"
-        return Meant(dataclasses.replace(listing, name=index), note)
+        is_whole = transformers_model.accepts(folder) and transformers_model.weights_in(folder) == index
+        return Meant(folder if is_whole else dataclasses.replace(listing, name=index), note)
     is_config = listing.name in CONFIGS
     if is_config or re.fullmatch(TRAINING_STATE_FILE, listing.name):
         inside = listing_of_run(folder)
@@ -61,9 +64,24 @@ def meant(listing: Listing) -> Meant:
     return Meant(listing)
 
 
+def name_the_checkpoint(error: CheckpointError, listing: Listing) -> None:
+    """Say in an error on a file which checkpoint lies next to it."""
+    if listing.name is None or error.problem not in _OTHER_FILES:
+        return
+    if is_checkpoint(folder := dataclasses.replace(listing, name=None)):
+        error.remedy = block(
+            f"{error.remedy}\nThe checkpoint next to it: --lora-ckpt={printable(folder.path)}", wrapped=False
+        )
+
+
+def stands_for_one(folder: Listing) -> bool:
+    """Whether a directory is one checkpoint, readable or not, or that of a run, which stands for one of its steps."""
+    return is_checkpoint(folder) or bool(_steps(folder))
+
+
 def is_checkpoint(folder: Listing) -> bool:
-    """Whether a directory is a checkpoint, by the names in it."""
-    return any(layout.accepts(folder) for layout in LAYOUTS)
+    """Whether a directory is a checkpoint, readable or not, by the names in it."""
+    return any(layout.accepts(folder) for layout in LAYOUTS) or sign_in(_names(folder)) is not None
 
 
 def listing_of_run(folder: Listing) -> Meant:

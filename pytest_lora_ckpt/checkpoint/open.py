@@ -17,7 +17,7 @@ from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFile
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, peft_adapter
 from pytest_lora_ckpt.checkpoint.limits import HEAD, Budget, OverLimitError, over_limit
-from pytest_lora_ckpt.checkpoint.meant import meant
+from pytest_lora_ckpt.checkpoint.meant import meant, name_the_checkpoint
 from pytest_lora_ckpt.checkpoint.neighbours import Neighbours
 from pytest_lora_ckpt.checkpoint.storage import storage_for, unreadable
 from pytest_lora_ckpt.vocabulary.files import LORA_WEIGHTS
@@ -80,6 +80,7 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
             neighbours.read_others(around=listing.name is None)
             neighbours.unread.pop(error.path.name, None)  # That is what the error says.
             error.globals, error.unread = neighbours.globals, neighbours.unread
+            name_the_checkpoint(error, listing)
             raise
         neighbours.read_others(around=listing.name is None or checkpoint.layout in _WHOLE_DIRECTORIES)
         return dataclasses.replace(

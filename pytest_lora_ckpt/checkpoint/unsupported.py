@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
-from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CONFIG
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CONFIG, TRAINING_STATE_FILE
 from pytest_lora_ckpt.wording import listed, printable
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def recognise_head(path: str, head: bytes) -> CheckpointError | None:
     if sign is None and head[257:262] == b"ustar":
         members = {head[block : block + 100].partition(b"\0")[0].strip(b"./") for block in range(0, len(head), 512)}
         sign = _TORCH_TAR if members & {b"sys_info", b"pickle", b"storages", b"tensors"} else _TAR
+    if sign is None and len(head) >= _SHORT and not any(head):
+        what = f"a file that begins with {len(head)} zeros: it was allocated and not written"
+        sign = ("zeros", what, "Copy or save it again.")
     if sign is None:
         return None
     kind, what, remedy = sign
@@ -96,8 +100,6 @@ def _unknown_file(size: int, head: bytes) -> tuple[str, str]:
     if _is_text(head):
         line = head.decode("utf-8", "replace").strip().partition("\n")[0]
         return "text-file", f"a text file that begins {printable(repr(line[:60]))}"
-    if not any(head):
-        return "zeros", f"a file of {size} bytes that begins with {len(head)} zeros: it was allocated and not written"
     return "not-a-checkpoint", f"{size} bytes that begin {head[:8].hex(' ')}"
 
 
@@ -137,6 +139,10 @@ def directory(listing: Listing, reasons: list[str], candidates: Sequence[str]) -
         more = f"\n… and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
         remedy = f"Did you mean\n{shown}{more}"
         return _error("directory-of-checkpoints", path, "a directory, with checkpoints in it", remedy)
+    if states := [name for name in names if re.fullmatch(TRAINING_STATE_FILE, name)]:
+        what = f"the state of a training ({listed(states, _SHOWN)}), and no weights"
+        remedy = "Give the directory with the weights; where there is none, the model was not saved."
+        return _error("training-state", path, what, remedy)
     shown = f"a directory with {listed(names, _SHOWN)}" if names else "an empty directory"
     remedy = "Give the path of a checkpoint file, or of a PEFT adapter directory."
     return _error("not-a-checkpoint", path, "\n".join([shown, "nothing reads it:", *reasons]), remedy)

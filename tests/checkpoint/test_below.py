@@ -44,9 +44,11 @@ DIRECTORIES: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "runs": (tuple(f"{run}/{name}" for run in "ab" for name in ADAPTER), ["a", "b"]),
     "both": (("last.pt", "b/adapter_config.json"), ["b", "last.pt"]),
     "as people count": (
-        tuple(f"step-{n}/adapter_config.json" for n in (10, 9, 100)),
-        ["step-9", "step-10", "step-100"],
+        tuple(f"run-{n}/adapter_config.json" for n in (10, 9, 100)),
+        ["run-9", "run-10", "run-100"],
     ),
+    "the steps of a run": (tuple(f"step-{n}/adapter_config.json" for n in (10, 9, 100)), ["."]),
+    "runs with steps": (("a/step-1/adapter_config.json", "a/step-2/adapter_config.json", "b/x.pt"), ["a", "b/x.pt"]),
     "levels": (("2026/11/27/adapter_config.json", "a/b/c/d/last.ckpt"), ["2026/11/27"]),
     "not the training's state": (("optimizer.pt", "scheduler.pt", "rng_state.pth", "last.ckpt"), ["last.ckpt"]),
     "not what is hidden": ((".venv/a.pt", "__pycache__/b.pt", "c.pt"), ["c.pt"]),

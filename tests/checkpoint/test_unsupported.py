@@ -56,7 +56,6 @@ DIRECTORIES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "deepspeed top": (("latest", "global_step12/x"), "deepspeed-checkpoint", "zero_to_fp32"),
     "runs": (("last.ckpt", "best.ckpt", "hparams.yaml"), "directory-of-checkpoints", "best.ckpt"),
     "nested": (("a/b/epoch=3.ckpt",), "directory-of-checkpoints", "a/b/epoch=3.ckpt"),
-    "trainer": (("checkpoint-5/adapter_config.json",), "directory-of-checkpoints", "checkpoint-5"),
     "other": (("notes.txt",), "not-a-checkpoint", "PEFT adapter directory"),
     "none": ((), "not-a-checkpoint", "PEFT adapter directory"),
 }

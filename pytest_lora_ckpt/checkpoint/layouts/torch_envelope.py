@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, describe, kind_and_size
 from pytest_lora_ckpt.tensors import TensorInfo
-from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG
 from pytest_lora_ckpt.vocabulary.formats import LIGHTNING_ENTRIES, OPAQUE_TENSORS, STATE_DICT_ENTRIES
 from pytest_lora_ckpt.wording import count
 
@@ -104,15 +102,13 @@ def _take_apart(contents: object, path: str) -> _Parts:
 
 
 def _no_state_dict(path: str, found: str) -> CheckpointError:
-    usual, folder = ", ".join(STATE_DICT_ENTRIES[:6]), Path(path).parent
-    adapter = f"Give its directory, {folder}, which holds an adapter." if (folder / ADAPTER_CONFIG).is_file() else ""
+    usual = ", ".join(STATE_DICT_ENTRIES[:6])
     return CheckpointError(
         "no-state-dict",
         path,
         expected=f"a state dict: keys and tensors, at the top of the file or under one of the usual names ({usual} …)",
         found=found,
-        remedy=adapter
-        or "Save `model.state_dict()`, not the model or the optimizer alone: `torch.save({'state_dict':"
+        remedy="Save `model.state_dict()`, not the model or the optimizer alone: `torch.save({'state_dict':"
         " model.state_dict()}, path)`.",
     )
 

@@ -48,12 +48,21 @@ def accepts(listing: Listing) -> bool:
 
 def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     """See `Layout`."""
-    weights = listing.name or _usual(listing) or _named_in_config(listing)
+    weights = listing.name or weights_in(listing)
     if shards.is_index(weights):
         checkpoint = shards.assemble(listing, weights, index_file)
     else:
         checkpoint = checkpoint_of(index_file(listing, weights))
     return dataclasses.replace(checkpoint, path=Path(listing.path), layout="transformers")
+
+
+def weights_in(listing: Listing) -> str:
+    """Return the file with the weights, or the index of its shards, of a directory that is accepted.
+
+    Raises:
+        CheckpointError: It is not told by a name, nor by the config.
+    """
+    return _usual(listing) or _named_in_config(listing)
 
 
 def _usual(listing: Listing) -> str | None:
