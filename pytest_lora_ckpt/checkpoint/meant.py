@@ -15,7 +15,6 @@ from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, transformers_model
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
 from pytest_lora_ckpt.checkpoint.layouts.shards import index_of
-from pytest_lora_ckpt.checkpoint.unsupported import sign_in
 from pytest_lora_ckpt.vocabulary.files import (
     CONFIGS,
     STEP_DIRECTORY,
@@ -81,7 +80,7 @@ def stands_for_one(folder: Listing) -> bool:
 
 def is_checkpoint(folder: Listing) -> bool:
     """Whether a directory is a checkpoint, readable or not, by the names in it."""
-    return any(layout.accepts(folder) for layout in LAYOUTS) or sign_in(_names(folder)) is not None
+    return any(layout.accepts(folder) for layout in LAYOUTS)
 
 
 def listing_of_run(folder: Listing) -> Meant:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CONFIG, TRAI
 from pytest_lora_ckpt.wording import listed, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from pytest_lora_ckpt.checkpoint.storage import Listing
     from pytest_lora_ckpt.checkpoint.window import Window
@@ -114,16 +113,6 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def sign_in(names: Iterable[str]) -> tuple[str, str, str] | None:
-    """Return what a directory is that has files of these names, if that is something known: kind, words, way on."""
-    names = list(names)
-    for signs, kind, what, remedy in _DIRECTORIES:
-        found = [name for name in names if any(fnmatchcase(name, sign) for sign in signs)]
-        if found:
-            return kind, f"{what} (it has {listed(found)})", remedy
-    return None
-
-
 def directory(listing: Listing, reasons: list[str], candidates: Sequence[str]) -> CheckpointError:
     """Return the error for a directory: what it is, and which paths in it may be meant."""
     path = listing.path
@@ -131,9 +120,6 @@ def directory(listing: Listing, reasons: list[str], candidates: Sequence[str]) -
         names = listing.names
     except OSError as error:
         return _error("no-permission", path, error.strerror or str(error), "Give permission to list the directory.")
-    if (sign := sign_in(names)) is not None:
-        kind, what, remedy = sign
-        return _error(kind, path, what, remedy)
     if candidates:
         shown = "\n".join(printable(each) for each in candidates[:_SHOWN])
         more = f"\n… and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
@@ -146,17 +132,6 @@ def directory(listing: Listing, reasons: list[str], candidates: Sequence[str]) -
     shown = f"a directory with {listed(names, _SHOWN)}" if names else "an empty directory"
     remedy = "Give the path of a checkpoint file, or of a PEFT adapter directory."
     return _error("not-a-checkpoint", path, "\n".join([shown, "nothing reads it:", *reasons]), remedy)
-
-
-# Names that a directory has (`*` at its end stands for anything) -> kind, what it is, what to do.
-_DIRECTORIES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
-    (
-        ("zero_pp_rank_*", "bf16_zero_pp_rank_*", "mp_rank_*", "zero_to_fp32.py", "global_step*"),
-        "deepspeed-checkpoint",
-        "a DeepSpeed checkpoint",
-        "Convert it first: `python zero_to_fp32.py . out.pt` in the directory.",
-    ),
-)
 
 
 def _error(kind: str, path: str, found: str, remedy: str) -> CheckpointError:

@@ -112,3 +112,22 @@ LIGHTNING_ENVELOPE = "meta.pt"
 SHARDED_MODEL = "pytorch_model_fsdp_0"
 """The directory of a model's distributed checkpoint in one of accelerate's or of the Trainer's
 (accelerate/utils/fsdp_utils.py, `save_fsdp_model`)."""
+
+ZERO_FILE = (
+    r"(?:(?:bf16_|fp16_)?zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<parallel>\d+)_?(?P<kind>model|optim)_states\.pt"
+)
+"""What DeepSpeed calls the files of a checkpoint, of which each rank writes its own (deepspeed/runtime/engine.py,
+`_get_ckpt_name`, `_get_rank_zero_ckpt_name`)."""
+
+ZERO_PARALLEL_FILE = r"(?:layer_\d+[-_]|expert_\d+_|expp_rank_\d+_).*_states\.pt"
+"""What it calls those of experts and of a pipeline's layers (deepspeed/runtime/engine.py, `_get_expert_ckpt_name`;
+deepspeed/runtime/pipe/module.py, `ckpt_layer_path`)."""
+
+ZERO_LATEST = "latest"
+"""The file that names the newest checkpoint's directory (deepspeed/runtime/engine.py, `save_checkpoint`)."""
+
+ZERO_SCRIPT = "zero_to_fp32.py"
+"""What it copies next to that file (deepspeed/runtime/engine.py, `_copy_recovery_script`)."""
+
+ZERO_STEP = r"global_step(\d+)"
+"""What the directory of a checkpoint is called, where the project gives no tag."""

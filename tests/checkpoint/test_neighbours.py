@@ -186,7 +186,7 @@ def test_a_directory_that_cannot_be_opened_says_what_lies_in_it(tmp_path: Path) 
     torch.save({"a": EVIL}, tmp_path / "global_step5" / "mp_rank_00_model_states.pt")
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(tmp_path)
-    assert caught.value.problem == "deepspeed-checkpoint"
+    assert caught.value.problem == "no-state-dict"
     assert [each.qualname for each in caught.value.globals] == ["posix.system"]
     assert audit(tmp_path).named("failed") == ("readable", "safe")
 

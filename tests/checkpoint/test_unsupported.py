@@ -52,8 +52,6 @@ def test_the_error_lists_each_reader_with_its_reason(tmp_path: Path, fails: Fail
 
 
 DIRECTORIES: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "deepspeed": (("zero_pp_rank_0_mp_rank_00_optim_states.pt",), "deepspeed-checkpoint", "zero_to_fp32"),
-    "deepspeed top": (("latest", "global_step12/x"), "deepspeed-checkpoint", "zero_to_fp32"),
     "runs": (("last.ckpt", "best.ckpt", "hparams.yaml"), "directory-of-checkpoints", "best.ckpt"),
     "nested": (("a/b/epoch=3.ckpt",), "directory-of-checkpoints", "a/b/epoch=3.ckpt"),
     "other": (("notes.txt",), "not-a-checkpoint", "PEFT adapter directory"),

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_lora_ckpt.checkpoint.layouts import adapter_file, distributed, peft_adapter, single_file, transformers_model
+from pytest_lora_ckpt.checkpoint.layouts import (
+    adapter_file,
+    deepspeed,
+    distributed,
+    peft_adapter,
+    single_file,
+    transformers_model,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,4 +64,4 @@ class Layout(Protocol):
         ...
 
 
-LAYOUTS: tuple[Layout, ...] = (peft_adapter, adapter_file, transformers_model, distributed, single_file)
+LAYOUTS: tuple[Layout, ...] = (peft_adapter, adapter_file, transformers_model, distributed, deepspeed, single_file)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.index import FileIndex
     from pytest_lora_ckpt.checkpoint.layouts import IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
+    from pytest_lora_ckpt.checkpoint.window import Window
 
 _COVERED = 4  # A shared storage has views, and a packed file unpacks.
 
@@ -44,13 +45,8 @@ def checkpoint_of(index: FileIndex) -> Checkpoint:
     except CheckpointError as error:
         error.globals = index.globals
         raise
-    keys, budget = KeySet(state.tensors), index.window.budget
-    try:
-        check_keys(keys, budget)
-        budget.spend("aliases", sum(map(len, keys.aliases)))
-        budget.check("overlapping_bytes", _overlapping(keys, index.window.length))
-    except OverLimitError as error:
-        raise over_limit(index.window.origin, error) from error
+    keys = KeySet(state.tensors)
+    check_tensors(keys, index.window, index.window.length)
     return Checkpoint(
         path=Path(index.window.origin),
         layout=state.layout,
@@ -62,8 +58,23 @@ def checkpoint_of(index: FileIndex) -> Checkpoint:
         opaque_keys=state.opaque,
         globals=index.globals,
         notes=state.notes,
-        budget=budget,
+        budget=index.window.budget,
     )
+
+
+def check_tensors(keys: KeySet, window: Window, nbytes: int) -> None:
+    """Compare the tensors of a file, or of files of so many bytes, with the limits.
+
+    Raises:
+        CheckpointError: They are too many, or lie in each other (`over-limit`).
+    """
+    budget = window.budget
+    try:
+        check_keys(keys, budget)
+        budget.spend("aliases", sum(map(len, keys.aliases)))
+        budget.check("overlapping_bytes", _overlapping(keys, nbytes))
+    except OverLimitError as error:
+        raise over_limit(window.origin, error) from error
 
 
 def _overlapping(keys: KeySet, size: int) -> int:

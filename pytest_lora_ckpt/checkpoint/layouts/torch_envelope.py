@@ -65,7 +65,7 @@ def state_dict_in(index: FileIndex) -> StateDict:
         if isinstance(value, TensorInfo) and isinstance(key, str):
             tensors[key] = value
         else:
-            opaque[key if isinstance(key, str) else describe(key)] = _what_it_is(value)
+            opaque[key if isinstance(key, str) else describe(key)] = what_it_is(value)
     if not tensors and not index.opaque and not any(map(_is_tensor, parts.state.values())):
         others = f" ({count(len(opaque), 'other entry', 'other entries')})" if opaque else ""
         raise CheckpointError(
@@ -124,7 +124,8 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, TensorInfo) or (isinstance(value, Opaque) and value.qualname in OPAQUE_TENSORS)
 
 
-def _what_it_is(value: object) -> str:
+def what_it_is(value: object) -> str:
+    """Say what an entry of a state dict is that is not a plain tensor."""
     if isinstance(value, Opaque) and value.qualname in OPAQUE_TENSORS:
         return f"{OPAQUE_TENSORS[value.qualname]}: {describe(value.args, 80)}"
     if isinstance(value, TensorInfo):
