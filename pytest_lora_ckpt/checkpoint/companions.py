@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Companion, open_companion
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
-from pytest_lora_ckpt.checkpoint.formats import FORMATS
+from pytest_lora_ckpt.checkpoint.formats import FORMATS, gguf_file
 from pytest_lora_ckpt.checkpoint.layouts import peft_adapter, transformers_model
 from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
 from pytest_lora_ckpt.checkpoint.limits import HEAD
@@ -113,15 +114,25 @@ def _judged(adapter: Checkpoint, found: Checkpoint, path: Path) -> Companion:
 
 
 def _what_else(adapter: Checkpoint, found: Checkpoint) -> str:
+    if found.format == gguf_file.NAME:
+        return "a file for llama.cpp"
     adapted = {pair.module for pair in adapter.keys.derived(lora_pairs)}
     parsed = list(found.keys.derived(parse_keys).values())
     weights = {each.module_path for each in parsed if each.parameter == "weight" and not each.is_adapter}
     if adapted and len(adapted & weights) > _MOST * len(adapted):
         return f"a whole model: it holds the weights of {count(len(adapted & weights), 'module')} that are adapted"
     factors = {pair.module for pair in found.keys.derived(lora_pairs)}
-    if factors and factors <= adapted and all(each.is_adapter for each in parsed):
-        return f"another copy of the adapter, of {count(len(factors), 'module')}"
+    if factors and all(each.is_adapter for each in parsed):
+        if factors <= adapted:
+            return f"another copy of the adapter, of {count(len(factors), 'module')}"
+        if factors.isdisjoint(adapted) and _shapes(found) == _shapes(adapter):
+            return "another copy of the adapter, under the names of another library"
     return ""
+
+
+def _shapes(checkpoint: Checkpoint) -> Counter[object]:
+    """Count the shapes of the updates: torchtune saves its adapter under PEFT's names and under its own."""
+    return Counter((pair.rank, pair.shape) for pair in checkpoint.keys.derived(lora_pairs))
 
 
 def _is_training_state(name: str, found: Checkpoint) -> bool:

@@ -96,10 +96,29 @@ class FileIndex:
     window: Window
     contents: object
     source: TensorSource
-    metadata: Mapping[str, str] | None = None
+    metadata: Mapping[str, object] | None = None
     opaque: Mapping[str, str] = field(default_factory=dict)
     globals: tuple[Global, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OffsetSource(TensorSource):
+    """Finds tensors that lie as they are in a stretch of data behind a header.
+
+    Attributes:
+        window: The file.
+        data: Where the data begins.
+        starts: Key -> where in the data its tensor begins.
+    """
+
+    window: Window
+    data: int
+    starts: Mapping[str, int]
+
+    def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
+        """See `TensorSource`."""
+        return (Piece(self.window, self.data + self.starts[key], info.nbytes),)
 
 
 def is_addressable(shape: Iterable[int], stride: Iterable[int] = ()) -> bool:

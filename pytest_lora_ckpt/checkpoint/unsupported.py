@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.window import Window
 
 _READABLE = (
-    "a torch file (.ckpt, .pt, .pth, .bin), a .safetensors file, a PEFT adapter directory, or the directory of a"
-    " Hugging Face model"
+    "a torch file (.ckpt, .pt, .pth, .bin), a .safetensors or .gguf file, a PEFT adapter directory, or the directory of"
+    " a Hugging Face model"
 )
 _UNPACK = "Unpack it and give the path of the checkpoint inside."
 _EXPORTED = "Give the training checkpoint that it was exported from."
@@ -38,7 +38,10 @@ _MAGIC: tuple[tuple[int, bytes, str, str, str], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", "git-lfs-pointer", _LFS, _PULL),
     (0, b"\x89HDF\r\n\x1a\n", "hdf5", "an HDF5 file, as Keras writes it", _CONVERT),
     (0, b"\x93NUMPY", "numpy", "a numpy array", _SAVE),
-    (0, b"GGUF", "gguf", "a GGUF file, for llama.cpp", _EXPORTED),
+    (0, b"algg", "ggml", "a LoRA adapter for a llama.cpp before 2024 (GGLA)", _EXPORTED),
+    (0, b"tjgg", "ggml", "a model for a llama.cpp before GGUF (GGJT)", _EXPORTED),
+    (0, b"fmgg", "ggml", "a model for a llama.cpp before GGUF (GGMF)", _EXPORTED),
+    (0, b"lmgg", "ggml", "a model for a llama.cpp before GGUF (GGML)", _EXPORTED),
     (0, b"\x1f\x8b", "gzip", "a gzip archive", _UNPACK),
     (0, b"BZh", "bzip2", "a bzip2 archive", _UNPACK),
     (0, b"\xfd7zXZ\x00", "xz", "an xz archive", _UNPACK),

@@ -38,6 +38,67 @@ SAFETENSORS_DTYPES: Mapping[str, tuple[str, int]] = {
 """safetensors' name -> torch's name and bits per element (safetensors/src/tensor.rs, `Dtype`). torch has no type
 for the six-bit ones."""
 
+GGUF_DTYPES: Mapping[int, str] = {
+    0: "float32",
+    1: "float16",
+    24: "int8",
+    25: "int16",
+    26: "int32",
+    27: "int64",
+    28: "float64",
+    30: "bfloat16",
+}
+"""Number of a type of ggml -> torch's name (gguf/constants.py, `GGMLQuantizationType`)."""
+
+GGUF_QUANTISED: Mapping[int, tuple[str, int, int]] = {
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    9: ("Q8_1", 32, 40),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    29: ("IQ1_M", 256, 56),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+}
+"""Number of a type of quantised blocks -> its name, elements of a block, bytes of a block (gguf/constants.py,
+`GGML_QUANT_SIZES`)."""
+
+GGUF_VALUES: Mapping[int, str] = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+"""Number of a type of values in the metadata -> how `struct` writes it (gguf/constants.py, `GGUFValueType`)."""
+
+GGUF_STRING, GGUF_ARRAY = 8, 9
+"""The types of values that have a length."""
+
 TORCH_RECORDS = re.compile(
     rb"data\.pkl|data/[0-9]+|version|byteorder|\.format_version|\.storage_alignment|\.data/(?:version|serialization_id)"
     rb"|(?:\.?data/)?"

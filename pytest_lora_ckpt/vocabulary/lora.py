@@ -95,6 +95,9 @@ ADAPTER_METADATA = "lora_adapter_metadata"
 GGUF_ALPHA = "adapter.lora.alpha"
 """The alpha of all modules in the metadata of a GGUF file (gguf/constants.py, `Keys.Adapter.LORA_ALPHA`)."""
 
+GGUF_TRANSPOSED = "token_embd.weight.lora_a"
+"""The factor that llama.cpp's convert_lora_to_gguf.py transposes: PEFT's `lora_embedding_A`, a row a token."""
+
 LORA_MID = "lora_mid"
 """The third factor of a LoRA for convolutions (LyCORIS, lycoris/modules/locon.py)."""
 

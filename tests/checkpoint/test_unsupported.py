@@ -18,7 +18,6 @@ Fails = Callable[..., CheckpointError]
 
 FILES: dict[str, tuple[bytes, str, str]] = {
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "hdf5", "HDF5"),
-    "gguf": (b"GGUF\x03\0\0\0" + bytes(100), "gguf", "GGUF"),
     "numpy": (b"\x93NUMPY\x01\0" + bytes(100), "numpy", "numpy"),
     "onnx": (b"\x08\x07\x12\x07pytorch\x1a\x05" + bytes(100), "onnx", "ONNX"),
     "gzip": (gzip.compress(b"x"), "gzip", "gzip"),

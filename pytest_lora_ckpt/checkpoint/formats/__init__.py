@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_lora_ckpt.checkpoint.formats import distributed_metadata, safetensors_file, torch_legacy, torch_zip
+from pytest_lora_ckpt.checkpoint.formats import (
+    distributed_metadata,
+    gguf_file,
+    safetensors_file,
+    torch_legacy,
+    torch_zip,
+)
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.index import FileIndex
@@ -40,4 +46,4 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (safetensors_file, torch_legacy, torch_zip, distributed_metadata)
+FORMATS: tuple[Format, ...] = (gguf_file, safetensors_file, torch_legacy, torch_zip, distributed_metadata)

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, NotMineError
-from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource, is_addressable
+from pytest_lora_ckpt.checkpoint.index import FileIndex, OffsetSource, is_addressable
 from pytest_lora_ckpt.checkpoint.limits import MAX_SAFETENSORS_HEADER
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.tensors import TensorInfo
 from pytest_lora_ckpt.vocabulary.formats import SAFETENSORS_DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pytest_lora_ckpt.checkpoint.window import Window
 
 NAME = "safetensors"
@@ -55,23 +52,10 @@ def index(window: Window) -> FileIndex:
         format=NAME,
         window=window,
         contents=infos,
-        source=SafetensorsSource(window, start, starts),
+        source=OffsetSource(window, start, starts),
         metadata=metadata,
         opaque=opaque,
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SafetensorsSource(TensorSource):
-    """Finds a tensor behind the header."""
-
-    window: Window
-    data: int
-    starts: Mapping[str, int]
-
-    def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
-        """See `TensorSource`."""
-        return (Piece(self.window, self.data + self.starts[key], info.nbytes),)
 
 
 def _parse(raw: bytes, data_size: int) -> tuple[dict[str, str], dict[str, TensorInfo], dict[str, int], dict[str, str]]:
