@@ -32,6 +32,7 @@ class Sample:
         layout: `Checkpoint.layout`.
         verdict: What the audit against the live model says: whether names have to change.
         alpha: Whether the layout keeps `lora_alpha`.
+        warnings: Causes that the audit against the live model must warn of.
         needs: The library that writes it, where the tests do not require it.
     """
 
@@ -40,6 +41,7 @@ class Sample:
     layout: str
     verdict: str = "loads"
     alpha: bool = False
+    warnings: tuple[str, ...] = ()
     needs: str = ""
 
 
