@@ -61,14 +61,17 @@ class Checkpoint:
     Attributes:
         path: What was opened.
         layout: How it lies on disk: `"lightning"`, `"torch"`, `"safetensors"`, `"gguf"`, `"peft_adapter"`,
+        layout: How it lies on disk: `"lightning"`, `"torch"`, `"safetensors"`, `"gguf"`, `"peft_adapter"`,
             `"transformers"`, `"distributed"` (`torch.distributed.checkpoint`) or `"deepspeed"`.
+        format: The file format that holds the tensors: `"torch zip"`, `"torch legacy"`, `"safetensors"`, `"gguf"`.
         format: The file format that holds the tensors: `"torch zip"`, `"torch legacy"`, `"safetensors"`, `"gguf"`.
         keys: The state dict's keys, exactly as they are in it, with what is known of each tensor.
         source: Where the tensors' bytes lie.
         files: The files that hold the tensors.
         envelope: What lies around the state dict in a torch file or a distributed checkpoint (`hyper_parameters`,
             `optimizer_states`, versions …) as plain data, with `TensorInfo` for a tensor and `Opaque` for an object of
-            any other class; the `__metadata__` of a safetensors file.
+            any other class; the `__metadata__` of a safetensors file; the metadata of a GGUF
+            file, in which long values are only told.
         opaque_keys: Entries of the state dict that are not plain tensors -> what they are (quantized, sparse, on the
             meta device, an `_extra_state`). They are not in `keys`.
         globals: Every class and function that the pickles ask for, by their entries, those of files that lie with it
