@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-RENAMED = ("key-convention",)
+RENAMED = ("key-convention", "renamed-module")
 
 
 def factors(model: Any) -> dict[str, torch.Tensor]:
