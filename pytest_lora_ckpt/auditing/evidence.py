@@ -18,6 +18,7 @@ from pytest_lora_ckpt.auditing.plain import from_plain
 from pytest_lora_ckpt.auditing.project import Once, Project, ProjectError
 from pytest_lora_ckpt.auditing.result import CheckpointFacts, ComparisonFacts, Facts, GlobalFacts
 from pytest_lora_ckpt.checkpoint import CheckpointError, name_companions
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.limits import Budget
 from pytest_lora_ckpt.checkpoint.open import open_within
 from pytest_lora_ckpt.comparison.stages import Demands
@@ -208,7 +209,7 @@ class AuditContext:
         try:
             known = self.file.facts(self.path)
         except CheckpointError:
-            known = CheckpointFacts(str(self.path))
+            known = CheckpointFacts(str(place(self.path)))
         return Facts(checkpoint=dataclasses.replace(known, globals=self._global_facts))
 
     @cached_property

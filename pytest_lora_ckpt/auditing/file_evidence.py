@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.result import CheckpointFacts, CompanionFacts
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import detect_stage
 from pytest_lora_ckpt.findings.from_values import audit_values
@@ -99,7 +100,7 @@ class FileEvidence:
         """Return what the report says of the checkpoint."""
         checkpoint, companion = self.checkpoint, self.checkpoint.adapter_companion
         return CheckpointFacts(
-            path=str(path),
+            path=str(place(path)),
             layout=checkpoint.layout,
             format=checkpoint.format,
             keys=len(checkpoint.keys),

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.address import is_address
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, MAX_LEVELS, Budget
 from pytest_lora_ckpt.checkpoint.meant import stands_for_one
@@ -47,7 +48,7 @@ def is_pattern(text: str) -> bool:
         >>> is_pattern("runs/*/best.ckpt"), is_pattern("runs/best.ckpt"), is_pattern("https://host/a.ckpt?x=*")
         (True, False, False)
     """
-    return "://" not in text and _MAGIC.search(text) is not None and not os.path.lexists(text)
+    return not is_address(text) and _MAGIC.search(text) is not None and not os.path.lexists(text)
 
 
 def meant_by(text: str) -> tuple[str, ...]:
@@ -131,6 +132,8 @@ def _is_here(path: str, top: str) -> bool:
 
 def _in_directory(text: str) -> tuple[str, ...]:
     """Return the checkpoints below a directory that is none itself; nothing for what is no such directory."""
+    if is_address(text):  # No server is asked before the checks run.
+        return ()
     try:
         listing = storage_for(text, Budget()).locate(text)
         if listing.name is not None or stands_for_one(listing):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError, UnknownKeyError
 from pytest_lora_ckpt.checkpoint.hints import configs_of_components, hinted_configs
 from pytest_lora_ckpt.checkpoint.index import read_bytes, read_numbers, read_tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from pytest_lora_ckpt.checkpoint.address import Place
     from pytest_lora_ckpt.checkpoint.index import Piece, TensorSource
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.checkpoint.storage import Listing
@@ -47,7 +48,7 @@ class Companion:
     """
 
     kind: str
-    path: Path
+    path: Place
     checkpoint: Checkpoint | None = field(default=None, repr=False)
     error: CheckpointError | None = None
     why: str = ""
@@ -95,12 +96,12 @@ class Checkpoint:
         ((2, 2), 3, tensor([1., 0.]))
     """
 
-    path: Path
+    path: Place
     layout: str
     format: str
     keys: KeySet
     source: TensorSource = field(repr=False)
-    files: tuple[Path, ...]
+    files: tuple[Place, ...]
     envelope: Mapping[str, object] = field(default_factory=dict, repr=False)
     opaque_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     globals: tuple[Global, ...] = field(default=(), repr=False)
@@ -166,6 +167,11 @@ class Checkpoint:
         adapters = [each for each in self.companions if each.kind == "adapter"]
         beside = adapters[0] if adapters and self.layout != "peft_adapter" else None
         return tuple(each for each in self.companions if each.kind in {"weights", "adapter"} and each is not beside)
+
+    @property
+    def folder(self) -> Place:
+        """The directory that it is, or that it lies in."""
+        return self.path.parent if self.path in self.files else self.path
 
     def read(self, key: str) -> torch.Tensor:
         """Return the tensor called `key`, on the CPU, in memory of its own.
@@ -240,6 +246,6 @@ class Checkpoint:
 def open_companion(kind: str, path: str, read: Callable[[], Checkpoint]) -> Companion:
     """Open a companion: that it cannot be read is part of the answer, not an error."""
     try:
-        return Companion(kind, Path(path), read())
+        return Companion(kind, place(path), read())
     except CheckpointError as error:
-        return Companion(kind, Path(path), error=error)
+        return Companion(kind, place(path), error=error)

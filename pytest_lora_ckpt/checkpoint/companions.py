@@ -28,8 +28,8 @@ from pytest_lora_ckpt.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
+    from pytest_lora_ckpt.checkpoint.address import Place
     from pytest_lora_ckpt.checkpoint.layouts import IndexFile, Layout
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
@@ -107,7 +107,7 @@ def _whole_model(folder: Listing, assemble: Assemble) -> Checkpoint | None:
         return None  # Its files are looked at one by one.
 
 
-def _judged(adapter: Checkpoint, found: Checkpoint, path: Path) -> Companion:
+def _judged(adapter: Checkpoint, found: Checkpoint, path: Place) -> Companion:
     """Say whether a state dict may be part of what was trained."""
     why = "a shard of a whole model" if re.search(SHARD, path.name) else _what_else(adapter, found)
     return Companion("other" if why else "weights", path, found, why=why)

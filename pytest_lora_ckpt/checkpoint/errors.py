@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_lora_ckpt.checkpoint.address import Place, place
 from pytest_lora_ckpt.wording import SafeText, block, printable
 
 if TYPE_CHECKING:
@@ -35,11 +36,10 @@ class CheckpointError(Exception):
           what to do: Copy it.
     """
 
-    def __init__(self, problem: str, path: str | Path, *, expected: str, found: str, remedy: str) -> None:
-        super().__init__(problem, str(path))
+    def __init__(self, problem: str, path: str | Place, *, expected: str, found: str, remedy: str) -> None:
         self.problem = problem
-        self.path = Path(path)
-        self._shown = str(path)  # As a Path, an address loses one of its slashes.
+        self.path = place(path)
+        super().__init__(problem, str(self.path))
         self.expected: str = block(expected, wrapped=False)
         self.found: str = block(found, wrapped=False)
         self.remedy: str = block(remedy, wrapped=False)
@@ -47,13 +47,13 @@ class CheckpointError(Exception):
         self.unread: Mapping[str, str] = {}
 
     def __str__(self) -> str:
-        return explained(f"cannot read checkpoint {printable(self._shown)} ({self.problem})", self)
+        return explained(f"cannot read checkpoint {printable(self.path)} ({self.problem})", self)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the way from a pytest-xdist worker: `Exception` itself would forget the keyword arguments."""
         fields = {"expected": self.expected, "found": self.found, "remedy": self.remedy}
         return (
-            partial(type(self), self.problem, self._shown, **fields),
+            partial(type(self), self.problem, self.path, **fields),
             (),
             {"globals": self.globals, "unread": self.unread},
         )
@@ -87,7 +87,24 @@ class AmbiguousArchiveError(BrokenFileError):
     """Two readers could find different things in an archive; the message says what could part them."""
 
 
-def big_endian(path: str | Path, found: str) -> CheckpointError:
+def local(path: Place) -> Path:
+    """Return a path on this machine.
+
+    Raises:
+        CheckpointError: It is an address.
+    """
+    if isinstance(path, Path):
+        return path
+    raise CheckpointError(
+        "not-local",
+        path,
+        expected="a checkpoint on this machine, to be copied",
+        found="an address",
+        remedy="Download it first and give the path of the copy.",
+    )
+
+
+def big_endian(path: str | Place, found: str) -> CheckpointError:
     """Return the error for values that this machine would have to turn around."""
     return CheckpointError(
         "big-endian",
@@ -98,7 +115,7 @@ def big_endian(path: str | Path, found: str) -> CheckpointError:
     )
 
 
-def changed(path: str | Path, expected: str, found: str) -> CheckpointError:
+def changed(path: str | Place, expected: str, found: str) -> CheckpointError:
     """Return the error for a file that is another than when the checkpoint was opened."""
     return CheckpointError(
         "changed",

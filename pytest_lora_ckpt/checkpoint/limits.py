@@ -101,6 +101,7 @@ class Limits:
         "bytes that the process grows by while it reads, and 16 more for each byte of index",
         "A few bytes of a pickle make an object of 60.",
     )
+    request_seconds: int = _bound(30, "seconds for one request to a server", "A server answers in less than one.")
     pattern_seconds: int = _bound(
         2, "seconds for matching patterns", "A regular expression can take longer than the universe is old."
     )
@@ -128,6 +129,7 @@ Bound = Literal[
     "json_nesting",
     "seconds",
     "memory_bytes",
+    "request_seconds",
     "pattern_seconds",
 ]
 """The names of the bounds: the fields of `Limits`."""

@@ -85,7 +85,8 @@ class Neighbours:
 
     def _others(self, *, around: bool) -> Iterator[tuple[Listing, str]]:
         top = type(self._top)(self._top.storage, self._top.folder)
-        inside = [(name, each) for name in _names(top) if (each := top.directory(name)) is not None]
+        names = _names(top) if around else [LORA_WEIGHTS]
+        inside = [(name, each) for name in names if (each := top.directory(name)) is not None]
         folders = [each for name, each in inside if _belongs(name, each, around=around)]
         for folder in [*([top] if around else []), *folders]:
             yield from ((folder, name) for name in _names(folder))

@@ -6,10 +6,10 @@ import dataclasses
 import gc
 import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import companions, unsupported
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.below import TooManyError, checkpoints_below
 from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
 from pytest_lora_ckpt.checkpoint.distributed.chunks import Objects
@@ -115,7 +115,7 @@ def name_companions(checkpoint: Checkpoint, paths: Iterable[str | os.PathLike[st
 
     A file that cannot be read is a companion with its error.
     """
-    named = {Path(path).resolve(): os.fspath(path) for path in paths}
+    named = {place(path).resolve(): os.fspath(path) for path in paths}
     kept = [each for each in checkpoint.companions if each.path.resolve() not in named]
     opened = []
     for text in named.values():
@@ -186,7 +186,7 @@ def _index_file(listing: Listing, name: str, stretches: Sequence[tuple[int, int]
             )
         if (known := unsupported.recognise_head(path, head)) is not None:
             raise known
-        reasons = [f"{layout.NAME}: expects {layout.EXPECTS}" for layout in LAYOUTS if not layout.accepts(listing)]
+        reasons: list[str] = []
         for form in forms:
             if not form.accepts(head, name):
                 reasons.append(f"{form.NAME}: expects {form.EXPECTS}")
@@ -220,4 +220,5 @@ def _index_file(listing: Listing, name: str, stretches: Sequence[tuple[int, int]
                 raise broken from error
     except OSError as error:
         raise unreadable(path, error) from error
-    raise unsupported.file(window, head, reasons)
+    layouts = [f"{layout.NAME}: expects {layout.EXPECTS}" for layout in LAYOUTS if not layout.accepts(listing)]
+    raise unsupported.file(window, head, [*layouts, *reasons])

@@ -9,22 +9,34 @@ To add a storage, write a class with what `Storage` names and choose it in `stor
 from __future__ import annotations
 
 import os
-import re
 import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from pytest_lora_ckpt.checkpoint.address import Place, is_address
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, Budget
 from pytest_lora_ckpt.checkpoint.window import FileWindow, Window
 from pytest_lora_ckpt.vocabulary.files import WEIGHTS_ENDINGS
 
-_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_LOCAL = ("file://", "local://")
 
 
 class Storage(Protocol):
-    """A place with files in directories. Paths are texts, as the storage itself writes them."""
+    """A place with files in directories. Paths are texts, as the storage itself writes them.
+
+    Attributes:
+        is_remote: Whether each file that is looked at costs a request.
+    """
+
+    @property
+    def is_remote(self) -> bool: ...  # noqa: D102
 
     def locate(self, path: str) -> Listing:
         """Return what lies under a path.
@@ -60,6 +72,10 @@ class Storage(Protocol):
 
     def join(self, folder: str, name: str) -> str:
         """Return the path of a name in a directory."""
+        ...
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Be told which files will be read, in this order: a remote storage reads their beginnings at once."""
         ...
 
 
@@ -103,6 +119,10 @@ class Listing:
         """
         return self.storage.window(self.where(name))
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Say which files will be read, in this order: remote ones are then read several at once."""
+        self.storage.expect([self.where(name) for name in names])
+
     def directory(self, name: str) -> Listing | None:
         """Return a directory in the directory, or None."""
         folder = self.where(name)
@@ -119,14 +139,10 @@ def storage_for(path: str, budget: Budget) -> Storage:
     Raises:
         CheckpointError: No storage knows the scheme.
     """
-    if _SCHEME.match(path):
-        raise CheckpointError(
-            "url",
-            path,
-            expected="a path on this machine",
-            found="an address: remote files are not read",
-            remedy="Download it first and give the path of the copy.",
-        )
+    if is_address(path) and not path.startswith(_LOCAL):
+        from pytest_lora_ckpt.checkpoint.remote.connect import connect  # It imports more.
+
+        return connect(path, budget)
     return LocalStorage(budget)
 
 
@@ -144,9 +160,14 @@ class LocalStorage:
     folder: str | None = None
     named: str | None = None
 
+    @property
+    def is_remote(self) -> bool:
+        """See `Storage`."""
+        return False
+
     def locate(self, path: str) -> Listing:
         """See `Storage`. Only a regular file is one: reading a pipe could wait for ever."""
-        here = Path(path)
+        here = Path(url2pathname(urlsplit(path).path) if path.startswith(_LOCAL) else path)
         try:
             mode = here.stat().st_mode
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
@@ -194,6 +215,9 @@ class LocalStorage:
         """See `Storage`."""
         return name if folder == "." else os.path.join(folder, name)  # noqa: PTH118
 
+    def expect(self, paths: Iterable[str]) -> None:
+        """See `Storage`."""
+
 
 def lies_in(path: str, folder: str) -> bool:
     """Whether a path leads into a directory, or into the tree in which the Hugging Face cache keeps that directory.
@@ -217,14 +241,16 @@ def is_part(path: str, folder: str) -> bool:
     return os.path.isfile(path) and lies_in(path, folder)  # noqa: PTH113
 
 
-def may_be_opened(folder: str, checkpoint: Path) -> bool:
+def may_be_opened(folder: str, checkpoint: Place) -> bool:
     """Whether a directory that a checkpoint's config names lies where the user let this package look.
 
     That is next to the checkpoint: in its directory or the one above; in the working directory; or in the local cache
     of the Hugging Face Hub.
     """
-    own = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    given = (own, own.absolute().parent, Path.cwd(), hub_cache())
+    given = [Path.cwd(), hub_cache()]
+    if isinstance(checkpoint, Path):
+        own = checkpoint if checkpoint.is_dir() else checkpoint.parent
+        given += [own, own.absolute().parent]
     # By its name first: to look where a link leads would already touch what another machine may have under it.
     path = Path(os.path.abspath(folder))  # noqa: PTH100 - `..` in it must be gone.
     named = (each for each in given if any(path.is_relative_to(top) for top in (each.absolute(), each.resolve())))

@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.errors import local
 from pytest_lora_ckpt.faults.draft import Draft, NotApplicable, require
 from pytest_lora_ckpt.faults.edits import redrawn
 from pytest_lora_ckpt.faults.fault import ADAPTERS, LAYOUTS, TORCH_FILES, fault
@@ -24,7 +25,8 @@ def stale_twin(draft: Draft) -> None:
     """Saved again in the other format: today's adapter is in the .bin, and PEFT reads the older safetensors file."""
     # Keep the tensors in the .bin, and add a safetensors file with other values.
     checkpoint = draft.checkpoint
-    require(checkpoint.path.is_dir(), "a weights file was named, not its directory: other files in it do not count")
+    alone = checkpoint.path in checkpoint.files
+    require(not alone, "a weights file was named, not its directory: other files in it do not count")
     if draft.weights.name not in ADAPTER_WEIGHTS or all(
         (draft.weights.parent / name).exists() for name in ADAPTER_WEIGHTS
     ):
@@ -132,9 +134,12 @@ def _damage(draft: Draft, damage: Callable[[Checkpoint, Path], object]) -> None:
     home = draft.weights.parent.resolve()
     for each in draft.checkpoint.further:
         trained = each.checkpoint if each.kind == "weights" else None
-        if trained is not None and len(trained.files) == 1 and (each.named or each.path.resolve().is_relative_to(home)):
+        if trained is None or len(trained.files) != 1:
+            continue
+        path = local(each.path).resolve()
+        if each.named or path.is_relative_to(home):
             # The copy lies as seen from the checkpoint's copy.
-            place = os.path.relpath(each.path.resolve(), home)
+            place = os.path.relpath(path, home)
             draft.patches.append(lambda path, own=trained, at=place: damage(own, path.parent / at))  # type: ignore[misc]
     require(draft.patches, f"there are no trained weights in a file next to {draft.name}")
 

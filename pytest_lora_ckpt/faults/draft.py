@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lora_ckpt.checkpoint import Checkpoint, CheckpointError
+from pytest_lora_ckpt.checkpoint.errors import local
 from pytest_lora_ckpt.faults.edits import Edit, redrawn
 from pytest_lora_ckpt.keys import ParsedKey, parse_keys
 from pytest_lora_ckpt.lora.pairs import lora_pairs
@@ -90,7 +91,7 @@ class Draft:
         """The file that holds the tensors; of several shards the first."""
         try:
             self.checkpoint.pieces(next(iter(self.keys)))
-            return min(self.checkpoint.files)
+            return min(map(local, self.checkpoint.files))
         except (StopIteration, CheckpointError) as error:
             raise NotApplicable(f"{self.name} does not say where its tensors lie") from error
 

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pytest_lora_ckpt.checkpoint.errors import local
 from pytest_lora_ckpt.checkpoint.storage import is_part
 from pytest_lora_ckpt.faults.draft import NotApplicable
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, LORA_WEIGHTS, MANIFEST
@@ -46,14 +47,14 @@ def write(draft: Draft, out_dir: Path) -> Copy:
     was_there = out_dir.is_dir()
     if any(out_dir.iterdir()) if was_there else out_dir.exists() or out_dir.is_symlink():
         raise FileExistsError(f"out_dir={str(out_dir)!r} must be empty or absent")
-    original = draft.checkpoint.path
+    original = local(draft.checkpoint.path)
     weights = draft.weights
     in_directory = draft.checkpoint.layout in _DIRECTORIES
     if in_directory and out_dir.resolve().is_relative_to(weights.parent.resolve()):
         raise ValueError(f"out_dir={str(out_dir)!r} must not lie within the checkpoint {original}")
     try:
         source = weights.parent.resolve()
-        named = [each.path.resolve() for each in draft.checkpoint.companions if each.named]
+        named = [local(each.path).resolve() for each in draft.checkpoint.companions if each.named]
         # What is seen from the checkpoint as `../projector.bin` is seen so from the copy.
         top = os.path.commonpath([source.parent if in_directory else source, *(path.parent for path in named)])
         folder = out_dir / source.relative_to(top)

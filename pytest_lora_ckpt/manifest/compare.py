@@ -137,7 +137,7 @@ def compare_model(manifest: Manifest, model: torch.nn.Module | LoadedModel) -> M
 def _adapter_name(manifest: Manifest, checkpoint: Checkpoint) -> str:
     """Return the adapter that a checkpoint without adapter names is: by its directory, as PEFT saves several."""
     names = {key.adapter for key in manifest.keys.derived(parse_keys).values() if key.adapter}
-    folder = checkpoint.path.name if checkpoint.path.is_dir() else checkpoint.path.parent.name
+    folder = checkpoint.folder.name
     if checkpoint.layout == "peft_adapter" and folder in names:
         return folder
     return next((name for name in manifest.active if name in names), "default")

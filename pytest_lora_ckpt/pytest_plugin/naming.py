@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.address import place
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -17,7 +19,7 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
         >>> list(short_names(["/r/a/best.ckpt", "/r/b/best.ckpt", "/r/b/last.ckpt"]).values())
         ['a/best.ckpt', 'b/best.ckpt', 'last.ckpt']
     """
-    parts = {path: PurePath(path).parts for path in paths}
+    parts = {path: place(path).parts for path in paths}
     names: dict[str, str] = {}
     depth = 1
     while len(names) < len(parts):

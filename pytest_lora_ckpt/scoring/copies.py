@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint import Checkpoint, name_companions, open_checkpoint
+from pytest_lora_ckpt.checkpoint.errors import local
 from pytest_lora_ckpt.faults import FAULTS, Fault, faults_for, find_fault
 from pytest_lora_ckpt.faults.draft import Draft
 from pytest_lora_ckpt.faults.inject import Copy, write
@@ -125,12 +126,12 @@ class Workspace:
 
     def damaged(self, fault: Fault, draft: Draft) -> InjectedFault:
         """Write a damaged copy; `NotApplicable` where that would run code from the checkpoint."""
-        return InjectedFault(fault, self._write(draft, fault.name), self.checkpoint.path)
+        return InjectedFault(fault, self._write(draft, fault.name), local(self.checkpoint.path))
 
     def _write(self, draft: Draft, name: str) -> Copy:
         for earlier in self._root.iterdir():
             shutil.rmtree(earlier, ignore_errors=True)
         folder = self._root / ("checkpoint" if self._at_one_path else name)
-        original = self.checkpoint.path
+        original = local(self.checkpoint.path)
         # The copy of a file keeps the name of its directory as well; an adapter's directory is the checkpoint itself.
         return write(draft, folder / original.resolve().parent.name if original.is_file() else folder)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
+    from pytest_lora_ckpt.checkpoint.address import Place
     from pytest_lora_ckpt.checkpoint.limits import Budget
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -124,8 +125,10 @@ def _cached(name: str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, (str, os.PathLike)) else None
 
 
-def _beside(checkpoint: Path) -> Path | None:
+def _beside(checkpoint: Place) -> Path | None:
     """Return the adapter's directory, or that of the run around it, where a model's config lies in it."""
+    if not isinstance(checkpoint, Path):
+        return None
     own = checkpoint if checkpoint.is_dir() else checkpoint.parent
     run = [own.parent] if re.fullmatch(STEP_DIRECTORY, own.name) else []
     return next((each for each in (own, *run) if (each / MODEL_CONFIG).is_file()), None)

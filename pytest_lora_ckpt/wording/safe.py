@@ -9,6 +9,8 @@ import re
 import unicodedata
 from typing import NewType
 
+from pytest_lora_ckpt.wording.addresses import redacted
+
 SafeText = NewType("SafeText", str)
 """Printable text that no terminal and no CI server obeys, and whose lines nobody takes for pytest's own."""
 
@@ -106,7 +108,7 @@ def is_plain(character: str) -> bool:
 
 
 def _printable(text: object, limit: int, also: re.Pattern[str] | None = None) -> SafeText:
-    whole = str(text)
+    whole = redacted(str(text))
     shown = whole[: limit + 1]  # What is cut off needs no escaping.
     if not (shown.isascii() and shown.isprintable()):
         shown = "".join(_escapes(shown))

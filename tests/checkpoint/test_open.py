@@ -34,12 +34,6 @@ def test_a_missing_path_names_its_neighbours(tmp_path: Path, fails: Fails) -> No
     assert "gone" in fails(tmp_path / "link", "missing").found
 
 
-@pytest.mark.parametrize("address", ["https://example.org/a.ckpt", "s3://bucket/a.ckpt", "hf://me/model"])
-def test_an_address_is_not_a_path(fails: Fails, address: str) -> None:
-    error = fails(address, "url")
-    assert "Download" in error.remedy
-
-
 def test_a_path_may_be_text_or_path_or_a_link(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1)}, tmp_path / "a.pt")
     (tmp_path / "b.pt").symlink_to(tmp_path / "a.pt")

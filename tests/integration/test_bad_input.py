@@ -126,12 +126,19 @@ def test_it_is_told_and_the_rest_is_skipped(
     assert len(run.text) < 6000
 
 
-def test_a_url_is_told_as_such(audit: Audit) -> None:
-    for address in ("https://example.org/a.ckpt", "s3://bucket/a.ckpt", "hf://owner/model"):
-        run = audit(f"--lora-ckpt={address}")
-        assert run.named("failed") == {"readable"}
-        assert f"cannot read checkpoint {address} (url)" in run.text
-        assert "Download it first" in run.text
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    {
+        "nowhere://bucket/a.ckpt": "unknown-scheme",
+        "memory://run/a.ckpt": "missing",
+        "http://127.0.0.1:9/a.ckpt": "no-connection",
+    }.items(),
+)
+def test_an_address_stays_as_it_is(audit: Audit, address: str, problem: str) -> None:
+    run = audit(f"--lora-ckpt={address}")
+    assert run.named("failed") == {"readable"}
+    assert f"cannot read checkpoint {address} ({problem})" in run.text
+    assert run.run["checkpoint"]["path"] == address
 
 
 def test_the_projects_own_tests_say_it_too(audit: Audit, project: Callable[..., Path]) -> None:

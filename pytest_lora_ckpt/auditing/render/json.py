@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from unicodedata import combining
 
 from pytest_lora_ckpt.auditing.result import SCHEMA
+from pytest_lora_ckpt.wording.addresses import redacted
 from pytest_lora_ckpt.wording.safe import COMMAND, is_plain
 
 if TYPE_CHECKING:
@@ -25,10 +26,13 @@ class JsonRenderer:
     ending: str | None = ".json"
 
     def render(self, results: Sequence[AuditResult]) -> str:
-        """Return the report; what does not show as itself (controls, bidirectional overrides) is escaped."""
+        """Return the report, without credentials.
+
+        What does not show as itself (controls, bidirectional overrides) is escaped.
+        """
         report = {"schema": SCHEMA, "runs": [result.to_dict() for result in results]}
         text = json.dumps(report, indent=2, ensure_ascii=False)
-        return _DOUBTFUL.sub(_escaped, text) + "\n"
+        return _DOUBTFUL.sub(_escaped, redacted(text)) + "\n"
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_FILES
 from pytest_lora_ckpt.wording import listed
@@ -27,4 +27,4 @@ def accepts(listing: Listing) -> bool:
 def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     """See `Layout`: the first of the names that is there, as the libraries prefer them."""
     weights = next(name for name in ADAPTER_FILES if listing.has(name))
-    return dataclasses.replace(checkpoint_of(index_file(listing, weights)), path=Path(listing.path))
+    return dataclasses.replace(checkpoint_of(index_file(listing, weights)), path=place(listing.path))

@@ -7,9 +7,9 @@ strategies. Of the ranks' files only the objects that are no tensors are read he
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
 from pytest_lora_ckpt.checkpoint.distributed import tiling
 from pytest_lora_ckpt.checkpoint.distributed.chunks import COPY_AGAIN, ChunkedSource
@@ -87,12 +87,12 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
         if key not in keys
     }
     return Checkpoint(
-        path=Path(listing.path),
+        path=place(listing.path),
         layout="distributed",
         format=torch_zip.NAME,
         keys=keys,
         source=ChunkedSource(windows, {key: saved.chunks[state.names[key]] for key in keys}),
-        files=tuple(Path(folder.where(name)) for name in (*names, *windows)),
+        files=tuple(place(folder.where(name)) for name in (*names, *windows)),
         envelope={
             **state.envelope({**saved.tensors, **saved.opaque, **objects}),
             **_lightning_envelope(folder, index_file),

@@ -6,9 +6,9 @@ Source of which file PEFT takes: `peft/utils/save_and_load.py`, `load_peft_weigh
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, open_companion
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
@@ -58,7 +58,7 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
         notes = (f"{ADAPTER_WEIGHTS[1]} lies next to {ADAPTER_WEIGHTS[0]}: {taken}", *notes)
     return dataclasses.replace(
         checkpoint,
-        path=Path(listing.path),
+        path=place(listing.path),
         layout="peft_adapter",
         adapter_config=config,
         twice=twice,

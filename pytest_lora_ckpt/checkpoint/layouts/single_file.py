@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts.torch_envelope import state_dict_in
@@ -48,12 +48,12 @@ def checkpoint_of(index: FileIndex) -> Checkpoint:
     keys = KeySet(state.tensors)
     check_tensors(keys, index.window, index.window.length)
     return Checkpoint(
-        path=Path(index.window.origin),
+        path=place(index.window.origin),
         layout=state.layout,
         format=index.format,
         keys=keys,
         source=index.source,
-        files=(Path(index.window.origin),),
+        files=(place(index.window.origin),),
         envelope=state.envelope,
         opaque_keys=state.opaque,
         globals=index.globals,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts import shards
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
@@ -53,7 +53,7 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
         checkpoint = shards.assemble(listing, weights, index_file)
     else:
         checkpoint = checkpoint_of(index_file(listing, weights))
-    return dataclasses.replace(checkpoint, path=Path(listing.path), layout="transformers")
+    return dataclasses.replace(checkpoint, path=place(listing.path), layout="transformers")
 
 
 def weights_in(listing: Listing) -> str:

@@ -1,0 +1,147 @@
+"""`RemoteWindow`: a remote file as a window. What was read of it is kept for a while: each request costs."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pytest_lora_ckpt.checkpoint.remote import errors
+from pytest_lora_ckpt.checkpoint.remote.requests import at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from pytest_lora_ckpt.checkpoint.limits import Budget
+    from pytest_lora_ckpt.checkpoint.remote.server import Found, Server
+
+_AHEAD = 1 << 14  # Bytes that are read at least.
+_GAP = 1 << 15  # Bytes that are read in vain, where that saves a request.
+_BLOCK = 1 << 22  # Bytes of one request.
+_BLOCKS = 8  # Requests at once for one file.
+_KEPT = 1 << 26  # Bytes that are kept of all files.
+
+
+class Blocks:
+    """The bytes that were read of all files, the oldest of which are let go."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._starts: dict[str, list[int]] = {}
+        self._size = 0
+
+    def add(self, address: str, start: int, data: bytes) -> None:
+        """Keep bytes of a file, which were not there."""
+        self._kept[address, start] = data
+        starts = self._starts.setdefault(address, [])
+        starts.insert(bisect_right(starts, start), start)
+        self._size += len(data)
+        while self._size > _KEPT and len(self._kept) > 1:
+            (old, at), gone = self._kept.popitem(last=False)
+            self._starts[old].remove(at)
+            self._size -= len(gone)
+
+    def parts(self, address: str, start: int, stop: int) -> Generator[tuple[int, int, bytes | None], None, None]:
+        """Split a stretch into what is there, with its bytes, and what is not."""
+        starts = self._starts.get(address, [])
+        for at in starts[max(0, bisect_right(starts, start) - 1) :]:
+            data = self._kept[address, at]
+            if at >= stop:
+                break
+            if at + len(data) <= start:
+                continue
+            if at > start:
+                yield start, at, None
+                start = at
+            end = min(stop, at + len(data))
+            yield start, end, data[start - at : end - at]
+            start = end
+        if start < stop:
+            yield start, stop, None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RemoteWindow:
+    """A whole remote file.
+
+    Attributes:
+        found: What is known of it.
+        server: Where it lies.
+        blocks: What was read of it.
+        planned: The stretches that will be read, from where to where.
+    """
+
+    origin: str
+    found: Found = field(repr=False)
+    server: Server = field(repr=False)
+    blocks: Blocks = field(repr=False)
+    budget: Budget = field(repr=False)
+    planned: list[tuple[int, int]] = field(default_factory=list, repr=False)
+
+    is_remote = True
+
+    @property
+    def length(self) -> int:
+        """See `Window`."""
+        return self.found.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Window`."""
+        stop = min(offset + length, self.length)
+        if stop <= offset:
+            return b""
+        if stop - offset > _KEPT // 2:
+            return b"".join(self.read(at, min(_KEPT // 2, stop - at)) for at in range(offset, stop, _KEPT // 2))
+        self._fetch(offset, stop)
+        return b"".join(data for _, _, data in self.blocks.parts(self.origin, offset, stop) if data is not None)
+
+    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
+        """See `Window`."""
+        wanted = list(stretches)
+        self.expect(wanted)
+        return (self.read(offset, length) for offset, length in wanted)
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """See `Window`."""
+        data = self.read(offset, length)
+        if len(data) != length:
+            raise ValueError("the file is shorter")
+        return memoryview(bytearray(data))
+
+    def expect(self, stretches: Iterable[tuple[int, int]]) -> None:
+        """See `Window`: what lies close together is one request."""
+        joined: list[tuple[int, int]] = []
+        for start, stop in sorted((at, min(at + length, self.length)) for at, length in stretches):
+            if joined and start - joined[-1][1] <= _GAP:
+                joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+            elif start < stop:
+                joined.append((start, stop))
+        # Each is a request at most.
+        self.planned[:] = [(at, min(at + _BLOCK, stop)) for start, stop in joined for at in range(start, stop, _BLOCK)]
+
+    def _fetch(self, start: int, stop: int) -> None:
+        """Read what is not there of a stretch, and with it what is to be read next."""
+        gaps = self._gaps(start, stop)
+        if not gaps:
+            return
+        at = max(0, bisect_right(self.planned, (start, self.length)) - 1)
+        ahead = [each for each in self.planned[at : at + _BLOCKS] if each[1] > start]
+        if ahead and ahead[0][0] <= start:
+            gaps = [gap for each in ahead for gap in self._gaps(*each)]
+            gaps += self._gaps(max(start, ahead[-1][1]), stop)
+        elif stop - start < _AHEAD:
+            gaps = self._gaps(start, min(start + _AHEAD, self.length))
+        wanted = [(begin, min(begin + _BLOCK, end)) for begin, end in gaps for begin in range(begin, end, _BLOCK)]
+        seconds = self.budget.limits.request_seconds
+        reads = [partial(self.server.read, self.origin, self.found, *each) for each in wanted]
+        try:
+            made = at_once(reads, seconds + 1)
+        except TimeoutError:
+            raise errors.timed_out(self.origin, seconds) from None
+        for (begin, _), data in zip(wanted, made, strict=True):
+            self.blocks.add(self.origin, begin, data)
+
+    def _gaps(self, start: int, stop: int) -> list[tuple[int, int]]:
+        return [(begin, end) for begin, end, data in self.blocks.parts(self.origin, start, stop) if data is None]
