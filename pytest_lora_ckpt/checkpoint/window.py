@@ -117,13 +117,14 @@ class FileWindow:
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""
         with self._open() as file:
-            return _read(file, offset, min(length, self.length - offset))
+            return _read(file.fileno(), offset, min(length, self.length - offset))
 
     def read_each(self, stretches: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
         """See `Window`: the file is opened once for all."""
         with self._open() as file:
+            descriptor = file.fileno()
             for offset, length in stretches:
-                yield _read(file, offset, min(length, self.length - offset))
+                yield _read(descriptor, offset, min(length, self.length - offset))
 
     def view(self, offset: int, length: int) -> memoryview:
         """See `Window`."""
@@ -153,15 +154,22 @@ def _identity(file: FileIO) -> Identity:
     return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def _read(file: FileIO, offset: int, length: int) -> bytes:
+def _read(descriptor: int, offset: int, length: int) -> bytes:
     """Read until there are so many bytes: one call gives 2 GB at most."""
     if length <= 0:
         return b""
-    file.seek(offset)
-    data = file.read(length)
-    while len(data) < length and (more := file.read(length - len(data))):
+    data = _read_at(descriptor, length, offset)
+    while len(data) < length and (more := _read_at(descriptor, length - len(data), offset + len(data))):
         data += more
     return data
+
+
+def _seek_and_read(descriptor: int, length: int, offset: int) -> bytes:
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, length)
+
+
+_read_at = getattr(os, "pread", _seek_and_read)  # One call for two, where the system has it.
 
 
 def _memory(length: int) -> memoryview:

@@ -15,6 +15,7 @@ from itertools import chain
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.pickle.opcodes import HANDLERS
 from pytest_lora_ckpt.checkpoint.pickle.state import PickleState
+from pytest_lora_ckpt.checkpoint.pickle.tensor_call import read_tensor_call
 
 _UINT32 = struct.Struct("<I")
 _NOT_A_PICKLE = (
@@ -92,8 +93,11 @@ class PickleMachine(PickleState):
                         stack.append(data[position] | data[position + 1] << 8)
                         position += 2
                     case 0x28:  # MARK
-                        self.marks.append(stack)
-                        stack = []
+                        if data[position] == 0x28 and (behind := read_tensor_call(self, stack, position - 1)):  # noqa: PLR2004
+                            position = behind
+                        else:
+                            self.marks.append(stack)
+                            stack = []
                     case 0x58:  # BINUNICODE
                         start = position + 4
                         position = start + uint32(data, position)[0]
