@@ -155,25 +155,20 @@ class AuditContext:
             ProjectError: The project's model or loader fails.
         """
         model = self.project.model
-        findings: tuple[Finding, ...] = ()
         try:
             if self.loaded is not None and (model is None or self.loaded.stands_in_for(model)):
                 return self.loaded.report
         except ProjectError:
             # With a model to compare with, a loader that fails is for the checks of the loaded model to report.
-            if model is None and self.by_config.keys is None:
+            if model is None and self.by_config.report is None:
                 raise
+        model = self.manifest if model is None else model
         if model is None:
-            model = self.manifest
-        if model is None:
-            model, findings = self.by_config.keys, self.by_config.notes
-        if model is None:
-            return self.file.alone
+            return self.by_config.report or self.file.alone
         from pytest_lora_ckpt.auditing.renamings import settle_renamings  # Only with something to compare with.
         from pytest_lora_ckpt.comparison.companion import compare_with_companion
 
         report = compare_with_companion(self.checkpoint, model, stage=self.demands.stage).report
-        report = dataclasses.replace(report, findings=(*report.findings, *findings))
         with contextlib.suppress(ProjectError):  # As above.
             if (loaded := self.loaded) is not None:
                 return settle_renamings(report, lambda: loaded.proof)
@@ -181,8 +176,8 @@ class AuditContext:
 
     @cached_property
     def by_config(self) -> ByConfig:
-        """What the checkpoint's base model expects by its config alone."""
-        return by_config(self.checkpoint, self.demands.base)
+        """The checkpoint compared with its base model, by the config of that alone."""
+        return by_config(self.checkpoint, self.demands.base, self.demands.stage)
 
     @property
     def manifest(self) -> Manifest | None:

@@ -80,6 +80,7 @@ class Pairing:
         self._met = [self.target_readings[place] for place in self._meeting.values()]
         self._own_adapters = {*map(_ADAPTER, self._met)} - {None} or {terms.adapter_name}
         self._adapted_modules: set[str] | None = None
+        self._saved_modules: set[str] | None = None
 
     def as_is(self) -> LoadState:
         """Return what loads under its own name."""
@@ -119,7 +120,7 @@ class Pairing:
     def _class_of_unexpected(self, key: str, here: Collection[str]) -> str:
         """Return the class of a checkpoint key that meets no model key; `here` are names of tensors that meet one."""
         reading = self.source_readings[key]
-        if key in here:
+        if key in here or self._is_saved_twice(ParsedKey(key, reading)):
             return "alias"
         if reading.lora == "alpha" or key in self.terms.excuses.merged or _RECOMPUTED.search(key):
             return "excused"
@@ -146,6 +147,20 @@ class Pairing:
                 if reading.is_lora and reading.adapter in {None, *self._own_adapters}
             }
         return parsed.module_path in self._adapted_modules
+
+    def _is_saved_twice(self, parsed: ParsedKey) -> bool:
+        """Whether it is a trained copy of a module that the file has under PEFT's own name as well, and that meets.
+
+        PEFT saves the embeddings of a resized vocabulary both ways (`get_peft_model_state_dict` in
+        peft/utils/save_and_load.py).
+        """
+        if self._saved_modules is None:
+            self._saved_modules = {
+                ParsedKey(key, reading).plain
+                for key, reading in self.source_readings.items()
+                if "modules_to_save" in reading.structure and key in self._meeting
+            }
+        return bool(self._saved_modules) and not parsed.is_adapter and parsed.plain in self._saved_modules
 
     def components(self, as_is: LoadState, remapped: LoadState) -> tuple[Component, ...]:
         """Count by component; a checkpoint key that has a place in the model counts for the component of that place."""

@@ -123,6 +123,7 @@ def _broken_fields(config: AdapterConfig) -> Iterator[Finding]:
 
 def _rank(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
     # For a parameter that stacks experts, PEFT stacks their factors: r rows for each expert.
+    # A name without a module may be in any.
     stacked = {name.rpartition(".")[0] for name in config.parameters}
     outliers = []
     for pair in pairs:
@@ -130,7 +131,7 @@ def _rank(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
         if expected is None or not pair.rank or pair.rank == expected:
             continue
         multiple = pair.rank % max(config.rank or 1, 1) == 0
-        if not (multiple and any(end in stacked for end in module_ends(pair.module))):
+        if not (multiple and any(end in stacked for end in (*module_ends(pair.module), ""))):
             outliers.append(pair)
     if outliers:
         ranks = Counter(pair.rank for pair in outliers).most_common()

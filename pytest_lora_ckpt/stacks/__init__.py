@@ -21,12 +21,10 @@ class Stack(Protocol):
     Attributes:
         NAME: Its name in `--lora-loader`.
         NEEDS: The distribution to install.
-        CALL: What it calls, in words.
     """
 
     NAME: str
     NEEDS: str
-    CALL: str
 
     def load(self, request: Request) -> Any:
         """Load a checkpoint. No code from its files runs: `trust_remote_code` is never given.
@@ -48,8 +46,8 @@ def find_stack(name: str) -> Stack:
         ValueError: There is none.
 
     Example:
-        >>> find_stack("peft").CALL
-        'PeftModel.from_pretrained'
+        >>> find_stack("peft").NEEDS
+        'peft'
     """
     for each in STACKS:
         if name == each.NAME:

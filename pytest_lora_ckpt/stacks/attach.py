@@ -79,7 +79,8 @@ def _plain_names(model: torch.nn.Module, config: AdapterConfig) -> dict[str, Any
                 "layers_pattern": None,
             }
         if not config.rank_pattern.is_plain:
-            ranks = {each: config.expected_rank(each) for each in modules}
+            parameters = [name for name, _ in model.named_parameters()] if config.parameters else []
+            ranks = {each: config.expected_rank(each) for each in (*modules, *parameters)}
             replaced["rank_pattern"] = {name: rank for name, rank in ranks.items() if rank not in {None, config.rank}}
         if failed := [f"{field} {why}" for field, why in config.patterns.failures.items()]:
             raise StackError(f"adapter_config.json: {failed[0]}.", GIVE_LOADER)

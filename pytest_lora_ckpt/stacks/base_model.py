@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.stacks.base import GIVE_BASE, find_base
-from pytest_lora_ckpt.stacks.classes import config_of
+from pytest_lora_ckpt.stacks.classes import candidates, config_of
 from pytest_lora_ckpt.stacks.errors import StackError
 from pytest_lora_ckpt.stacks.meta import blueprint
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CONFIG
@@ -26,21 +27,25 @@ def load_base(request: Request) -> Any:
     """
     checkpoint = request.checkpoint
     if checkpoint.adapter_config is None:
-        message = f"{printable(request.path.name)} has no {ADAPTER_CONFIG}: it is not a PEFT adapter."
+        message = f"{printable(request.path.name)} is not an adapter of PEFT, with {ADAPTER_CONFIG}."
         raise StackError(
             message, "Give the directory of the adapter, or a loader of your own: --lora-loader=module:function."
         )
     base = at_hand(find_base(request.base, checkpoint, request.around))
     content = base.config(checkpoint.budget)
-    plan = blueprint(checkpoint, content)
     config = config_of(content)
-    if plan.labels is not None:
-        config.num_labels = plan.labels
-    # A head of another size is the adapter's own.
-    other_head = {} if plan.labels is None else {"ignore_mismatched_sizes": True}
-    model = from_pretrained(plan.kind, base, config=config, **other_head)
-    if plan.vocabulary is not None:
-        model.resize_token_embeddings(plan.vocabulary, mean_resizing=False)
+    kind, *_ = candidates(config, checkpoint.adapter_config)
+    labels = vocabulary = None
+    with contextlib.suppress(StackError):  # What cannot be built without weights may load all the same.
+        plan = blueprint(checkpoint, content)
+        kind, labels, vocabulary = plan.kind, plan.labels, plan.vocabulary
+    options = {}
+    if labels is not None:
+        config.num_labels = labels
+        options = {"ignore_mismatched_sizes": True}  # A head of another size is the adapter's own.
+    model = from_pretrained(kind, base, config=config, **options)
+    if vocabulary is not None:
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
     return model
 
 
@@ -90,4 +95,5 @@ def from_pretrained(kind: Any, base: Base, **options: Any) -> Any:
             return kind.from_pretrained(base.source, **options | {"local_files_only": False})
     except Exception as error:  # Whatever transformers raises.
         message = f"{kind.__name__}.from_pretrained({printable(base.source)}) raised "
-        raise StackError(f"{message}{type(error).__name__}: {beginning(said(error))}", GIVE_BASE) from error
+        remedy = "Install what it asks for." if isinstance(error, ImportError) else GIVE_BASE
+        raise StackError(f"{message}{type(error).__name__}: {beginning(said(error))}", remedy) from error

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 
 NAME = "lightning"
 NEEDS = "lightning"
-CALL = "load_from_checkpoint"
 
 
 def load(request: Request) -> Any:

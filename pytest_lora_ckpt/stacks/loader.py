@@ -49,7 +49,7 @@ class StackLoader:
         except StackError:
             raise
         except Exception as error:  # Whatever the library raises.
-            message = f"{self.stack.CALL} raised {type(error).__name__}: {beginning(said(error))}"
+            message = f"{self.stack.NAME} raised {type(error).__name__}: {beginning(said(error))}"
             remedy = f"Mend what {self.stack.NAME} says, or give your own code: --lora-loader=module:function."
             raise StackError(message, remedy) from error
 

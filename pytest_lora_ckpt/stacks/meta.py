@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.keys import parse_key
@@ -39,6 +39,7 @@ class Blueprint:
         model: The model, on the meta device, without the adapter.
         labels: The number of labels that the adapter's own head has, where the config has another.
         vocabulary: The number of rows that the adapter's embedding has, where the config has another.
+        fused: Paths of adapted modules that transformers makes part of larger tensors when it loads them.
     """
 
     kind: type[Any]
@@ -46,6 +47,7 @@ class Blueprint:
     model: torch.nn.Module
     labels: int | None = None
     vocabulary: int | None = None
+    fused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +104,7 @@ def blueprint(checkpoint: Checkpoint, content: Mapping[str, Any]) -> Blueprint:
         if found == len(wanted.modules):
             break
     assert best is not None  # noqa: S101 - There is at least one class.
+    best = replace(best, fused=_fused(wanted, best.model))
     labels, vocabulary = _labels(wanted, best), _vocabulary(wanted, best, checkpoint)
     if labels is None and vocabulary is None:
         return best
@@ -110,7 +113,7 @@ def blueprint(checkpoint: Checkpoint, content: Mapping[str, Any]) -> Blueprint:
         config.num_labels = labels
     if vocabulary is not None:
         config.get_text_config().vocab_size = vocabulary
-    return Blueprint(best.kind, config, built(best.kind, config), labels, vocabulary)
+    return replace(best, config=config, model=built(best.kind, config), labels=labels, vocabulary=vocabulary)
 
 
 def built(kind: type[Any], config: Any) -> Any:
@@ -194,17 +197,47 @@ def _found(wanted: Wanted, model: Any) -> int:
     return sum(not have.isdisjoint(each) for each in names)
 
 
+def _fused(wanted: Wanted, model: Any) -> tuple[str, ...]:
+    """Return the adapted modules that the model does not have since transformers 5 fuses them: experts, projections.
+
+    See `get_model_conversion_mapping` in transformers/conversion_mapping.py; PEFT converts the adapter likewise
+    (peft/utils/transformers_weight_conversion.py).
+    """
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter
+    except ImportError:
+        return ()
+    lost = wanted.modules.difference(name for name, _ in model.named_modules())
+    fusing = [step for step in get_model_conversion_mapping(model) if isinstance(step, WeightConverter)] if lost else []
+    return tuple(
+        path for path in sorted(lost) if any(step.rename_source_key(f"{path}.weight")[1] is not None for step in fusing)
+    )
+
+
 def _vocabulary(wanted: Wanted, made: Blueprint, checkpoint: Checkpoint) -> int | None:
     """Return how many rows the adapter says the embedding has, where the model has another number."""
-    model: Any = made.model
-    embeddings = [each for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each is not None]
-    paths = {name: module for name, module in model.named_modules() if any(module is each for each in embeddings)}
-    for path, module in paths.items():
+    embeddings = list(_embeddings(made.model))
+    rows = {
+        path: module.weight.shape[0]
+        for path, module in made.model.named_modules()
+        if any(module is each for each in embeddings)
+    }
+    for path, own in rows.items():
         if path in wanted.rows:
-            return wanted.rows[path] if wanted.rows[path] != module.weight.shape[0] else None
-    rows = checkpoint.config.tokens.get("", ()) if checkpoint.config is not None else ()
-    least = max(rows, default=-1) + 1
-    return least if embeddings and least > embeddings[0].weight.shape[0] else None
+            return wanted.rows[path] if wanted.rows[path] != own else None
+    trained = checkpoint.config.tokens.get("", ()) if checkpoint.config is not None else ()
+    least = max(trained, default=-1) + 1
+    return least if rows and least > max(rows.values()) else None
+
+
+def _embeddings(model: Any) -> Iterator[Any]:
+    """Give the tables with a row for each token that a model says it has."""
+    for ask in (model.get_input_embeddings, model.get_output_embeddings):
+        with contextlib.suppress(NotImplementedError, AttributeError):  # Models that see have none.
+            module = ask()
+            if getattr(getattr(module, "weight", None), "ndim", 0) == 2:  # noqa: PLR2004 - A table.
+                yield module
 
 
 def _labels(wanted: Wanted, made: Blueprint) -> int | None:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 NAME = "peft"
 NEEDS = "peft"
-CALL = "PeftModel.from_pretrained"
 
 
 def load(request: Request) -> Any:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 NAME = "transformers"
 NEEDS = "transformers"
-CALL = "from_pretrained"
 
 
 def load(request: Request) -> Any:

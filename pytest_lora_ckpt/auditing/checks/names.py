@@ -10,6 +10,7 @@ from pytest_lora_ckpt.auditing.checks.check import check
 from pytest_lora_ckpt.auditing.judges import names as judges
 from pytest_lora_ckpt.auditing.judges.judgement import skipped
 from pytest_lora_ckpt.auditing.judges.model import merge_open
+from pytest_lora_ckpt.auditing.project import ProjectError
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.evidence import AuditContext
@@ -34,7 +35,10 @@ def ratio(context: AuditContext) -> Judgement:
 
 def _merge_open(context: AuditContext) -> str:
     """Say why names alone do not show whether a merged adapter is there; empty where they or the values do."""
-    loaded = context.loaded
+    try:
+        loaded = context.loaded
+    except ProjectError:  # With a model to compare with, that is for the checks of the loaded model to report.
+        return ""
     return merge_open(loaded.match.merge) if loaded and context.report is loaded.match.report else ""
 
 
