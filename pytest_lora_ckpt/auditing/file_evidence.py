@@ -10,6 +10,7 @@ from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.stages import detect_stage
 from pytest_lora_ckpt.findings.from_values import audit_values
+from pytest_lora_ckpt.keys import readings
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class FileEvidence:
     @cached_property
     def values(self) -> Sequence[ValueAudit]:
         """The values of each adapter part: the only tensor data that is read of the file."""
+        for part in self.adapter_parts:
+            part.expect(key for key, reading in readings(part.keys).items() if reading.is_adapter)
         return [audit_values(part.keys, part.read_bytes) for part in self.adapter_parts]
 
     @property

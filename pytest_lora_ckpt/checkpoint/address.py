@@ -66,8 +66,8 @@ class Address:
 
     @property
     def suffix(self) -> str:
-        """The ending of the name."""
-        return PurePosixPath(self.name).suffix
+        """The ending of the name; of a server's name it is none."""
+        return PurePosixPath(self.name).suffix if len(self.parts) > 1 else ""
 
     @property
     def parent(self) -> Address:

@@ -59,6 +59,7 @@ def beside(adapter: Checkpoint, listing: Listing, assemble: Assemble, index_file
     if whole is not None:
         yield _judged(adapter, whole, whole.files[0].parent if len(whole.files) > 1 else whole.files[0])
     taken = {path.name for path in whole.files} if whole else set()
+    folder.expect(name for name in names if name not in taken and name.endswith(WEIGHTS_ENDINGS))
     for name in names:
         inside = folder.directory(name)
         if inside is not None:
@@ -80,7 +81,9 @@ def _open(folder: Listing, name: str, index_file: IndexFile) -> Checkpoint:
     Raises:
         CheckpointError: It holds no state dict.
     """
-    if not name.endswith(WEIGHTS_ENDINGS) and not _may_hold_tensors(folder, name):
+    # On this machine a look is cheap; elsewhere the name decides.
+    is_other = not name.endswith(WEIGHTS_ENDINGS)
+    if is_other and (folder.storage.is_remote or not _may_hold_tensors(folder, name)):
         raise _error(folder, name, "not-a-checkpoint", "a file of another kind", "Look at the file.")
     return checkpoint_of(index_file(folder, name))
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
 
 
+UNREACHED = frozenset(
+    {"forbidden", "no-ranges", "timeout", "no-connection", "connection-lost", "server-error", "changed"}
+)
+"""Problems of a remote file that any other request for it would have too."""
+
+
 class CheckpointError(Exception):
     """A path that cannot be read as a checkpoint, or a tensor that cannot be read from one.
 

@@ -68,7 +68,9 @@ def _next_to(around: Listing | None, budget: Budget) -> Iterator[object]:
     """Read the configs of the run, where PyYAML is installed; one that cannot be read says nothing."""
     if around is None:
         return
-    for name in (ADAPTER_CONFIG, *RUN_CONFIGS):
+    names = (ADAPTER_CONFIG, *RUN_CONFIGS)
+    around.expect(names)
+    for name in names:
         content = None
         with contextlib.suppress(Exception):  # Whatever is wrong with it, or no PyYAML.
             window = around.window(name)

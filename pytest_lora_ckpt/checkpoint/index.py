@@ -26,6 +26,9 @@ _MOST = 1 << 63
 
 Target = slice | tuple[slice, ...]
 
+Stretch = tuple["Window", int, int]
+"""A window, where in it a stretch begins, and its length."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -75,6 +78,10 @@ class TensorSource(Protocol):
         del infos
         return []  # A format without checksums.
 
+    def stretches(self, key: str, info: TensorInfo) -> Iterable[Stretch]:
+        """Return what must be read for a tensor, without reading anything to find out."""
+        return [(each.window, each.offset, each.length) for each in self.pieces(key, info)]
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FileIndex:
@@ -119,6 +126,20 @@ class OffsetSource(TensorSource):
     def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
         """See `TensorSource`."""
         return (Piece(self.window, self.data + self.starts[key], info.nbytes),)
+
+
+def expect(stretches: Iterable[Stretch]) -> None:
+    """Tell the windows which stretches will be read, in this order."""
+    by_file: dict[Window, list[tuple[int, int]]] = {}
+    for window, offset, length in stretches:
+        file: Window = window
+        start = offset
+        while isinstance(file, PartWindow):
+            start += file.start
+            file = file.window
+        by_file.setdefault(file, []).append((start, length))
+    for file, places in by_file.items():
+        file.expect(places)
 
 
 def is_addressable(shape: Iterable[int], stride: Iterable[int] = ()) -> bool:

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.distributed.files import objects_in
 from pytest_lora_ckpt.checkpoint.distributed.metadata import saved_in
-from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
+from pytest_lora_ckpt.checkpoint.errors import UNREACHED, BrokenFileError, CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES
 from pytest_lora_ckpt.checkpoint.scan import scan_file
 from pytest_lora_ckpt.vocabulary.files import (
     ADAPTER_CONFIG,
     DISTRIBUTED_METADATA,
     LORA_WEIGHTS,
+    PICKLE_ENDINGS,
     RANK_FILES,
     STEP_DIRECTORY,
 )
+from pytest_lora_ckpt.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
+_MOST_REMOTE = 32
 _OF_THE_SAME_RUN = re.compile(r"global_step\d+")
 
 
@@ -41,6 +44,7 @@ class Neighbours:
     def __init__(self, listing: Listing, index_file: IndexFile) -> None:
         self._top, self._index_file = listing, index_file
         self._found: dict[str, tuple[Global, ...]] = {}
+        self._passed_over = 0
         self.unread: dict[str, str] = {}
 
     @property
@@ -60,7 +64,7 @@ class Neighbours:
             if error.problem == "over-limit":  # Nothing else reads it.
                 self.unread[name] = error.found
                 self._keep(listing, name, error.globals)
-            else:
+            elif error.problem not in UNREACHED:  # The next request would fail as this one did.
                 self._scan(listing, name, error.globals)
             raise
         self._keep(listing, name, index.globals)
@@ -72,6 +76,12 @@ class Neighbours:
         Args:
             around: Whether the checkpoint is its directory; of one file, only the adapter's directory next to it is.
         """
+        if self._top.storage.is_remote:
+            try:
+                self._read_remote(around=around)
+            except CheckpointError as error:
+                self.unread[error.path.name] = error.found
+            return
         for number, (listing, name) in enumerate(self._others(around=around)):
             if number >= MAX_ENTRIES:
                 self.unread[listing.path] = f"more than {MAX_ENTRIES} files"
@@ -82,6 +92,27 @@ class Neighbours:
                 self._read_distributed(listing)
             else:
                 self._scan(listing, name)
+
+    def _read_remote(self, *, around: bool) -> None:
+        """Read those whose name promises a pickle: to look at each file takes a request."""
+        by_folder: dict[Listing, list[str]] = {}
+        for listing, name in self._others(around=around):
+            if listing.where(name) not in self._found and listing.has(name):
+                by_folder.setdefault(listing, []).append(name)
+        for listing, names in by_folder.items():
+            pickles = [name for name in names if name.lower().endswith(PICKLE_ENDINGS)]
+            listing.expect(pickles[:_MOST_REMOTE])
+            for name in pickles[:_MOST_REMOTE]:
+                self._scan(listing, name)
+            self.unread |= dict.fromkeys(pickles[_MOST_REMOTE:], f"over a network at most {_MOST_REMOTE} are read")
+            self._passed_over += len(names) - len(pickles)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not looked at."""
+        number = self._passed_over
+        what = f"{count(number, 'file')} that lie{'s' if number == 1 else ''} with it"
+        return (f"{what} not looked at: over a network only files that are called as pickles are",) if number else ()
 
     def _others(self, *, around: bool) -> Iterator[tuple[Listing, str]]:
         top = type(self._top)(self._top.storage, self._top.folder)

@@ -77,7 +77,8 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
         try:
             checkpoint = _with_companions(listing, neighbours.index_file)
         except CheckpointError as error:
-            neighbours.read_others(around=listing.name is None)
+            if not listing.storage.is_remote:
+                neighbours.read_others(around=listing.name is None)
             neighbours.unread.pop(error.path.name, None)  # That is what the error says.
             error.globals, error.unread = neighbours.globals, neighbours.unread
             name_the_checkpoint(error, listing)
@@ -88,7 +89,7 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
             globals=neighbours.globals,
             unread=neighbours.unread,
             around=listing,
-            notes=(note, *checkpoint.notes) if note else checkpoint.notes,
+            notes=(*([note] if note else []), *checkpoint.notes, *neighbours.notes, *listing.storage.notes),
         )
 
 

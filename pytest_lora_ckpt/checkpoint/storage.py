@@ -33,10 +33,13 @@ class Storage(Protocol):
 
     Attributes:
         is_remote: Whether each file that is looked at costs a request.
+        notes: Short remarks on what could not be seen of it.
     """
 
     @property
     def is_remote(self) -> bool: ...  # noqa: D102
+    @property
+    def notes(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def locate(self, path: str) -> Listing:
         """Return what lies under a path.
@@ -74,8 +77,8 @@ class Storage(Protocol):
         """Return the path of a name in a directory."""
         ...
 
-    def expect(self, paths: Iterable[str]) -> None:
-        """Be told which files will be read, in this order: a remote storage reads their beginnings at once."""
+    def expect(self, paths: Iterable[str], *, heads: bool) -> None:
+        """Be told which files will be opened, in this order, and whether their beginnings will be read."""
         ...
 
 
@@ -119,9 +122,14 @@ class Listing:
         """
         return self.storage.window(self.where(name))
 
-    def expect(self, names: Iterable[str]) -> None:
-        """Say which files will be read, in this order: remote ones are then read several at once."""
-        self.storage.expect([self.where(name) for name in names])
+    def expect(self, names: Iterable[str], *, heads: bool = True) -> None:
+        """Say which files will be opened, in this order: of remote ones several are then looked at at once.
+
+        Args:
+            names: The files.
+            heads: Whether their beginnings will be read.
+        """
+        self.storage.expect([self.where(name) for name in names], heads=heads)
 
     def directory(self, name: str) -> Listing | None:
         """Return a directory in the directory, or None."""
@@ -159,6 +167,7 @@ class LocalStorage:
     budget: Budget = field(default_factory=Budget, repr=False, compare=False)
     folder: str | None = None
     named: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_remote(self) -> bool:
@@ -215,7 +224,7 @@ class LocalStorage:
         """See `Storage`."""
         return name if folder == "." else os.path.join(folder, name)  # noqa: PTH118
 
-    def expect(self, paths: Iterable[str]) -> None:
+    def expect(self, paths: Iterable[str], *, heads: bool) -> None:
         """See `Storage`."""
 
 

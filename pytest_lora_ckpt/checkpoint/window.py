@@ -35,6 +35,7 @@ class Window(Protocol):
         origin: What messages call it: the path of the file.
         length: How many bytes it has.
         budget: What readers spend, and what the audit's other files have spent.
+        is_remote: Whether each stretch that is read for itself is a request over a network.
     """
 
     @property
@@ -43,6 +44,12 @@ class Window(Protocol):
     def length(self) -> int: ...  # noqa: D102
     @property
     def budget(self) -> Budget: ...  # noqa: D102
+    @property
+    def is_remote(self) -> bool: ...  # noqa: D102
+
+    def expect(self, stretches: Iterable[tuple[int, int]]) -> None:
+        """Be told what will be read, by offsets and lengths: over a network that takes fewer requests."""
+        ...
 
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset` on, or fewer where the window ends.
@@ -95,6 +102,14 @@ class FileWindow:
     budget: Budget = field(default_factory=Budget, repr=False, compare=False)
     path: str | None = None
     identity: Identity | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """See `Window`."""
+        return False
+
+    def expect(self, stretches: Iterable[tuple[int, int]]) -> None:
+        """See `Window`."""
 
     @classmethod
     def of(cls, origin: str, path: str, budget: Budget) -> FileWindow:
@@ -186,6 +201,14 @@ class _Copied:
 
     __slots__ = ()
 
+    @property
+    def is_remote(self) -> bool:
+        """See `Window`."""
+        return False
+
+    def expect(self, stretches: Iterable[tuple[int, int]]) -> None:
+        """See `Window`."""
+
     def read_each(self: Window, stretches: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
         """See `Window`."""
         return (self.read(offset, length) for offset, length in stretches)
@@ -239,6 +262,15 @@ class PartWindow:
     def budget(self) -> Budget:
         """See `Window`."""
         return self.window.budget
+
+    @property
+    def is_remote(self) -> bool:
+        """See `Window`."""
+        return self.window.is_remote
+
+    def expect(self, stretches: Iterable[tuple[int, int]]) -> None:
+        """See `Window`."""
+        self.window.expect((self.start + at, max(0, min(length, self.length - at))) for at, length in stretches)
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""

@@ -128,6 +128,7 @@ class _Prover:
 
     def rows(self) -> Iterator[ProvedTensor]:
         merge, companion = self.match.merge, self.checkpoint.adapter_companion
+        self.checkpoint.expect(self.mapping)
         # A module without a weight in this model is lost by its names.
         modules = [each for each in merge.parts if each.model_key] if merge else []
         merged = {each.model_key: each for each in modules if each.kind == "merged"}

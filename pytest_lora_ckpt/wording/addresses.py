@@ -32,7 +32,7 @@ def redacted(text: str) -> str:
 def _without_values(found: re.Match[str]) -> str:
     path, query, fragment = found.groups(default="")
     shown = [_parameter(each) for each in query[1:].split("&")] if query else []
-    behind = "#" + _HIDDEN if len(fragment) > 1 else fragment
+    behind = "#" + _HIDDEN if "=" in fragment else fragment
     return path + ("?" if query else "") + "&".join(shown) + behind
 
 

@@ -34,7 +34,7 @@ class Web:
         breaks: Ends of paths in whose answers it closes the connection.
         hangs: Ends of paths for which it never answers.
         etags: Whether it says which state of a file it gives.
-        most: How many requests it had at one time at most.
+        gather: Where requests for shards wait for each other.
         late: Set at the end, for the requests that hang.
     """
 
@@ -47,8 +47,7 @@ class Web:
     breaks: tuple[str, ...] = ()
     hangs: tuple[str, ...] = ()
     etags: bool = True
-    most: int = 0
-    at_once: int = 0
+    gather: threading.Barrier | None = None
     late: threading.Event = field(default_factory=threading.Event)
 
     def reset(self) -> None:
@@ -82,13 +81,9 @@ class _Handler(SimpleHTTPRequestHandler):
         web, path = self.server.web, urlsplit(self.path).path
         with self.server.lock:
             web.requests.append(f"{path} {self.headers.get('Range', 'all')}")
-            web.at_once += 1
-            web.most = max(web.most, web.at_once)
-        try:
-            self._answer(web, path)
-        finally:
-            with self.server.lock:
-                web.at_once -= 1
+        if web.gather is not None and "-of-" in path:
+            web.gather.wait(10)
+        self._answer(web, path)
 
     def _answer(self, web: Web, path: str) -> None:
         file = self.server.folder / unquote(path).lstrip("/")
@@ -109,7 +104,7 @@ class _Handler(SimpleHTTPRequestHandler):
         made = file.stat()
         asked = _RANGE.fullmatch(self.headers.get("Range", "")) if web.ranges else None
         start, stop = (int(asked[1]), min(int(asked[2]) + 1, made.st_size)) if asked else (0, made.st_size)
-        is_outside = asked is not None and start >= max(made.st_size, 1)
+        is_outside = asked is not None and start >= made.st_size
         if is_outside:
             self.send_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
             self.send_header("Content-Range", f"bytes */{made.st_size}")
@@ -142,7 +137,7 @@ class _Handler(SimpleHTTPRequestHandler):
         """Send a part, and reset the connection, as a machine does that is gone."""
         self.wfile.write(data)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
+        self.close_connection = True
 
 
 @contextlib.contextmanager

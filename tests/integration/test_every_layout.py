@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
 from pytest_lora_ckpt import audit, compare, open_checkpoint
 from tests.helpers.checkpoint_samples import same_bits
 from tests.helpers.layout_samples import ALPHA, RANK, SAMPLES, adapted_model, trained_only
+from tests.helpers.web_server import web_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +60,25 @@ def test_the_keys_shapes_and_values_are_the_models(
     for place, tensor in expected.items():
         assert checkpoint.keys[holder[place]].shape == tuple(tensor.shape)
         assert same_bits(checkpoint.read(holder[place]), tensor)
+
+
+@EVERY
+def test_it_is_the_same_over_a_network(sample: Sample, written: Callable[[Sample], Path]) -> None:
+    path = written(sample)
+    here = open_checkpoint(path)
+    with web_server(path.parent) as web:
+        there = open_checkpoint(f"{web.url}/{quote(path.name)}")
+        assert (there.keys, there.layout, there.format) == (here.keys, here.layout, here.format)
+        assert there.opaque_keys == here.opaque_keys
+        assert there.adapters == here.adapters
+        assert not there.unread
+        asked = len(web.requests)
+        read = [key for key in here.keys if "lora" in key]
+        there.expect(read)
+        assert all(same_bits(there.read(key), here.read(key)) for key in read)
+        assert str(there.path).startswith(web.url)
+        assert all(str(each).startswith(web.url) for each in there.files)
+        assert len(web.requests) <= asked + 2 * len(there.files)
 
 
 @EVERY

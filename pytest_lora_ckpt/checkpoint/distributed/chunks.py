@@ -73,6 +73,7 @@ class Objects:
 def _read_together(window: Window, stretches: Sequence[tuple[int, int]]) -> Iterator[bytes]:
     """Read stretches in the order given, and those that lie side by side at once."""
     budget = window.budget
+    window.expect(stretches)
     begin, data = 0, b""
     for number, (offset, length) in enumerate(stretches):
         budget.check("record_bytes", length)
@@ -101,6 +102,12 @@ class ChunkedSource(TensorSource):
     def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
         """See `TensorSource`."""
         return tuple(self._piece(key, info, chunk) for chunk in self.chunks[key] if 0 not in chunk.sizes)
+
+    def stretches(self, key: str, info: TensorInfo) -> Iterator[tuple[Window, int, int]]:  # noqa: ARG002 - As above.
+        """See `TensorSource`."""
+        for chunk in self.chunks[key]:
+            file, offset, length = chunk.stretch[:3]
+            yield self.windows[file], offset, length
 
     def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
         """See `TensorSource`."""

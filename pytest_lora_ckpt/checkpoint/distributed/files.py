@@ -44,6 +44,7 @@ def rank_files(folder: Listing, saved: Saved, names: Mapping[str, str]) -> dict[
             raise _transformed(folder, stretch)
         ends[stretch.file] = max(ends.get(stretch.file, 0), stretch.offset + stretch.length)
         named[stretch.file] += stretch.length
+    folder.expect(ends, heads=False)
     present = {file: folder.window(file) for file in ends if folder.has(file)}
     if missing := [file for file in wanted if file not in present]:
         raise _missing(folder, missing, wanted[missing[0]])

@@ -31,12 +31,16 @@ from pytest_lora_ckpt.wording import listed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pytest_lora_ckpt.checkpoint.index import Stretch
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.checkpoint.window import Window
 
 NAME = "torch zip"
 EXPECTS = "a zip archive that holds `data.pkl`"
 
+_NOT_COMPARED = (
+    "over a network, the header of a tensor's record is compared with the archive's directory when the tensor is read"
+)
 _SMALL = 4096  # Bytes of a record that no tensor lies in and that does not begin as a pickle: a version, a byte order.
 
 
@@ -75,7 +79,7 @@ def index(window: Window) -> FileIndex:
             *globals_of(machine, made, window.budget),
             *_hidden(archive, prefix, calls, machine),
         ),
-        notes=calls.notes,
+        notes=(*calls.notes, *([_NOT_COMPARED] if archive.unread else [])),
     )
 
 
@@ -125,8 +129,25 @@ class ZipSource:
         size = ITEM_SIZES[info.dtype]
         if self.order != b"little" and size > 1:
             raise big_endian(self.archive.window.origin, f"byte order {self.order!r}")
-        window, start = self.archive.record(f"{self.prefix}data/{info.storage}")
+        window, start = self._record(info)
         return (Piece(window, start + info.storage_offset * size, span(info.shape, info.stride) * size),)
+
+    def _record(self, info: TensorInfo) -> tuple[Window, int]:
+        """Return the record of a tensor's storage; where its header was not read before, it may be another one."""
+        try:
+            return self.archive.record(f"{self.prefix}data/{info.storage}")
+        except BrokenFileError as error:
+            raise CheckpointError(
+                "ambiguous-archive" if isinstance(error, AmbiguousArchiveError) else "damaged",
+                self.archive.window.origin,
+                expected="records as the archive's directory has them",
+                found=str(error),
+                remedy="Save it again with `torch.save`, or take it from its source again.",
+            ) from error
+
+    def stretches(self, key: str, info: TensorInfo) -> Iterator[Stretch]:  # noqa: ARG002 - As above.
+        """See `TensorSource`."""
+        yield self.archive.window, *self.archive.stretch(f"{self.prefix}data/{info.storage}")
 
     def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
         """See `TensorSource`. A record that is far bigger than the tensors asked for in it is not read."""
@@ -138,7 +159,7 @@ class ZipSource:
             record = self.archive.records[f"{self.prefix}data/{storage}"]
             if not record.crc or record.size > MAX_CHECKSUMMED * sum(infos[key].nbytes for key in sharing):
                 continue
-            window, start = self.archive.record(f"{self.prefix}data/{storage}")
+            window, start = self._record(infos[sharing[0]])
             data = read_bytes(TensorInfo((record.size,), "uint8"), (Piece(window, start, record.size),))
             if zlib.crc32(data) != record.crc:
                 damaged += sharing

@@ -3,7 +3,8 @@
 Readers differ in which end record they take, in whether case, local headers and zip64 fields count, and in what may lie
 before, between and behind the records. An archive in which any of that could matter is refused. What is left: records
 one behind another from the first byte on, each with the header that the directory says, then the directory, then the
-end record, which ends the file. However many gigabytes the records have, only their headers are read.
+end record, which ends the file. However many gigabytes the records have, only their headers are read. Over a network
+each of them would be a request: there the header of a record is read and compared when the record is.
 
 `zipfile` reads neither the local headers nor what lies between them, and takes ten times as long for the directory (it
 makes an object of thirty fields per record). Layout of the fields: APPNOTE.TXT of PKWARE, sections 4.3.7 to 4.3.16 and
@@ -16,7 +17,7 @@ import re
 import struct
 import zlib
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError
@@ -104,9 +105,23 @@ class ZipIndex:
 
     window: Window
     records: dict[str, Record]
+    unread: dict[str, tuple[Entry, Entry | None, int]] = field(default_factory=dict)
+
+    def stretch(self, name: str) -> tuple[int, int]:
+        """Return where a record's bytes begin, its header's with them, as far as that was not read; and how many."""
+        if name not in self.unread:
+            return self.records[name].start, self.records[name].packed
+        entry, _, end = self.unread[name]
+        return entry.header, end - entry.header
 
     def record(self, name: str) -> tuple[Window, int]:
-        """Return the window that the record's data lie in, unpacked, and where in it they begin."""
+        """Return the window that the record's data lie in, unpacked, and where in it they begin.
+
+        Raises:
+            AmbiguousArchiveError: Its header, which was not read before, says something else than the directory.
+        """
+        if name in self.unread:
+            self.records[name] = _lone_record(self.window, *self.unread.pop(name))
         record = self.records[name]
         if record.deflated:
             return DeflatedWindow(PartWindow(self.window, record.start, record.packed), record.size), 0
@@ -146,6 +161,8 @@ def read_index(window: Window, accept: Callable[[Sequence[Entry]], None] = lambd
     """
     entries, start = _directory(window)
     accept(entries)
+    if window.is_remote:
+        return _without_headers(window, entries, start)
     return ZipIndex(window, _records(window, entries, start))
 
 
@@ -314,6 +331,36 @@ def _records(window: Window, entries: Sequence[Entry], start: int) -> dict[str, 
     lead = min(before, start)
     _check_joined(previous, end, start, window.read(start - lead, lead), lead, None)
     return records
+
+
+def _without_headers(window: Window, entries: Sequence[Entry], start: int) -> ZipIndex:
+    """Return the records as the directory has them, without their headers: where their data begin is not known yet."""
+    following: list[Entry | None] = [*entries[1:], None]
+    unread = {
+        each.name.decode("utf-8", "backslashreplace"): (each, after, start if after is None else after.header)
+        for each, after in zip(entries, following, strict=True)
+    }
+    position = 0
+    for name, (entry, _, end) in unread.items():
+        if entry.header < position or entry.header + _LOCAL.size + entry.packed > end:
+            raise AmbiguousArchiveError(f"record {printable(name, 60)} lies over another one")
+        position = end
+    known = {
+        name: Record(0, entry.packed, entry.size, entry.method == _DEFLATED, entry.crc)
+        for name, (entry, *_) in unread.items()
+    }
+    return ZipIndex(window, known, unread)
+
+
+def _lone_record(window: Window, entry: Entry, following: Entry | None, end: int) -> Record:
+    """Return one record after reading its header, and that nothing lies between it and what follows at `end`."""
+    data = entry.header + _local(window, entry, window.read(entry.header, _HEADER_READ), 0)
+    if entry.method == _STORED and entry.packed != entry.size:
+        raise BrokenFileError(f"record {entry.shown} of {entry.size} bytes takes {entry.packed}, and is not packed")
+    lead = min(_DESCRIPTOR64.size, end - data - entry.packed)
+    behind = window.read(end - lead, lead) if lead > 0 else b""
+    _check_joined(entry, data + entry.packed, end, behind, lead, following)
+    return Record(data, entry.packed, entry.size, entry.method == _DEFLATED, entry.crc)
 
 
 def _check_joined(  # noqa: PLR0913, PLR0917 - Called for each record.

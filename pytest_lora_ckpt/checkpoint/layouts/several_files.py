@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
-    from pytest_lora_ckpt.checkpoint.index import Piece, TensorSource
+    from pytest_lora_ckpt.checkpoint.index import Piece, Stretch, TensorSource
 
 
 class Part(NamedTuple):
@@ -83,6 +83,11 @@ class _JoinedSource:
         """See `TensorSource`."""
         place = self.places[key]
         return place.source.pieces(place.key, place.info)
+
+    def stretches(self, key: str, info: TensorInfo) -> Iterable[Stretch]:  # noqa: ARG002 - As above.
+        """See `TensorSource`."""
+        place = self.places[key]
+        return place.source.stretches(place.key, place.info)
 
     def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
         """See `TensorSource`."""

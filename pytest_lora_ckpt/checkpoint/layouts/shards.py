@@ -73,6 +73,7 @@ def assemble(listing: Listing, index: str, index_file: IndexFile) -> Checkpoint:
     """
     said = _read(listing, index)
     parts = []
+    listing.expect(dict.fromkeys(said.shard_of.values()))
     for name, number in Counter(said.shard_of.values()).items():
         if not listing.has(name):
             found = f"no such file, of which {index} expects {count(number, 'key')}"

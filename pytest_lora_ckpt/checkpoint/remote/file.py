@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 _AHEAD = 1 << 14  # Bytes that are read at least.
 _GAP = 1 << 15  # Bytes that are read in vain, where that saves a request.
-_BLOCK = 1 << 22  # Bytes of one request.
+_BLOCK = 1 << 21  # Bytes of one request.
 _BLOCKS = 8  # Requests at once for one file.
-_KEPT = 1 << 26  # Bytes that are kept of all files.
+_STEP = 1 << 24  # Bytes that are put together at once.
+_KEPT = 1 << 25  # Bytes that are kept of all files.
 
 
 class Blocks:
@@ -34,6 +35,8 @@ class Blocks:
 
     def add(self, address: str, start: int, data: bytes) -> None:
         """Keep bytes of a file, which were not there."""
+        if (address, start) in self._kept:
+            return
         self._kept[address, start] = data
         starts = self._starts.setdefault(address, [])
         starts.insert(bisect_right(starts, start), start)
@@ -89,13 +92,7 @@ class RemoteWindow:
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""
-        stop = min(offset + length, self.length)
-        if stop <= offset:
-            return b""
-        if stop - offset > _KEPT // 2:
-            return b"".join(self.read(at, min(_KEPT // 2, stop - at)) for at in range(offset, stop, _KEPT // 2))
-        self._fetch(offset, stop)
-        return b"".join(data for _, _, data in self.blocks.parts(self.origin, offset, stop) if data is not None)
+        return bytes(self._read(offset, min(offset + length, self.length)))
 
     def read_each(self, stretches: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
         """See `Window`."""
@@ -105,10 +102,9 @@ class RemoteWindow:
 
     def view(self, offset: int, length: int) -> memoryview:
         """See `Window`."""
-        data = self.read(offset, length)
-        if len(data) != length:
+        if offset + length > self.length:
             raise ValueError("the file is shorter")
-        return memoryview(bytearray(data))
+        return memoryview(self._read(offset, offset + length))
 
     def expect(self, stretches: Iterable[tuple[int, int]]) -> None:
         """See `Window`: what lies close together is one request."""
@@ -121,27 +117,42 @@ class RemoteWindow:
         # Each is a request at most.
         self.planned[:] = [(at, min(at + _BLOCK, stop)) for start, stop in joined for at in range(start, stop, _BLOCK)]
 
-    def _fetch(self, start: int, stop: int) -> None:
+    def _read(self, start: int, stop: int) -> bytearray:
+        whole = bytearray(max(stop - start, 0))
+        for at in range(start, stop, _STEP):
+            end = min(at + _STEP, stop)
+            parts = list(self.blocks.parts(self.origin, at, end))
+            found = [(begin, data) for begin, _, data in parts if data is not None]
+            if len(found) < len(parts):
+                found += self._fetch(at, end)
+            for begin, data in found:
+                low, high = max(begin, at), min(begin + len(data), end)
+                if low < high:
+                    whole[low - start : high - start] = data[low - begin : high - begin]
+        return whole
+
+    def _fetch(self, start: int, stop: int) -> list[tuple[int, bytes]]:
         """Read what is not there of a stretch, and with it what is to be read next."""
-        gaps = self._gaps(start, stop)
-        if not gaps:
-            return
         at = max(0, bisect_right(self.planned, (start, self.length)) - 1)
         ahead = [each for each in self.planned[at : at + _BLOCKS] if each[1] > start]
+        stretches = [(start, stop)]
         if ahead and ahead[0][0] <= start:
-            gaps = [gap for each in ahead for gap in self._gaps(*each)]
-            gaps += self._gaps(max(start, ahead[-1][1]), stop)
+            stretches = [*ahead, (max(start, ahead[-1][1]), stop)]
         elif stop - start < _AHEAD:
-            gaps = self._gaps(start, min(start + _AHEAD, self.length))
-        wanted = [(begin, min(begin + _BLOCK, end)) for begin, end in gaps for begin in range(begin, end, _BLOCK)]
+            stretches = [(start, min(start + _AHEAD, self.length))]
+        gaps = (
+            (begin, end)
+            for each in stretches
+            for begin, end, data in self.blocks.parts(self.origin, *each)
+            if data is None
+        )
+        wanted = [(begin, min(begin + _BLOCK, end)) for gap, end in gaps for begin in range(gap, end, _BLOCK)]
         seconds = self.budget.limits.request_seconds
-        reads = [partial(self.server.read, self.origin, self.found, *each) for each in wanted]
         try:
-            made = at_once(reads, seconds + 1)
+            made = at_once([partial(self.server.read, self.origin, self.found, *each) for each in wanted], seconds + 1)
         except TimeoutError:
             raise errors.timed_out(self.origin, seconds) from None
-        for (begin, _), data in zip(wanted, made, strict=True):
+        found = [(begin, data) for (begin, _), data in zip(wanted, made, strict=True)]
+        for begin, data in found:
             self.blocks.add(self.origin, begin, data)
-
-    def _gaps(self, start: int, stop: int) -> list[tuple[int, int]]:
-        return [(begin, end) for begin, end, data in self.blocks.parts(self.origin, start, stop) if data is None]
+        return found

@@ -68,11 +68,12 @@ class HttpServer:
         if answer.status in {404, 410}:
             return None
         self._refuse(address, answer)
-        if answer.is_page and urlsplit(answer.url).path.endswith("/"):
-            return Found(is_folder=True, names=_links(answer))
+        if answer.is_page and (urlsplit(answer.url).path or "/").endswith("/"):
+            names = _links(answer)
+            return None if names is None else Found(is_folder=True, names=names)
         if answer.size is None:
             raise errors.no_ranges(address, None)
-        return Found(is_folder=False, size=answer.size, state=answer.state, head=answer.data)
+        return Found(is_folder=False, size=answer.size, state=answer.state, is_page=answer.is_page, head=answer.data)
 
     def names(self, folder: str) -> dict[str, Found] | None:
         """See `Server`: as far as the server writes a page with links to what lies in the directory."""

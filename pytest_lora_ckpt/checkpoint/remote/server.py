@@ -18,6 +18,7 @@ class Found:
         size: How many bytes a file has.
         state: What tells one state of the file from another, as far as the server says it: an ETag, a time, a version.
         names: What lies in a directory, as far as it is known already: name -> what that is; None where it is not.
+        is_page: Whether it is a page for people: some servers have one for whatever is not there.
         head: The first bytes of a file, as far as they came with the answer.
     """
 
@@ -25,6 +26,7 @@ class Found:
     size: int = 0
     state: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, Found] | None = None
+    is_page: bool = False
     head: bytes = field(default=b"", repr=False)
 
     def is_like(self, other: Found) -> bool:

@@ -11,7 +11,14 @@ from pytest_lora_ckpt.checkpoint.remote import errors
 from pytest_lora_ckpt.checkpoint.remote.file import Blocks, RemoteWindow
 from pytest_lora_ckpt.checkpoint.remote.requests import at_once
 from pytest_lora_ckpt.checkpoint.storage import Listing
-from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG
+from pytest_lora_ckpt.vocabulary.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILES,
+    ADAPTER_WEIGHTS,
+    DISTRIBUTED_METADATA,
+    MODEL_WEIGHTS,
+    SHARD_INDEX,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,6 +29,11 @@ if TYPE_CHECKING:
 _HEADS = {".safetensors": 1 << 16, ".json": 1 << 16}
 _HEAD = 1 << 14  # Bytes of other files: a torch file also has an end, of 70 kB.
 _AT_ONCE = 16  # Files whose beginnings are read ahead.
+_USUAL = (
+    (ADAPTER_CONFIG, *ADAPTER_WEIGHTS),
+    (*(name for weights in MODEL_WEIGHTS for name in (weights, weights + SHARD_INDEX)), *ADAPTER_FILES),
+    (DISTRIBUTED_METADATA,),
+)
 _REFUSALS = frozenset({"forbidden", "missing"})
 
 
@@ -42,22 +54,47 @@ class RemoteStorage:
         self._folders: set[str] = set()
         self._blocks = Blocks()
         self._expected: list[str] = []
+        self._with_heads = True
         self._alone: str | None = None
+        self.notes: tuple[str, ...] = ()
 
     def locate(self, path: str) -> Listing:
-        """See `Storage`."""
-        found = self._server.find(path, _head(path))
-        if found is None:
-            raise errors.missing(path)
-        if found.is_folder:
-            folder = path.rstrip("/")
-            self._enter(folder, found.names)
-            return Listing(self, folder)
-        address = Address(path)
-        self._keep(path, found)
-        if "?" in path and path.startswith("http"):
-            self._alone = path  # A signature, or whatever it is, is for this file.
-        return Listing(self, address.parent.full, address.name)
+        """See `Storage`: a directory that the server does not list is known by the usual names in it."""
+        found, refusal = None, errors.missing(path)
+        try:
+            found = self._server.find(path, _head(path))
+        except CheckpointError as error:
+            if error.problem not in _REFUSALS:
+                raise
+            refusal = error
+        if found is not None and not found.is_folder:
+            self._keep(path, found)
+            if "?" in path and path.startswith("http"):
+                self._alone = path  # A signature, or whatever it is, is for this file.
+                self.notes = ("nothing next to it was looked for: what follows `?` in its address is for this file",)
+            return Listing(self, Address(path).parent.full, Address(path).name)
+        folder = path.rstrip("/")
+        self._folders.add(folder)
+        if found is None or found.names is not None:
+            self._listed[folder] = None if found is None else found.names
+        if self._names(folder) is None and not self._is_known_by_names(path):
+            raise refusal
+        return Listing(self, folder)
+
+    def _is_known_by_names(self, path: str) -> bool:
+        """Look for what directories of checkpoints have, the most frequent first."""
+        if "?" in path or (not path.endswith("/") and Address(path).suffix):
+            return False
+        for names in _USUAL:
+            paths = [self.join(path.rstrip("/"), name) for name in names]
+            self.expect(paths, heads=True)
+            if any([self.is_file(each) for each in paths]):  # noqa: C419 - All are asked for at once.
+                self.notes = ("the server does not list the directory: what else lies in it is not known",)
+                if ADAPTER_CONFIG in names:  # An adapter has no files of other names.
+                    found = {name: self._found.get(each) for name, each in zip(names, paths, strict=True)}
+                    self._listed[path.rstrip("/")] = {name: each for name, each in found.items() if each is not None}
+                return True
+        return False
 
     def list(self, folder: str) -> list[str]:
         """See `Storage`: where the server does not list the directory, what was found in it otherwise."""
@@ -77,6 +114,8 @@ class RemoteStorage:
         """See `Storage`: where its own directory was not listed, one is known by an adapter's config in it."""
         if path in self._folders:
             return True
+        if (known := self._found.get(path)) is not None:
+            return known.is_folder
         if self._is_listed(Address(path).parent.full):
             found = self._look(path)
             is_folder, names = (found is not None and found.is_folder), found and found.names
@@ -91,7 +130,7 @@ class RemoteStorage:
         self._read_ahead(path)
         found = self._look(path)
         if found is not None and found.size < 0:  # A list of names alone.
-            found = self._find(path)
+            found = self._keep(path, self._find(path))
         if found is None or found.is_folder:
             raise FileNotFoundError(path)
         return RemoteWindow(path, found, self._server, self._blocks, self._budget)
@@ -100,9 +139,9 @@ class RemoteStorage:
         """See `Storage`."""
         return self._server.join(folder, name)
 
-    def expect(self, paths: Iterable[str]) -> None:
+    def expect(self, paths: Iterable[str], *, heads: bool) -> None:
         """See `Storage`."""
-        self._expected = list(dict.fromkeys(paths))
+        self._expected, self._with_heads = list(dict.fromkeys(paths)), heads
 
     def _enter(self, folder: str, names: Mapping[str, Found] | None) -> None:
         self._folders.add(folder)
@@ -111,7 +150,12 @@ class RemoteStorage:
 
     def _names(self, folder: str) -> Mapping[str, Found] | None:
         if folder not in self._listed:
-            self._listed[folder] = self._server.names(folder)
+            try:
+                self._listed[folder] = self._server.names(folder)
+            except CheckpointError as error:
+                if error.problem not in _REFUSALS:
+                    raise
+                self._listed[folder] = None
         return self._listed[folder]
 
     def _is_listed(self, folder: str) -> bool:
@@ -124,17 +168,20 @@ class RemoteStorage:
             folder = address.parent.full
             if self._is_listed(folder):
                 return (self._names(folder) or {}).get(address.name)
-            self._find(path)
+            self._read_ahead(path)
+            if path not in self._found:
+                self._keep(path, self._find(path))
         return self._found.get(path)
 
     def _find(self, path: str) -> Found | None:
         try:
-            return self._keep(path, self._server.find(path, _head(path)))
+            found = self._server.find(path, _head(path))
         except CheckpointError as error:
             # Who may not list a directory is refused what is not there.
             if error.problem not in _REFUSALS:
                 raise
-            return self._keep(path, None)
+            return None
+        return None if found is not None and found.is_page else found
 
     def _keep(self, path: str, found: Found | None) -> Found | None:
         self._found[path] = found
@@ -143,23 +190,33 @@ class RemoteStorage:
         return found
 
     def _read_ahead(self, path: str) -> None:
-        """Read the beginnings of a file and of those that will be read after it, at once."""
+        """Look at a file and at those that will be opened after it, at once."""
         if path not in self._expected:
             return
         at = self._expected.index(path)
         paths, self._expected = self._expected[at : at + _AT_ONCE], self._expected[at + _AT_ONCE :]
-        heads = at_once([partial(self._head_of, each) for each in paths], 2 * self._budget.limits.request_seconds + 1)
+        paths = [each for each in paths if self._found.get(each) is None or each not in self._found]
+        seconds = self._budget.limits.request_seconds
+        try:
+            heads = at_once([partial(self._head_of, each) for each in paths], 2 * seconds + 1)
+        except TimeoutError:
+            raise errors.timed_out(path, seconds) from None
         for each, (found, data) in zip(paths, heads, strict=True):
-            if found is not None:
-                self._found[each] = found
+            self._found[each] = found
+            if data:
                 self._blocks.add(each, 0, data)
 
     def _head_of(self, path: str) -> tuple[Found | None, bytes]:
-        found = self._listed.get(Address(path).parent.full, {}) or {}
-        known = found.get(Address(path).name)
+        address = Address(path)
+        listed = self._listed.get(address.parent.full)
+        known = (listed or {}).get(address.name)
+        if listed is not None and (known is None or known.is_folder):
+            return known, b""
         if known is None or known.size < 0:
-            known = self._server.find(path, _head(path))
+            known = self._find(path)
             return known, b"" if known is None else known.head
+        if not self._with_heads or not known.size:
+            return known, b""
         return known, self._server.read(path, known, 0, min(_head(path), known.size))
 
 

@@ -11,7 +11,7 @@ from pytest_lora_ckpt.tensors import TensorInfo
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_lora_ckpt.checkpoint.index import Piece, TensorSource
+    from pytest_lora_ckpt.checkpoint.index import Piece, Stretch, TensorSource
 
 
 class Held(NamedTuple):
@@ -118,6 +118,11 @@ class ZeroSource:
             pieces += [replace(piece, target=target) for piece in source.pieces(key, inside)]
             position += inside.numel
         return tuple(pieces)
+
+    def stretches(self, key: str, info: TensorInfo) -> Iterator[Stretch]:
+        """See `TensorSource`."""
+        for source, inside in self.parts[key].held(info.numel):
+            yield from source.stretches(key, inside)
 
     def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
         """See `TensorSource`."""
