@@ -12,8 +12,9 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pytest_lora_ckpt.models import as_key_set, is_module, is_tensor
 from pytest_lora_ckpt.stacks.errors import StackError
@@ -85,6 +86,37 @@ class Once(Generic[Value]):
         return self._made[0]
 
 
+SKIPPED = "skipped: "
+"""Begins what is no failure, but a reason to skip."""
+
+
+class Others(Protocol):
+    """Other processes that audit their parts of the same model, each of which asks for the same things in turn."""
+
+    def tell(self, place: str, problem: str) -> None:
+        """Say what is wrong here with what is made at this place."""
+        ...
+
+    def ask(self, place: str, problem: str) -> Mapping[int, str]:
+        """Say the same, nothing where it is empty, and return what is wrong there, by the number of the process."""
+        ...
+
+
+class _Alone:
+    """There are no other processes."""
+
+    def tell(self, place: str, problem: str) -> None:
+        """See `Others`."""
+
+    def ask(self, place: str, problem: str) -> Mapping[int, str]:
+        """See `Others`."""
+        del place, problem
+        return {}
+
+
+_ALONE = _Alone()
+
+
 class Project:
     """Model, loader and inputs of a project, from wherever they come.
 
@@ -102,10 +134,16 @@ class Project:
         self.refuse: Callable[[], None] = lambda: None
         """Called before the loader: raises where the checkpoint must not be loaded."""
         self._sources: Mapping[str, Callable[[], Any]] = {}
+        self.others: Others = _ALONE
+        """The other processes that audit their parts of the same model."""
         keep: tuple[type[BaseException], ...] = (ProjectError, *self.outcomes.skip, *self.outcomes.fail)
-        self._model, self._loaded = Once(self._build, keep), Once(self._load, keep)
-        self._base, self._inputs = Once(self._build_base, keep), Once(lambda: self._make_inputs("inputs"), keep)
-        self._generate_inputs = Once(lambda: self._make_inputs("generate_inputs"), keep)
+
+        self._model, self._base = Once(self._build, keep), Once(self._build_base, keep)
+        self._loaded = Once(lambda: self._together("loaded model", "loader-failed", self._load), keep)
+        self._inputs, self._generate_inputs = (
+            Once(partial(self._together, name, "inputs-failed", partial(self._make_inputs, name)), keep)
+            for name in ("inputs", "generate_inputs")
+        )
 
     def connect(self, **sources: Callable[[], Any]) -> None:
         """Name the sources: `model`, `loader`, `inputs`, `generate_inputs`, `base_model`.
@@ -173,6 +211,28 @@ class Project:
         called = self._called.format(name)
         message = f"{called} gave {type_name(value)}, and should give {expected}."
         return ProjectError(cause, message, f"Let {called[0].lower()}{called[1:]} give {expected}.")
+
+    def _together(self, name: str, cause: str, make: Callable[[], Value]) -> Value:
+        """Make something here only if the other processes can make it as well: a sharded model runs on all or on none.
+
+        Raises:
+            ProjectError: It was made here, and making it failed on another rank. What was skipped there, is here too.
+        """
+        place = f"{self.path} {name}"
+        try:
+            value = make()
+        except BaseException as error:
+            is_skip = isinstance(error, self.outcomes.skip)
+            self.others.tell(place, f"{SKIPPED if is_skip else ''}{said(error) or type(error).__name__}")
+            raise
+        problems = self.others.ask(place, f"{SKIPPED}there is no {name}" if value is None else "")
+        if value is None or not problems:
+            return value
+        rank, problem = min(problems.items())
+        message = f"On rank {rank}: {problem.removeprefix(SKIPPED)}"
+        if problem.startswith(SKIPPED) and self.outcomes.skip:
+            raise self.outcomes.skip[0](message)
+        raise ProjectError(cause, message)
 
     def _build(self) -> Any:
         model = self._source("model", "model-failed")

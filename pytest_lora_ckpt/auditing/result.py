@@ -14,7 +14,8 @@ from pytest_lora_ckpt.wording import block
 SCHEMA = 1
 """Version of `AuditResult.to_dict()` and of the JSON report; raised when a field changes its meaning.
 
-1: the first. Fields were added since: `schema`, `spec`, `faults`, `meaning` and `failed_by` of a run.
+1: the first. Fields were added since: `schema`, `spec`, `faults`, `meaning` and `failed_by` of a run, `ranks` of a
+proof.
 """
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -144,12 +145,17 @@ class TensorFacts:
 
 @dataclass(frozen=True, slots=True)
 class ProofFacts:
-    """The proof by value, counted: `Proof.to_dict()` as data."""
+    """The proof by value, counted: `Proof.to_dict()` as data.
+
+    `ranks`: the counts of each rank by its number, where several proved their part of a sharded model; the others are
+    then those of the rank on which the least is proved.
+    """
 
     proved: bool
     counts: Mapping[str, int]
     sources: Mapping[str, int]
     tensors: tuple[TensorFacts, ...] = ()
+    ranks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

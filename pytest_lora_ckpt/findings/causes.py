@@ -378,6 +378,9 @@ ALL = (
         "inputs-failed",
         "Give in lora_inputs a dict of the keyword arguments that forward takes, or mend what it raises with them.",
     ),
+    Cause(
+        "rank-silent", "Look at the output of that rank: the ranks run the same tests, and each must come to its end."
+    ),
     Cause("generate-fallback", "Let generate() raise: an exception inside it was swallowed."),
     Cause("generate-too-short", "Look at what generate() returns: it must hold new tokens after the prompt."),
     Cause(

@@ -282,7 +282,8 @@ def _base_weight(module: Any) -> tuple[str, torch.Tensor | None]:
 
 def _weight_next_to(module: Any, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor | None:
     """Find the weight that the factors fit: the module's own, or that of a layer inside of it."""
-    size = up.shape[0] * down[0].numel() if up.ndim and down.ndim and down.shape[0] else 0
+    # By shapes alone: to index a sharded tensor asks the other ranks.
+    size = up.shape[0] * math.prod(down.shape[1:]) if up.ndim and down.ndim and down.shape[0] else 0
     for holder in (module, *module.children()):
         weight: object = attribute(holder, "weight")
         if is_tensor(weight) and weight.numel() == size and weight is not down and weight is not up:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -76,10 +77,11 @@ def update_sizes(layers: Iterable[AdapterLayer], *, weights: bool = True) -> lis
     norms: dict[int, float | None] = {}  # Several adapters may change one weight.
 
     def measure(layer: AdapterLayer) -> UpdateSize:
+        layer = _gathered(layer)
         norm, weight = None, layer.weight if weights else None
         if weight is not None:
             place = id(weight) if is_packed(weight) else weight.data_ptr() or id(weight)
-            norm = norms[place] = norms[place] if place in norms else _norm(weight)
+            norm = norms[place] = norms[place] if place in norms else _norm(_whole(weight))
         product = _product_norm(layer) if layer.has_data else None
         update = None if product is None else abs(1.0 if layer.scaling is None else layer.scaling) * product
         # A sum of squares is finite where every value is; only double precision itself can overflow.
@@ -95,6 +97,19 @@ def update_sizes(layers: Iterable[AdapterLayer], *, weights: bool = True) -> lis
             return [measure(layer) for layer in layers]
     finally:
         torch.set_num_threads(threads)
+
+
+def _gathered(layer: AdapterLayer) -> AdapterLayer:
+    """Return a layer with its factors whole where they are sharded: all ranks come here together, for each layer."""
+    if not hasattr(layer.down, "full_tensor") and not hasattr(layer.up, "full_tensor"):
+        return layer
+    others = {name: _whole(each) for name, each in layer.others.items()}
+    return dataclasses.replace(layer, down=_whole(layer.down), up=_whole(layer.up), others=others)
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    gathered: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return gathered
 
 
 def _product_norm(layer: AdapterLayer) -> float | None:

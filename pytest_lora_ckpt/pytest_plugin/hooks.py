@@ -63,11 +63,15 @@ class AuditHooks:
                 self.audit.parametrize(metafunc)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Send what a check reported along with pytest's report, so that it arrives from xdist's workers as well."""
         report = yield
         transport.send(item, report)
         is_check = isinstance(item.parent, items.LoraChecks)
+        if is_check and report.when == "setup" and not report.passed:
+            self.audit.ranks.miss(item.nodeid, f"not run: {call.excinfo.exconly() if call.excinfo else report.outcome}")
         if is_check or "lora_ckpt" in getattr(item, "fixturenames", ()):
             safe_reports.make_safe(report, is_check=is_check)
         return report
@@ -90,3 +94,8 @@ class AuditHooks:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Put the results together and write the reports, while a failure still counts."""
         self.audit.finish(session)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """Let the processes of a run under torchrun end together."""
+        self.audit.ranks.end()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.auditing.evidence import AuditContext
     from pytest_lora_ckpt.auditing.result import CheckReport
+    from pytest_lora_ckpt.pytest_plugin.ranks import Ranks
     from pytest_lora_ckpt.wording import SafeText
 
     Make: TypeAlias = Callable[[AuditContext, pytest.FixtureRequest], CheckReport]
@@ -40,19 +41,20 @@ class LoraChecks(pytest.Module):
     """The module of the checks. It has no file: its functions are made from `checks.CHECKS`.
 
     Args:
+        ranks: This process among those that make the same checks.
         extra: Further items by name, with what makes their reports.
     """
 
-    def __init__(self, *, extra: Mapping[str, Make] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, ranks: Ranks, extra: Mapping[str, Make] | None = None, **kwargs: Any) -> None:
         """Take the further items."""
         super().__init__(**kwargs)
-        self._extra = extra or {}
+        self._ranks, self._extra = ranks, extra or {}
 
     def _getobj(self) -> ModuleType:
         """Give pytest the module to collect from, where it would import a file."""
         module = ModuleType("lora_ckpt", "Built-in checks of pytest-lora-ckpt.")
         for name, make in ({name: _check(name) for name in CHECKS} | dict(self._extra)).items():
-            setattr(module, name, _item_function(name, module.__name__, make))
+            setattr(module, name, _item_function(name, module.__name__, make, self._ranks))
         return module
 
     def funcnamefilter(self, name: str) -> bool:
@@ -81,13 +83,15 @@ def _check(name: str) -> Make:
     return lambda context, _: run_check(name, context)
 
 
-def _item_function(name: str, module: str, make: Make) -> Callable[..., None]:
+def _item_function(name: str, module: str, make: Make, ranks: Ranks) -> Callable[..., None]:
     @pytest.mark.lora_ckpt
     def item(_connected_lora_run: AuditContext, request: pytest.FixtureRequest) -> None:
+        ranks.begin(request.node.nodeid)
         report = make(_connected_lora_run, request)
         with fixtures.failing(_connected_lora_run.path):
             if _is_last(request.node):
                 report = with_headline(report, _connected_lora_run)
+            report = ranks.gather(request.node.nodeid, report)
             report = _kept(request.node, _connected_lora_run, report)
             text, error = _text(report), _raised(report.error)
         if error is not None:

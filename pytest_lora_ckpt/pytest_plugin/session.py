@@ -17,6 +17,7 @@ from pytest_lora_ckpt.options import OPTIONS, OVERRIDABLE, Settings, read_settin
 from pytest_lora_ckpt.pytest_plugin import settings, transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
 from pytest_lora_ckpt.pytest_plugin.naming import short_names
+from pytest_lora_ckpt.pytest_plugin.ranks import is_started_by_torchrun, join_ranks
 from pytest_lora_ckpt.pytest_plugin.safe_reports import Pages, safe_id
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
 from pytest_lora_ckpt.pytest_plugin.sources import Sources
@@ -51,6 +52,8 @@ def start(config: pytest.Config) -> LoraAudit:
     if refused and config.getoption("dist", "no") != "no":  # It would end the run in an error of its own.
         message = f"{printable(refused[0])} is not valid UTF-8, and pytest-xdist cannot send it: run without -n."
         raise pytest.UsageError(message)
+    if config.getoption("dist", "no") != "no" and is_started_by_torchrun():
+        raise pytest.UsageError("torchrun starts a process for each rank already: run pytest without -n under it.")
     with usage_errors():
         config.stash[_AUDIT] = LoraAudit(config, read_settings(options_of(config)))
     return config.stash[_AUDIT]
@@ -77,13 +80,15 @@ class LoraAudit:
         settings: What was asked for.
         sources: What the fixtures give.
         names: A short name of its own for each checkpoint, for test ids and headings, by the value of `--lora-ckpt`.
+        ranks: This process among those that `torchrun` started.
         reports: What the checks reported, by the value of `--lora-ckpt`; from every xdist worker.
     """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         """Collect nothing yet."""
         self.config, self.settings = config, settings
-        self.sources = Sources(config, settings)
+        self.ranks = join_ranks()
+        self.sources = Sources(config, settings, self.ranks)
         self.names = short_names(settings.ckpt)
         self.reports: dict[str, list[CheckReport]] = {}
         self._directories: list[pytest.Directory] = []
@@ -125,7 +130,7 @@ class LoraAudit:
         parent: pytest.Collector = max(self._directories, key=reach, default=session)
         # The directory's own path, so that the hooks of its `conftest.py` that go by item see the checks as well.
         extra = {} if self.settings.faults is None else {"faults": self._score}
-        return LoraChecks.from_parent(parent, path=parent.path, nodeid=NAME, extra=extra)
+        return LoraChecks.from_parent(parent, path=parent.path, nodeid=NAME, extra=extra, ranks=self.ranks)
 
     def _score(self, run: AuditContext, request: pytest.FixtureRequest) -> CheckReport:
         """Score the project's loader with the faults asked for."""
@@ -191,7 +196,7 @@ class LoraAudit:
 
         Where that fails, it is a failure of the run like any other.
         """
-        if self._is_worker:
+        if self._is_worker or not self.ranks.tells:
             return
         results = self.results()
         for result in results:

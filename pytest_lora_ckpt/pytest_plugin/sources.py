@@ -23,6 +23,7 @@ from pytest_lora_ckpt.wording import block
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pytest_lora_ckpt.auditing.project import Others
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.options import Settings
 
@@ -75,9 +76,9 @@ class Sources:
         at: The same by where it lies.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, others: Others) -> None:
         """Make nothing yet."""
-        self._config, self._settings = config, settings
+        self._config, self._settings, self._others = config, settings, others
         self.targets = {spec: target(spec) for spec in settings.ckpt}
         self.at: dict[Path | str, Target] = {}
         self._make_model: Callable[[], Any] | None = None
@@ -114,7 +115,9 @@ class Sources:
         wanted, demands = self.at[path], self._settings.demands
         given = tuple(map(Path, companions))
         demands = dataclasses.replace(demands, stage=demands.stage or wanted.stage, companions=given)
-        return AuditContext(path, demands, Project(path, _OUTCOMES), spec=wanted.spec)
+        project = Project(path, _OUTCOMES)
+        project.others = self._others
+        return AuditContext(path, demands, project, spec=wanted.spec)
 
     @property
     def companions(self) -> tuple[Path, ...]:
