@@ -95,6 +95,14 @@ class AuditContext:
         return self.file.checkpoint
 
     @property
+    def is_open(self) -> bool:
+        """Whether the checkpoint's index can be read."""
+        try:
+            return self.checkpoint is not None
+        except CheckpointError:
+            return False
+
+    @property
     def globals(self) -> tuple[Global, ...]:
         """What the pickles of the checkpoint ask for, as far as they can be read."""
         try:

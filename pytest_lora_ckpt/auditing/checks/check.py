@@ -73,6 +73,8 @@ _FAILED = {
     "manifest-unreadable": "the manifest cannot be read",
     "runs-code": "loading the checkpoint would run code",
 }
+# Tensors that cannot be read here, and may be in order.
+_NOT_BROKEN = frozenset({"big-endian", "changed", "opaque-key", "over-limit"})
 _REPORTED_BY = {"manifest-unreadable": "manifest", "runs-code": "safe"}
 
 
@@ -98,8 +100,7 @@ def _make(check: Check, context: AuditContext) -> CheckReport:
         if judgement.outcome == "skipped" and judgement.applies and context.demands.strict:
             judgement = failed(f"could not be checked: {judgement.summary}")
     except CheckpointError as problem:
-        unreadable = check.name == "readable"
-        judgement = failed(str(problem)) if unreadable else skipped(f"not readable: {problem.problem}")
+        judgement = _unreadable(check, context, problem)
     except ProjectError as problem:
         # An unreadable manifest fails the check of the manifest, whoever asks for it first; code that of safety.
         own = _REPORTED_BY.get(problem.cause, check.name)
@@ -118,6 +119,14 @@ def _make(check: Check, context: AuditContext) -> CheckReport:
     )
     same_as = _same_as(report, context)
     return dataclasses.replace(report, facts=report.facts | context.checkpoint_facts(), same_as=same_as, error=error)
+
+
+def _unreadable(check: Check, context: AuditContext, problem: CheckpointError) -> Judgement:
+    """Judge what cannot be read: the check `readable` reports a checkpoint, and the first that reads it a tensor."""
+    reported_by = "readable"
+    if context.is_open and problem.problem not in _NOT_BROKEN:
+        reported_by = context.failures.setdefault((problem.problem, str(problem)), check.name)
+    return failed(str(problem)) if reported_by == check.name else skipped(f"not readable: {problem.problem}")
 
 
 def _same_as(report: CheckReport, context: AuditContext) -> str:
