@@ -15,6 +15,7 @@ from pytest_lora_ckpt.lora.adapters import AdapterInfo, WrittenDown, adapters_of
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.lora.scaling import alpha_of
+from pytest_lora_ckpt.vocabulary.formats import LIGHTNING_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -150,6 +151,11 @@ class Checkpoint:
         around = self.around if self.adapter_config is None else None
         ranks = {pair.rank for pair in lora_pairs(self.keys) if pair.rank}
         return hinted_configs(self.envelope, around, ranks, self.budget)
+
+    @property
+    def by_lightning(self) -> bool:
+        """Whether Lightning wrote it: the keys are then those of the LightningModule."""
+        return self.layout == "lightning" or LIGHTNING_VERSION in self.envelope
 
     def companion(self, kind: str) -> Companion | None:
         """Return the companion of this kind, or None."""

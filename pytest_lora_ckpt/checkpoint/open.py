@@ -12,7 +12,7 @@ from pytest_lora_ckpt.checkpoint import companions, unsupported
 from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.below import TooManyError, checkpoints_below
 from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
-from pytest_lora_ckpt.checkpoint.distributed.chunks import Objects
+from pytest_lora_ckpt.checkpoint.distributed.objects import Objects
 from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError, CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, peft_adapter

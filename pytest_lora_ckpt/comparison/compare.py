@@ -98,8 +98,8 @@ def compare(  # noqa: PLR0913  # The contract names them; all but the first thre
         lora_keys=(_count_lora(source), _count_lora(target)),
         companion_lora_keys=_count_companion(checkpoint),
     )
-    layout = getattr(checkpoint, "layout", None)
-    return dataclasses.replace(report, findings=diagnose(Comparison(report, source, target, layout, config)))
+    by_lightning = isinstance(checkpoint, Checkpoint) and checkpoint.by_lightning
+    return dataclasses.replace(report, findings=diagnose(Comparison(report, source, target, by_lightning, config)))
 
 
 def infer_remapping(

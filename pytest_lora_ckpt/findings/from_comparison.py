@@ -35,14 +35,14 @@ class Comparison:
         report: The counts, without findings.
         source: The checkpoint's keys.
         target: The model's keys.
-        layout: The checkpoint's layout, where it is a `Checkpoint`.
+        by_lightning: Whether the checkpoint is one of Lightning's.
         config: What `adapter_config.json` asks for, or None.
     """
 
     report: LoadReport
     source: KeySet
     target: KeySet
-    layout: str | None
+    by_lightning: bool
     config: AdapterConfig | None
 
     def in_source(self, key: str) -> ParsedKey:
@@ -145,7 +145,7 @@ def adapter_without_home(c: Comparison) -> Iterator[Finding]:
     if not c.model_has_lora:
         message += ": the model has no LoRA, so the adapter was never loaded."
         yield finding("adapter-not-loaded", message, keys)
-        if c.report.scope == "full" and c.layout != "lightning":
+        if c.report.scope == "full" and not c.by_lightning:
             yield finding("unmerged-peft-full-save", "A full checkpoint was saved with its adapter unmerged.")
     elif len(keys) < total:
         modules = {c.in_source(key).module_path for key in keys}
@@ -304,7 +304,7 @@ def _rule_cause(c: Comparison, rule: Rule) -> str:  # noqa: PLR0911  # One line,
     known = next(filter(None, map(of_wrapper, changed)), None) or of_kind(rule.kind)
     if known is not None:
         return known
-    if c.layout == "lightning" and before == f"model.{after}":
+    if c.by_lightning and before == f"model.{after}":
         return "lightning-prefix"
     if parse_key(before).lora != parse_key(after).lora:
         return "key-convention"

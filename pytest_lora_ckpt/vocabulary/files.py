@@ -106,6 +106,12 @@ RANK_METADATA = r"__\d+\.metadata"
 RANK_FILES = ".distcp"
 """How the names of the ranks' files end (torch/distributed/checkpoint/filesystem.py, `DEFAULT_SUFFIX`)."""
 
+RANK_SHARDS = r"shard-(\d{5,})-model-(\d{5,})-of-(\d{5,})\.safetensors"
+"""The ranks' files of `HuggingFaceStorageWriter` (torch/distributed/checkpoint/_hf_utils.py, `SHARDED_FILE_NAME`)."""
+
+RANK_SHARDS_FOLDER = "sharded"
+"""Where they lie next to the whole tensors, which are put together at the end (_hf_utils.py, `SHARDED_DIR_NAME`)."""
+
 LIGHTNING_ENVELOPE = "meta.pt"
 """What Lightning puts beside a distributed checkpoint (lightning/fabric/utilities/load.py, `_METADATA_FILENAME`)."""
 

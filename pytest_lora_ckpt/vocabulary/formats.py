@@ -152,9 +152,12 @@ OPAQUE_TENSORS: Mapping[str, str] = {
 """Function that makes a tensor whose bytes alone are not its values -> what it makes (torch/_utils.py,
 torch/_tensor.py). A call that is read as a plain tensor does not get here."""
 
+LIGHTNING_VERSION = "pytorch-lightning_version"
+"""The entry that each of Lightning's checkpoints has (lightning, `checkpoint_connector.py`)."""
+
 LIGHTNING_ENTRIES = frozenset(
     {
-        *("pytorch-lightning_version", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
+        *(LIGHTNING_VERSION, "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
         *("hyper_parameters", "hparams_name", "datamodule_hyper_parameters"),
     }
 )
@@ -167,6 +170,14 @@ STATE_DICT_ENTRIES = (
 """Where training scripts put a state dict, the usual names first: Lightning `state_dict`, torch's tutorials
 `model_state_dict`, DeepSpeed `module`, torchvision's references and timm `model`."""
 
-OPTIMIZER_ENTRIES = r"optim(izer)?s?(_?states?|_?state_dicts?)?(_\d+)?|param_groups|(lr_)?schedulers?(_\d+)?"
-"""Where training loops put the state of optimizers in a distributed checkpoint: torch's tutorial `optim`, accelerate
-`optimizer`, Lightning `optimizer_0`, torchtitan `optimizer`, `lr_scheduler`."""
+TRAINING_ENTRIES = (
+    r"optim(izer)?s?(_?states?|_?state_dicts?)?(_\d+)?|param_groups|(lr_)?schedulers?(_\d+)?"
+    r"|train(er|ing)?_?state|rng(_states?)?|data_?loaders?|(grad_)?scaler"
+)
+"""Where training loops put the state of optimizers and of the training in a distributed checkpoint: torch's tutorial
+`optim`, accelerate `optimizer`, Lightning `optimizer_0`, torchtitan `optimizer`, `lr_scheduler`, `dataloader` and
+`train_state`."""
+
+SHARDING_INFO, SHARDING_OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
+"""The entry of a safetensors header that says where in the whole tensor each of the file's tensors begins
+(torch/distributed/checkpoint/_hf_utils.py, `CUSTOM_METADATA_KEY` and `SAVED_OFFSETS_KEY`)."""

@@ -1,90 +1,36 @@
-"""The chunks in the ranks' files: each is what `torch.save` wrote of a tensor, or of any other object.
+"""The chunks in the ranks' files: each is what `torch.save` wrote of a part of a tensor.
 
 Sources: `torch/distributed/checkpoint/filesystem.py`, `_write_item` and `FileSystemReader.read_data`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import torch_zip
-from pytest_lora_ckpt.checkpoint.formats.distributed_metadata import NoTensors
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource
 from pytest_lora_ckpt.checkpoint.limits import OverLimitError, over_limit
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe, kind_and_size
-from pytest_lora_ckpt.checkpoint.window import MemoryWindow, PartWindow, StridedWindow
+from pytest_lora_ckpt.checkpoint.window import PartWindow, StridedWindow
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_lora_ckpt.checkpoint.distributed.metadata import Chunk
-    from pytest_lora_ckpt.checkpoint.index import Target
-    from pytest_lora_ckpt.checkpoint.pickle.globals import Global
+    from pytest_lora_ckpt.checkpoint.distributed.metadata import Chunk, Sizes
     from pytest_lora_ckpt.checkpoint.window import Window
-
-_GAP = 1 << 16  # Bytes between two objects that are read rather than left out.
-_TOGETHER = 1 << 22  # Bytes that are read at once.
 
 COPY_AGAIN = "Copy all files of the checkpoint again, from one save; or take the one before it."
 
 
-@dataclass(slots=True)
-class Objects:
-    """What is no tensor in one of the ranks' files, as a `Format`. Loading one of them runs whatever is in its pickle.
-
-    Attributes:
-        stretches: Where each lies, by offset and length. The index has them in this order, as a list.
-    """
-
-    stretches: Sequence[tuple[int, int]]
-    NAME: str = "torch.distributed"
-    EXPECTS: str = "where the metadata says, what `torch.save` writes"
-
-    def accepts(self, head: bytes, name: str) -> bool:  # noqa: ARG002 - The metadata says so.
-        """See `Format`."""
-        return True
-
-    def index(self, window: Window) -> FileIndex:
-        """See `Format`."""
-        made: list[object] = []
-        asked: dict[Global, None] = {}
-        known: dict[bytes, object] = {}  # A learning rate has the same bytes for each parameter.
-        for data in _read_together(window, self.stretches):
-            if data not in known:
-                known[data] = self._read(MemoryWindow(window.origin, data, window.budget), asked)
-            made.append(known[data])
-        return FileIndex(format=torch_zip.NAME, window=window, contents=made, source=NoTensors(), globals=tuple(asked))
-
-    def _read(self, window: Window, asked: dict[Global, None]) -> object:
-        try:
-            index = torch_zip.index(window)
-        except NotMineError as error:
-            raise BrokenFileError(str(error), globals=tuple(asked)) from error
-        except BrokenFileError as error:
-            error.globals = (*asked, *error.globals)
-            raise
-        asked.update(dict.fromkeys(index.globals))
-        return index.contents
-
-
-def _read_together(window: Window, stretches: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-    """Read stretches in the order given, and those that lie side by side at once."""
-    budget = window.budget
-    window.expect(stretches)
-    begin, data = 0, b""
-    for number, (offset, length) in enumerate(stretches):
-        budget.check("record_bytes", length)
-        if not begin <= offset <= offset + length <= begin + len(data):
-            end = offset + length
-            for more, size in stretches[number + 1 :]:
-                if not 0 <= more - end <= _GAP or more + size - offset > _TOGETHER:
-                    break
-                end = more + size
-            begin, data = offset, window.read(offset, end - offset)
-        yield data[offset - begin : offset - begin + length]
+def placed(piece: Piece, offsets: Sizes, sizes: Sizes, shape: Sizes) -> Piece:
+    """Return bytes as those of a box of a tensor's elements, given by its offsets and sizes."""
+    if sizes == shape:
+        return piece
+    target = tuple(slice(start, start + size) for start, size in zip(offsets, sizes, strict=True))
+    return replace(piece, target=target)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,10 +67,7 @@ class ChunkedSource(TensorSource):
             strided = PartWindow(window, offset, length)
             length = made.nbytes
             window, offset = StridedWindow(strided, made.shape, made.stride, ITEM_SIZES[made.dtype]), 0
-        target: Target | None = tuple(
-            slice(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True)
-        )
-        return Piece(window, offset, length, None if chunk.sizes == info.shape else target)
+        return placed(Piece(window, offset, length), chunk.offsets, chunk.sizes, info.shape)
 
     def _damaged(self, key: str, info: TensorInfo, chunk: Chunk) -> bool:
         if 0 in chunk.sizes:

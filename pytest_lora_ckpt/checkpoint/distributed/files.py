@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.distributed.boxes import parts_in
 from pytest_lora_ckpt.checkpoint.distributed.chunks import COPY_AGAIN
-from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError
+from pytest_lora_ckpt.checkpoint.formats import safetensors_file
+from pytest_lora_ckpt.checkpoint.limits import OverLimitError, over_limit
+from pytest_lora_ckpt.checkpoint.pickle.inert import describe
+from pytest_lora_ckpt.checkpoint.window import PartWindow
+from pytest_lora_ckpt.tensors import ITEM_SIZES
 from pytest_lora_ckpt.wording import count, grouped, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pytest_lora_ckpt.checkpoint.distributed.metadata import Saved, Stretch
+    from pytest_lora_ckpt.checkpoint.distributed.boxes import Part
+    from pytest_lora_ckpt.checkpoint.distributed.metadata import Chunk, Saved, Stretch
     from pytest_lora_ckpt.checkpoint.layouts import IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
     from pytest_lora_ckpt.checkpoint.window import Window
+    from pytest_lora_ckpt.tensors import TensorInfo
 
 _COVERED = 4  # As in one file: see `layouts.single_file`.
 
@@ -54,6 +63,51 @@ def rank_files(folder: Listing, saved: Saved, names: Mapping[str, str]) -> dict[
             found = f"a file of {window.length} bytes: it is cut off, or of another save"
             raise _bad("truncated", folder, file, f"at least {ends[file]} bytes, as the metadata says", found)
     return present
+
+
+def parts_by_key(saved: Saved, names: Mapping[str, str], windows: Mapping[str, Window]) -> dict[str, list[Part]] | None:
+    """Return where the tensors lie, where each rank's are one safetensors file; None where each is one of torch's.
+
+    Raises:
+        CheckpointError: A file is not what the metadata says.
+    """
+    files: dict[str, dict[str, Part]] = {}
+    found: dict[str, list[Part]] = {}
+    for key, name in names.items():
+        for chunk in saved.chunks.get(name, ()):
+            file, offset, length = chunk.stretch[:3]
+            nbytes = math.prod(chunk.sizes) * ITEM_SIZES[saved.tensors[name].dtype]
+            if nbytes and length == nbytes and file not in files:  # torch's own file has a thousand bytes more.
+                files[file] = _parts_at(windows[file], offset)
+            if nbytes and file in files:
+                found.setdefault(key, []).append(_part(files[file], name, saved.tensors[name], chunk, windows[file]))
+    return found or None
+
+
+def _parts_at(window: Window, offset: int) -> dict[str, Part]:
+    """Read the safetensors file that begins there; what comes before it are objects."""
+    try:
+        return parts_in(safetensors_file.index(PartWindow(window, offset, window.length - offset)))
+    except OverLimitError as error:
+        raise over_limit(window.origin, error) from error
+    except (NotMineError, BrokenFileError) as error:
+        expected = f"a safetensors file at byte {offset}, as the metadata says"
+        raise CheckpointError(
+            "foreign-shard", window.origin, expected=expected, found=str(error), remedy=COPY_AGAIN
+        ) from error
+
+
+def _part(parts: Mapping[str, Part], name: str, whole: TensorInfo, chunk: Chunk, window: Window) -> Part:
+    part = parts.get(name)
+    if part is None or (part.info.shape, part.info.dtype, part.offsets) != (chunk.sizes, whole.dtype, chunk.offsets):
+        raise CheckpointError(
+            "foreign-shard",
+            window.origin,
+            expected=f"a chunk {chunk.sizes} {whole.dtype} of {describe(name, 200)}, at {chunk.offsets}",
+            found="no such key" if part is None else f"one {part.info.shape} {part.info.dtype}, at {part.offsets}",
+            remedy=COPY_AGAIN,
+        )
+    return part
 
 
 def objects_in(folder: Listing, saved: Saved, files: Iterable[str], index_file: IndexFile) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.pickle.inert import kind_and_size
-from pytest_lora_ckpt.vocabulary.formats import OPTIMIZER_ENTRIES, STATE_DICT_ENTRIES
+from pytest_lora_ckpt.vocabulary.formats import STATE_DICT_ENTRIES, TRAINING_ENTRIES
 from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
@@ -66,11 +66,14 @@ def state_in(saved: Saved, where: str) -> State:
     if not found:
         raise _none(tree, where)
     usual = {name: rank for rank, name in enumerate(STATE_DICT_ENTRIES)}
-    ranks = {path: usual.get(str(path[-1]), len(usual)) if path else -1 for path in found}
+    ranks = {path: (usual.get(str(path[-1]) if path else "", len(usual)), len(path)) for path in found}
     path, *more = [path for path, rank in ranks.items() if rank == min(ranks.values())]
     if more:
         raise _several(found, where)
-    node, others = found[path], [_counted(each, held) for each, held in found.items() if each != path]
+    node = found[path]
+    others = [
+        _counted(each, held) for each, held in found.items() if each != path[: len(each)] and path != each[: len(path)]
+    ]
     return State(
         names={str(key): leaf.name for key, leaf in node.items() if isinstance(leaf, Leaf)},
         nested={str(key): kind_and_size(inner) for key, inner in node.items() if not isinstance(inner, Leaf)},
@@ -97,12 +100,11 @@ def _tree(saved: Saved) -> Tree:
 
 
 def _state_dicts(node: Tree, path: Path, saved: Saved) -> Iterator[tuple[Path, Tree]]:
-    """List the outermost mappings that hold tensors; the state of optimizers is none."""
+    """List the mappings that hold tensors; the state of optimizers and of the training is none."""
     if any(isinstance(each, Leaf) and each.name not in saved.objects for each in node.values()):
         yield path, node
-        return
     for step, inner in node.items():
-        if isinstance(inner, dict) and not (isinstance(step, str) and re.fullmatch(OPTIMIZER_ENTRIES, step)):
+        if isinstance(inner, dict) and not (isinstance(step, str) and re.fullmatch(TRAINING_ENTRIES, step)):
             yield from _state_dicts(inner, (*path, step), saved)
 
 

@@ -7,12 +7,28 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
+from pytest_lora_ckpt.checkpoint.pickle.inert import describe
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_lora_ckpt.checkpoint.limits import Budget
+    from pytest_lora_ckpt.tensors import TensorInfo
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def check(keys: Mapping[str, TensorInfo], boxes: Callable[[str], Sequence[Box]], budget: Budget) -> None:
+    """Check that the boxes of each key make it up.
+
+    Raises:
+        BrokenFileError: Those of one do not.
+        OverLimitError: As `problem`.
+    """
+    for key, info in keys.items():
+        if found := problem(info.shape, boxes(key), budget):
+            raise BrokenFileError(f"{found} for {describe(key, 200)}, a tensor {describe(info.shape)}")
 
 
 def problem(shape: tuple[int, ...], boxes: Sequence[Box], budget: Budget) -> str:

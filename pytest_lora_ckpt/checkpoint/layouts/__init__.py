@@ -11,6 +11,7 @@ from pytest_lora_ckpt.checkpoint.layouts import (
     adapter_file,
     deepspeed,
     distributed,
+    distributed_safetensors,
     peft_adapter,
     single_file,
     transformers_model,
@@ -64,4 +65,12 @@ class Layout(Protocol):
         ...
 
 
-LAYOUTS: tuple[Layout, ...] = (peft_adapter, adapter_file, transformers_model, distributed, deepspeed, single_file)
+LAYOUTS: tuple[Layout, ...] = (
+    peft_adapter,
+    adapter_file,
+    distributed_safetensors,
+    transformers_model,
+    distributed,
+    deepspeed,
+    single_file,
+)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
 from pytest_lora_ckpt.checkpoint.distributed import tiling
+from pytest_lora_ckpt.checkpoint.distributed.boxes import PartsSource
 from pytest_lora_ckpt.checkpoint.distributed.chunks import COPY_AGAIN, ChunkedSource
-from pytest_lora_ckpt.checkpoint.distributed.files import objects_in, rank_files
+from pytest_lora_ckpt.checkpoint.distributed.files import objects_in, parts_by_key, rank_files
 from pytest_lora_ckpt.checkpoint.distributed.metadata import merged, saved_in
 from pytest_lora_ckpt.checkpoint.distributed.state import state_in
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
-from pytest_lora_ckpt.checkpoint.formats import torch_zip
+from pytest_lora_ckpt.checkpoint.formats import safetensors_file, torch_zip
 from pytest_lora_ckpt.checkpoint.limits import OverLimitError, check_keys, over_limit
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.checkpoint.storage import Listing
@@ -81,6 +82,7 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
         ) from error
     windows = rank_files(folder, saved, state.names)
     objects = objects_in(folder, saved, windows, index_file)
+    parts_of = parts_by_key(saved, state.names, windows)
     opaque = {
         key: saved.opaque.get(name) or f"not a tensor: {describe(objects.get(name), 100)}"
         for key, name in state.names.items()
@@ -89,9 +91,11 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     return Checkpoint(
         path=place(listing.path),
         layout="distributed",
-        format=torch_zip.NAME,
+        format=safetensors_file.NAME if parts_of else torch_zip.NAME,
         keys=keys,
-        source=ChunkedSource(windows, {key: saved.chunks[state.names[key]] for key in keys}),
+        source=PartsSource(parts_of)
+        if parts_of
+        else ChunkedSource(windows, {key: saved.chunks[state.names[key]] for key in keys}),
         files=tuple(place(folder.where(name)) for name in (*names, *windows)),
         envelope={
             **state.envelope({**saved.tensors, **saved.opaque, **objects}),
@@ -126,10 +130,7 @@ def _keys(saved: Saved, state: State, budget: Budget) -> KeySet:
     """Return the tensors of the state dict, each made up by its chunks."""
     keys = KeySet({key: saved.tensors[name] for key, name in state.names.items() if name in saved.tensors})
     check_keys(keys, budget)
-    for key, info in keys.items():
-        found = tiling.problem(info.shape, [chunk[:2] for chunk in saved.chunks[state.names[key]]], budget)
-        if found:
-            raise BrokenFileError(f"{found} for {describe(key, 200)}, a tensor {describe(info.shape)}")
+    tiling.check(keys, lambda key: [chunk[:2] for chunk in saved.chunks[state.names[key]]], budget)
     return keys
 
 
