@@ -105,8 +105,8 @@ _ROWS = (
     ),
     Option(
         "lora_loader",
-        "Your own loading code, a callable path -> loaded model; or what a library documents: peft, transformers or "
-        "lightning:module.Class; or override the fixture lora_loader.",
+        "Your own loading code, a callable path -> loaded model; or what a library documents: peft, transformers, "
+        "diffusers, sentence-transformers or lightning:module.Class; or override the fixture lora_loader.",
         "MODULE:FUNCTION",
         read.loader,
     ),

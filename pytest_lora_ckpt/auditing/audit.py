@@ -55,7 +55,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
         model: The model that receives the weights, its keys and shapes, or a function that builds it; by default, and
             for `"auto"`, that of a PEFT adapter by the config of its base model.
         loader: The project's loading code, path -> loaded model, which is called once; or a library that loads as it
-            documents: `"peft"`, `"transformers"`, `"lightning:module.Class"`.
+            documents: `"peft"`, `"transformers"`, `"diffusers"`, `"sentence-transformers"`, `"lightning:module.Class"`.
         inputs: Keyword arguments for a forward pass and for `generate`, or a function that makes them; made from the
             config of a Hugging Face model by default.
         generate_inputs: Those for `generate`, where it takes others.

@@ -150,7 +150,7 @@ class AuditContext:
             return None
         from pytest_lora_ckpt.auditing.loaded import LoadedEvidence  # torch, only with a loader.
 
-        return LoadedEvidence(self.project, file, self._manifest, self.demands.stage)
+        return LoadedEvidence(self.project, file, self._manifest, self.demands)
 
     @cached_property
     def report(self) -> LoadReport:

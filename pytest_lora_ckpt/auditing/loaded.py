@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 from collections import defaultdict
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.auditing.project import ProjectError
@@ -35,6 +34,8 @@ from pytest_lora_ckpt.proof import (
     with_saved_names,
     without_padding,
 )
+from pytest_lora_ckpt.stacks.base import find_base
+from pytest_lora_ckpt.stacks.errors import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.file_evidence import FileEvidence
     from pytest_lora_ckpt.auditing.project import Project
     from pytest_lora_ckpt.checkpoint.limits import Limits
-    from pytest_lora_ckpt.comparison.stages import Stage
+    from pytest_lora_ckpt.comparison.stages import Demands
     from pytest_lora_ckpt.lora.layers import AdapterLayer
     from pytest_lora_ckpt.manifest import Manifest, ManifestComparison
     from pytest_lora_ckpt.proof import LoadedMatch, Proof, Provenance, UpdateSize, WithSavedNames
@@ -57,23 +58,23 @@ class LoadedEvidence:
         project: Gives the model, the base model and the inputs.
         file: The checkpoint.
         manifest: Gives the manifest of its training.
-        stage: The training stage that it must hold.
+        demands: What is asked of it: the training stage, and where the base model lies.
 
     Attributes:
         closed_base: The directory that the config names as the base model, if it is not opened for where it lies.
     """
 
     def __init__(
-        self, project: Project, file: FileEvidence, manifest: Callable[[], Manifest | None], stage: Stage | None
+        self, project: Project, file: FileEvidence, manifest: Callable[[], Manifest | None], demands: Demands
     ) -> None:
-        self._project, self._file, self._manifest, self._stage = project, file, manifest, stage
+        self._project, self._file, self._manifest, self._demands = project, file, manifest, demands
         self.model = LoadedModel(project.loaded)
         self.closed_base = ""
 
     @cached_property
     def match(self) -> LoadedMatch:
         """Which tensor of the checkpoint belongs where in the loaded model."""
-        match = match_loaded(self._named, self._file.checkpoint, stage=self._stage, reference=self.reference)
+        match = match_loaded(self._named, self._file.checkpoint, stage=self._demands.stage, reference=self.reference)
         if self._file.is_lora:
             return match
         # Only LoRA's merges are known; without its own layers in the model, a method has no names to compare with.
@@ -142,14 +143,18 @@ class LoadedEvidence:
         return self._file.checkpoint.budget.limits
 
     def _named_base(self) -> BaseWeights | None:
-        """Open the base model that `adapter_config.json` names, where that is a directory that the user gave."""
-        config = self._file.checkpoint.config
-        named = config.base if config is not None else None
-        if named and not may_be_opened(named, self._file.checkpoint.path):
-            self.closed_base = named
-        elif named and Path(named).is_dir():
+        """Open the base model that the user or `adapter_config.json` names, where that is given or may be opened."""
+        checkpoint = self._file.checkpoint
+        try:
+            found = find_base(self._demands.base, checkpoint)
+        except StackError:
+            named = checkpoint.config.base if checkpoint.config is not None else None
+            self.closed_base = named if named and not may_be_opened(named, checkpoint.path) else ""
+            return None
+        if found.is_named and found.directory is not None:
             with contextlib.suppress(CheckpointError):
-                return BaseWeights(open_checkpoint(named, limits=self._limits), self.model, self._file.lora_config)
+                weights = open_checkpoint(found.directory, limits=self._limits)
+                return BaseWeights(weights, self.model, self._file.lora_config)
         return None
 
     @cached_property

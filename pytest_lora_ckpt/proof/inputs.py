@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 _TOKENS, _DECODER_TOKENS, _ROOM, _DRAWN = 8, 4, 10, 256
 
-Inputs = dict[str, torch.Tensor]
+Inputs = dict[str, Any]
 
 
 def default_inputs(model: Any) -> Inputs | None:
     """Make small inputs for a Hugging Face model from its config, for a forward pass and for `generate`.
 
-    The model is the one `PreTrainedModel` in what is given, be it wrapped by PEFT, `torch.compile` or a module of the
-    project. The values are drawn from a generator of their own, so they are the same each time and no random state is
+    The dict that a Lightning module has as its `example_input_array` goes before. Else the model is the one
+    `PreTrainedModel` in what is given, be it wrapped by PEFT, `torch.compile` or a module of the project. The values are drawn from a generator of their own, so they are the same each time and no random state is
     touched. They are tried: the forward pass must accept them, and reach every tower that has adapters.
 
     | model | inputs |
@@ -43,8 +43,14 @@ def default_inputs(model: Any) -> Inputs | None:
         True
     """
     inner = _hugging_face_model(model) if is_module(model) else None
+    example = attribute(model, "example_input_array")
+    if is_module(model) and isinstance(example, dict) and _runs(model, example):
+        return example
     candidates = _candidates(inner) if inner is not None else ()
-    return next((inputs for inputs in candidates if _runs(model, inputs)), None)
+    # A module of sentence-transformers takes them in one dict.
+    inside = inner is not None and inner is not model and "input" in inspect.signature(model.forward).parameters
+    tried = ({"input": made} if inside else made for made in candidates)
+    return next((inputs for inputs in tried if _runs(model, inputs)), None)
 
 
 def _hugging_face_model(model: torch.nn.Module) -> Any:

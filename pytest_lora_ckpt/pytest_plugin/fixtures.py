@@ -128,7 +128,7 @@ def lora_base_model(lora_ckpt: Path | str, request: pytest.FixtureRequest) -> to
     The check `base-untouched` compares the loaded model's base weights with it, and a merged adapter is proved with it.
     """
     sources = _sources(request)
-    return sources.base_model(lora_ckpt) if sources else None
+    return sources.at[lora_ckpt].base_model() if sources else None
 
 
 @pytest.fixture(scope="session")

@@ -143,8 +143,3 @@ class Sources:
             original = None if isinstance(path, str) else path
             return dataclasses.replace(self._loader, base=self._settings.demands.base, original=original)
         return self._loader or (None if self._make_model else self.at[path].loader())
-
-    def base_model(self, path: Path | str) -> Any:
-        """Return the base model that `--lora-base` names where it lies on this machine, or the checkpoint's own."""
-        named = self._settings.demands.base
-        return Path(named) if named is not None and Path(named).is_dir() else self.at[path].base_model()

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_lora_ckpt.stacks import lightning_module, peft_adapter, transformers_model
+from pytest_lora_ckpt.stacks import (
+    diffusers_pipeline,
+    lightning_module,
+    peft_adapter,
+    sentence_transformer,
+    transformers_model,
+)
 from pytest_lora_ckpt.stacks.errors import StackError as StackError
 from pytest_lora_ckpt.stacks.loader import StackLoader as StackLoader
 
@@ -35,7 +41,13 @@ class Stack(Protocol):
         ...
 
 
-STACKS: tuple[Stack, ...] = (peft_adapter, transformers_model, lightning_module)
+STACKS: tuple[Stack, ...] = (
+    peft_adapter,
+    transformers_model,
+    diffusers_pipeline,
+    sentence_transformer,
+    lightning_module,
+)
 NAMES = tuple(each.NAME for each in STACKS)
 
 

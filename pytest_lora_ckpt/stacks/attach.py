@@ -7,8 +7,7 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.lora.patterns import PatternError
-from pytest_lora_ckpt.stacks.classes import GIVE_LOADER
-from pytest_lora_ckpt.stacks.errors import StackError
+from pytest_lora_ckpt.stacks.errors import GIVE_LOADER, StackError
 from pytest_lora_ckpt.stacks.meta import counted
 from pytest_lora_ckpt.wording import printable
 

@@ -40,12 +40,14 @@ class Base:
         directory: Where its config lies on this machine; None for one that is still on the Hub.
         on_hub: Whether it was named by an id on the Hub.
         revision: The revision on the Hub that the adapter's config asks for.
+        is_named: Whether somebody named it: what lies with an adapter is its config alone.
     """
 
     name: str
     directory: Path | None = None
     on_hub: bool = False
     revision: str | None = None
+    is_named: bool = True
 
     @property
     def source(self) -> str:
@@ -85,19 +87,19 @@ def find_base(given: str | None, checkpoint: Checkpoint, around: Iterable[Path] 
         return _named(given, revision=None)
     config, places = checkpoint.config, (checkpoint.path, *around)
     named = config.base if config is not None else None
+    beside = _beside(checkpoint.path) if config is not None else None
+    lies_with_it = None if beside is None else Base(str(beside), beside, is_named=False)
     if not named:
-        beside = _beside(checkpoint.path)
-        if beside is None:
-            raise StackError(f"{ADAPTER_CONFIG} names no base model.", GIVE_ANY)
-        return Base(str(beside), beside)
+        if lies_with_it is not None:
+            return lies_with_it
+        raise StackError(f"{ADAPTER_CONFIG if config else 'The checkpoint'} names no base model.", GIVE_ANY)
     revision = config.revision if config is not None else None
     if any(may_be_opened(named, place) for place in places) and Path(named).is_dir():
         return Base(named, Path(named))
     if HUB_ID.fullmatch(named) and not Path(named).exists():
         return _named(named, revision)
-    beside = _beside(checkpoint.path)
-    if beside is not None:
-        return Base(str(beside), beside)
+    if lies_with_it is not None:
+        return lies_with_it
     shown = printable(named)
     why = "lies neither near the checkpoint nor below the working directory" if Path(named).exists() else "is not there"
     raise StackError(f"The base model {shown}, which {ADAPTER_CONFIG} names, {why}.", GIVE_BASE)

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.stacks.base import GIVE_BASE, find_base
+from pytest_lora_ckpt.stacks.base import GIVE_ANY, GIVE_BASE, find_base
 from pytest_lora_ckpt.stacks.classes import candidates, config_of
 from pytest_lora_ckpt.stacks.errors import StackError
 from pytest_lora_ckpt.stacks.meta import blueprint
@@ -55,6 +55,8 @@ def at_hand(base: Base) -> Base:
     Raises:
         StackError: It is not in the local cache, and cannot be fetched.
     """
+    if not base.is_named:
+        raise StackError(f"{ADAPTER_CONFIG} names no base model.", GIVE_ANY)
     if base.directory is not None:
         return base
     from huggingface_hub import constants, hf_hub_download

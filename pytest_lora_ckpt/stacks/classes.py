@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.stacks.errors import StackError
+from pytest_lora_ckpt.stacks.errors import GIVE_LOADER, StackError
 from pytest_lora_ckpt.vocabulary.stacks import CHOICES_OF_CODE, HEADLESS_MAPPING, OF_GENERATION, TASK_MAPPINGS
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-GIVE_LOADER = "Give your own code: --lora-loader=module:function, or --lora-model=module:factory."
 
 
 def config_of(content: Mapping[str, Any]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+GIVE_LOADER = "Give your own code: --lora-loader=module:function, or --lora-model=module:factory."
+
 
 class StackError(Exception):
     """A library's own way to load does not work here.

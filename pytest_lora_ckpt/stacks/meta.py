@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.keys import parse_key
 from pytest_lora_ckpt.models import model_keys
-from pytest_lora_ckpt.stacks.classes import GIVE_LOADER, candidates, config_of
-from pytest_lora_ckpt.stacks.errors import StackError
+from pytest_lora_ckpt.stacks.classes import candidates, config_of
+from pytest_lora_ckpt.stacks.errors import GIVE_LOADER, StackError
 from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
 from pytest_lora_ckpt.wording import printable
 

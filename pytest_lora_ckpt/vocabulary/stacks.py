@@ -24,6 +24,15 @@ HEADLESS_MAPPING = "MODEL_MAPPING"
 OF_GENERATION = frozenset({"CAUSAL_LM", "SEQ_2_SEQ_LM"})
 """Tasks with which people also train models that see or hear, whose class only the base model's config names."""
 
+SENTENCE_MODULES = "modules.json"
+"""What a model of sentence-transformers is made of (sentence_transformers/base/model.py)."""
+
+DENOISERS = ("unet", "transformer", "prior")
+"""The part of a pipeline of diffusers that takes the noise away (diffusers/pipelines/*/pipeline_*.py)."""
+
+PIPELINE_INDEX = "model_index.json"
+"""What a pipeline of diffusers is made of (diffusers/pipelines/pipeline_utils.py, `config_name`)."""
+
 CHOICES_OF_CODE = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 """Fields of a model's config by which transformers may take code from the Hub
 (transformers/integrations/hub_kernels.py)."""

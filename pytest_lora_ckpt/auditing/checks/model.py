@@ -53,8 +53,8 @@ def base_untouched(context: AuditContext) -> Judgement:
     named = printable(evidence.closed_base, 200)
     closed = f"the config names {named}, which a file's word alone does not open; " if named else ""
     return skipped(
-        f"there is no base model to compare with: {closed}override the fixture lora_base_model (a model, or the path "
-        "of its weights), or write a manifest when training"
+        f"there is no base model to compare with: {closed}give --lora-base=PATH, override the fixture "
+        "lora_base_model (a model, or the path of its weights), or write a manifest when training"
     )
 
 

@@ -50,7 +50,10 @@ def loader(context: AuditContext) -> Judgement | None:
     """There is a loader."""
     if context.loaded is not None:
         return None
-    return skipped("there is no loader: give --lora-loader=module:function, or override the fixture lora_loader")
+    library = "--lora-loader=peft or " if context.file.lora_config is not None else ""
+    return skipped(
+        f"there is no loader: give {library}--lora-loader=module:function, or override the fixture lora_loader"
+    )
 
 
 def lora_keys(context: AuditContext) -> Judgement | None:
