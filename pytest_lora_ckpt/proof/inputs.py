@@ -24,8 +24,9 @@ def default_inputs(model: Any) -> Inputs | None:
     """Make small inputs for a Hugging Face model from its config, for a forward pass and for `generate`.
 
     The dict that a Lightning module has as its `example_input_array` goes before. Else the model is the one
-    `PreTrainedModel` in what is given, be it wrapped by PEFT, `torch.compile` or a module of the project. The values are drawn from a generator of their own, so they are the same each time and no random state is
-    touched. They are tried: the forward pass must accept them, and reach every tower that has adapters.
+    `PreTrainedModel` in what is given, be it wrapped by PEFT, `torch.compile` or a module of the project. The values
+    are drawn from a generator of their own, so they are the same each time and no random state is touched. They are
+    tried: the forward pass must accept them, and reach every tower that has adapters.
 
     | model | inputs |
     | --- | --- |
