@@ -197,7 +197,7 @@ class LoadReport:
         checkpoint_keys: Number of keys in the checkpoint.
         model_keys: Number of keys in the model.
         lora_keys: Number of adapter parameters in the checkpoint, and in the model.
-        companion_lora_keys: Number of adapter parameters in the adapter directory next to the checkpoint.
+        companion_lora_keys: Number of adapter parameters in the adapter directories that lie with the checkpoint.
         findings: Causes and remedies, the gravest first.
     """
 

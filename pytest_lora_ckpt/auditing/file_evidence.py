@@ -54,17 +54,21 @@ class FileEvidence:
         return detect_stage(held, self._stages, lora=lora, trained_only=self.alone.scope == "adapter")
 
     @property
+    def has_adapters_beside(self) -> bool:
+        """Whether adapter directories lie with it that can be read."""
+        return any(each.kind == "adapter" and each.checkpoint for each in self.checkpoint.trained)
+
+    @property
     def adapter_parts(self) -> tuple[Checkpoint, ...]:
-        """The checkpoint, and the adapter directory next to it, as far as they are to hold adapters."""
-        here, companion = self.checkpoint, self.checkpoint.adapter_companion
+        """The checkpoint, and the adapter directories that lie with it, as far as they are to hold adapters."""
+        here = self.checkpoint
         own = (here,) if self.has_lora or here.adapter_config is not None else ()
-        adapters = [each.checkpoint for each in here.further if each.kind == "adapter" and each.checkpoint]
-        return (*own, *([companion] if companion else []), *adapters)
+        return (*own, *(each.checkpoint for each in here.trained if each.kind == "adapter" and each.checkpoint))
 
     @property
     def trained_parts(self) -> tuple[Checkpoint, ...]:
         """The files of trained weights next to the adapter, or that the project names."""
-        return tuple(each.checkpoint for each in self.checkpoint.further if each.kind == "weights" and each.checkpoint)
+        return tuple(each.checkpoint for each in self.checkpoint.trained if each.kind == "weights" and each.checkpoint)
 
     @property
     def parts(self) -> list[Part]:
@@ -96,12 +100,12 @@ class FileEvidence:
     @property
     def lora_config(self) -> AdapterConfig | None:
         """The adapter's `adapter_config.json`, in the checkpoint or next to it."""
-        companion = self.checkpoint.adapter_companion
+        companion = self.checkpoint.adapter_beside
         return self.checkpoint.config or (companion.config if companion else None)
 
     def facts(self, path: Path | str) -> CheckpointFacts:
         """Return what the report says of the checkpoint."""
-        checkpoint, companion = self.checkpoint, self.checkpoint.adapter_companion
+        checkpoint, companion = self.checkpoint, self.checkpoint.adapter_beside
         return CheckpointFacts(
             path=str(place(path)),
             layout=checkpoint.layout,

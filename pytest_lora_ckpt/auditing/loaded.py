@@ -200,7 +200,8 @@ class LoadedEvidence:
     @cached_property
     def _own_adapters(self) -> set[str]:
         """Names that the loaded model has for this checkpoint's adapters."""
-        model_keys = (*self.match.report.mapping.values(), *self.match.beside.values())
+        own = self.match.own
+        model_keys = (*self.match.report.mapping.values(), *(own.mapping.values() if own else ()))
         return {name for name in (parse_key(key).adapter for key in model_keys) if name}
 
     @cached_property

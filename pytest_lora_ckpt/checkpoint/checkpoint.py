@@ -38,14 +38,15 @@ class Companion:
 
     Attributes:
         kind: `"weights"`, a state dict of trained weights next to an adapter, or one that the project names;
-            `"adapter"`, a PEFT adapter directory: `lora_weights/` next to a torch file, or a further adapter below an
-            adapter's directory; `"twin"`, the adapter's weights file in the other format, of which PEFT reads the
-            safetensors file; or `"other"`, which is not part of what was trained.
+            `"adapter"`, a PEFT adapter directory; `"twin"`, the adapter's weights file in the other format, of which
+            PEFT reads the safetensors file; or `"other"`, which is not part of what was trained.
         path: Where it lies.
         checkpoint: Its contents; None where it cannot be read.
         error: Why it cannot be read.
         why: Of the kind `"other"`, what it is.
         named: Whether the project names it: then it is meant.
+        called: What the model calls an adapter, as its directory does; empty for the checkpoint's own, which lies in
+            `lora_weights/` next to it.
     """
 
     kind: str
@@ -54,6 +55,12 @@ class Companion:
     error: CheckpointError | None = None
     why: str = ""
     named: bool = False
+    called: str = ""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the adapter that the checkpoint itself is of, in a directory of its own."""
+        return self.kind == "adapter" and not self.called
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,6 +89,7 @@ class Checkpoint:
         adapter_config: The contents of `adapter_config.json`, for a PEFT adapter, as they are in the file.
         twice: Names that `adapter_config.json` has twice.
         companions: Other parts of the same run in the same directory, each with its kind.
+        called: What the model calls its adapter, where that is one of several in sub-directories, and none at the top.
         notes: Short remarks worth showing.
         doubts: What speaks against its files being of one save.
         budget: What reading it has spent, and what is left of the audit's limits.
@@ -110,6 +118,7 @@ class Checkpoint:
     adapter_config: dict[str, Any] | None = field(default=None, repr=False)
     twice: tuple[str, ...] = field(default=(), repr=False)
     companions: tuple[Companion, ...] = field(default=(), repr=False)
+    called: str = ""
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     budget: Budget = field(default_factory=Budget, repr=False)
@@ -124,7 +133,10 @@ class Checkpoint:
 
     @cached_property
     def adapters(self) -> Mapping[str, AdapterInfo]:
-        """Adapters that the keys or the config show, by name; `"default"` where the keys carry none, as PEFT saves."""
+        """All adapters by name: of the keys or the config, and of the directories that lie with it.
+
+        `"default"` is what the keys carry no name of, as PEFT saves; one in a directory is called as that is.
+        """
         time = self.budget.pattern_time
         components = configs_of_components(self.envelope, self.budget)
         written = WrittenDown(
@@ -133,7 +145,14 @@ class Checkpoint:
             components={name: AdapterConfig.of(each, time) for name, each in components.items()},
             hints=self.hints,
         )
-        return adapters_of(lora_pairs(self.keys), written)
+        found = dict(adapters_of(lora_pairs(self.keys), written))
+        if self.called and "default" in found:
+            found = {self.called: found.pop("default"), **found}
+        for each in self.trained:
+            if each.kind == "adapter" and each.checkpoint is not None:
+                for name, info in each.checkpoint.adapters.items():
+                    found.setdefault(each.called if each.called and name == "default" else name, info)
+        return found
 
     @cached_property
     def alphas(self) -> Mapping[str, float]:
@@ -162,17 +181,14 @@ class Checkpoint:
         return next((each for each in self.companions if each.kind == kind), None)
 
     @property
-    def adapter_companion(self) -> Checkpoint | None:
-        """The adapter in the directory next to the file, where there is one that can be read."""
-        companion = None if self.layout == "peft_adapter" else self.companion("adapter")
-        return companion.checkpoint if companion else None
+    def trained(self) -> tuple[Companion, ...]:
+        """What was trained and lies in other files: adapters, and weights in files of their own; readable or not."""
+        return tuple(each for each in self.companions if each.kind in {"weights", "adapter"})
 
     @property
-    def further(self) -> tuple[Companion, ...]:
-        """What else was trained: weights in files of their own, and further adapters; readable or not."""
-        adapters = [each for each in self.companions if each.kind == "adapter"]
-        beside = adapters[0] if adapters and self.layout != "peft_adapter" else None
-        return tuple(each for each in self.companions if each.kind in {"weights", "adapter"} and each is not beside)
+    def adapter_beside(self) -> Checkpoint | None:
+        """Its own adapter, of what was trained, where that lies in a directory next to it and can be read."""
+        return next((each.checkpoint for each in self.trained if each.is_own and each.checkpoint), None)
 
     @property
     def folder(self) -> Place:
@@ -258,9 +274,9 @@ class Checkpoint:
         )
 
 
-def open_companion(kind: str, path: str, read: Callable[[], Checkpoint]) -> Companion:
+def open_companion(kind: str, path: str, read: Callable[[], Checkpoint], *, called: str = "") -> Companion:
     """Open a companion: that it cannot be read is part of the answer, not an error."""
     try:
-        return Companion(kind, place(path), read())
+        return Companion(kind, place(path), read(), called=called)
     except CheckpointError as error:
-        return Companion(kind, place(path), error=error)
+        return Companion(kind, place(path), error=error, called=called)

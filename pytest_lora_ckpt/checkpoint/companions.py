@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Companion, open_companion
@@ -64,7 +65,8 @@ def beside(adapter: Checkpoint, listing: Listing, assemble: Assemble, index_file
         inside = folder.directory(name)
         if inside is not None:
             if inside.has(ADAPTER_CONFIG) and not _is_step(name, inside):
-                yield open_companion("adapter", inside.path, lambda inside=inside: assemble(inside, (peft_adapter,)))  # type: ignore[misc]
+                read = partial(assemble, inside, (peft_adapter,))
+                yield open_companion("adapter", inside.path, read, called=name)
         elif name not in taken and folder.has(name):
             found = open_companion("weights", folder.where(name), lambda name=name: _open(folder, name, index_file))  # type: ignore[misc]
             if found.checkpoint is not None:

@@ -121,8 +121,9 @@ def name_companions(checkpoint: Checkpoint, paths: Iterable[str | os.PathLike[st
     opened = []
     for text in named.values():
         each = open_companion("weights", text, lambda text=text: open_within(text, checkpoint.budget))  # type: ignore[misc]
-        kind = "adapter" if each.checkpoint is not None and each.checkpoint.layout == "peft_adapter" else each.kind
-        opened.append(dataclasses.replace(each, kind=kind, named=True))
+        is_adapter = each.checkpoint is not None and each.checkpoint.layout == "peft_adapter"
+        kind, called = ("adapter", each.path.name) if is_adapter else (each.kind, "")
+        opened.append(dataclasses.replace(each, kind=kind, named=True, called=called))
     held = [each.checkpoint or each.error for each in opened]
     return dataclasses.replace(
         checkpoint,

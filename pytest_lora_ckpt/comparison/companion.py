@@ -49,6 +49,11 @@ class Part:
         return self.companion.path.name
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is the checkpoint's own adapter, in a directory next to it."""
+        return self.companion.is_own
+
+    @property
     def mapping(self) -> Mapping[str, str]:
         """Its keys -> keys of the model; empty where it is not known to be part of the model."""
         return self.report.mapping if self.report and self.is_meant else {}
@@ -88,6 +93,8 @@ class Part:
     def findings(self) -> Iterator[Finding]:
         """Say what of it has no place in the model, or that it was not judged."""
         name = printable(self.name)
+        if self.report is None and self.is_own:
+            return  # Where the model has no LoRA, the checks of the loaded model say what became of it.
         if self.report is None and self.companion.named:
             yield self.not_loaded(list(self.checkpoint.keys), "are not in the model, which has no adapter of this name")
         elif self.report is None:
@@ -108,13 +115,16 @@ class WholeComparison:
 
     Attributes:
         report: The comparison of the checkpoint, with the findings on its companions.
-        beside: Keys of the adapter directory next to a torch file -> keys of the model.
-        parts: What else was trained.
+        parts: What was trained and lies in other files.
     """
 
     report: LoadReport
-    beside: Mapping[str, str]
     parts: tuple[Part, ...] = ()
+
+    @property
+    def own(self) -> Part | None:
+        """The part that is the checkpoint's own adapter, in a directory next to it."""
+        return next((part for part in self.parts if part.is_own), None)
 
 
 def compare_with_companion(  # noqa: PLR0913  # All but the first three by keyword.
@@ -137,46 +147,53 @@ def compare_with_companion(  # noqa: PLR0913  # All but the first three by keywo
         names: What the model calls further adapters; by default as their directories are called.
     """
     target = as_key_set(model)
-    name = adapter_name or active_adapter(model) or _only_other(checkpoint, target) or "default"
+    adapters = _adapters_of(target)
+    called = checkpoint.called if checkpoint.called in adapters else None
+    name = adapter_name or called or active_adapter(model) or _only_other(checkpoint, adapters) or "default"
     parts = compare_parts(checkpoint, target, names or {}, name)
     report = compare(checkpoint, target, remapping, stage=stage, adapter_name=name)
-    companion = checkpoint.adapter_companion
     if report.remapped is None:
-        return WholeComparison(report, {})
-    brought = {} if companion is None else compare(companion, target, scope="adapter", adapter_name=name).mapping
-    slots = frozenset(report.remapped.missing.of("lora")).intersection(brought.values())
-    slots = frozenset() if report.lora_keys[0] else slots
-    given = {place for part in parts for place in part.mapping.values()}
-    elsewhere = slots.union(given.intersection(report.remapped.missing.of("lora", "non_lora")))
+        return WholeComparison(report)
+    # Where the checkpoint holds LoRA itself, what that lacks is lost: its directory is another copy of it.
+    own = [part for part in parts if part.is_own and not report.lora_keys[0]]
+    others = [part for part in parts if not part.is_own]
+    brought = frozenset(place for part in own for place in part.mapping.values())
+    given = brought.union(place for part in others for place in part.mapping.values())
+    elsewhere = given.intersection(report.remapped.missing.of("lora", "non_lora"))
     if not elsewhere:
-        return WholeComparison(with_parts(report, parts), brought, parts)
-    excuses = Excuses(stage, elsewhere, adapter=companion if slots else None)
+        return WholeComparison(with_parts(report, parts), parts)
+    slots = brought.intersection(report.remapped.missing.of("lora"))
+    excuses = Excuses(stage, elsewhere, adapter=own[0].checkpoint if slots else None)
     report = compare(checkpoint, target, report.remapping, adapter_name=name, excuses=excuses)
-    if slots and companion is not None:
-        message = (
-            f"{len(slots)} LoRA keys of the model are not in the checkpoint but in {companion.path.name}/ beside it."
-        )
+    if slots:
+        message = f"{len(slots)} LoRA keys of the model are not in the checkpoint but in {own[0].name}/ beside it."
         report = dataclasses.replace(report, findings=(*report.findings, finding("lora-beside", message, slots)))
-    return WholeComparison(with_parts(report, parts), brought, parts)
+    return WholeComparison(with_parts(report, parts), parts)
 
 
-def _only_other(checkpoint: Checkpoint, target: KeySet) -> str | None:
-    """Return the one adapter of a model that is not called as the directory of a further adapter is."""
-    further = {each.path.name for each in checkpoint.further if each.kind == "adapter"}
-    left = {each.adapter for each in readings(target).values() if each.adapter} - further
-    return left.pop() if further and len(left) == 1 else None
+def _adapters_of(target: KeySet) -> set[str]:
+    """Return the names of a model's adapters; `""` for one without a name."""
+    return {each.adapter or "" for each in readings(target).values() if each.is_adapter}
+
+
+def _only_other(checkpoint: Checkpoint, adapters: set[str]) -> str | None:
+    """Return the one adapter of a model that is not called as the directory of another one is."""
+    others = {each.called for each in checkpoint.trained if each.called}
+    left = adapters - others - {""}
+    return left.pop() if others and len(left) == 1 else None
 
 
 def compare_parts(
     checkpoint: Checkpoint, target: KeySet, names: Mapping[Companion, str], adapter_name: str
 ) -> tuple[Part, ...]:
-    """Compare what else was trained with a model."""
-    adapters = {each.adapter for each in readings(target).values()}
+    """Compare what was trained and lies in other files with a model."""
+    adapters = _adapters_of(target)
     parts = []
-    for each in checkpoint.further:
+    for each in checkpoint.trained:
         if each.checkpoint is not None:
-            name = names.get(each, each.path.name) if each.kind == "adapter" else adapter_name
-            known = each.kind != "adapter" or name in adapters
+            name = names.get(each) or each.called or adapter_name
+            is_there = name in adapters or (each.is_own and bool(adapters))
+            known = each.kind != "adapter" or is_there
             report = compare(each.checkpoint, target, scope="adapter", adapter_name=name) if known else None
             parts.append(Part(each, each.checkpoint, report))
     return tuple(parts)

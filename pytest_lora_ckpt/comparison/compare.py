@@ -195,6 +195,6 @@ def _count_lora(names: KeySet) -> int:
 
 
 def _count_companion(checkpoint: Any) -> int:
-    """Count the adapter parameters in the adapter directory next to a checkpoint."""
-    companion = getattr(checkpoint, "adapter_companion", None)
-    return 0 if companion is None else _count_lora(companion.keys)
+    """Count the adapter parameters in the adapter directories that lie with a checkpoint."""
+    parts = checkpoint.trained if isinstance(checkpoint, Checkpoint) else ()
+    return sum(_count_lora(each.checkpoint.keys) for each in parts if each.kind == "adapter" and each.checkpoint)

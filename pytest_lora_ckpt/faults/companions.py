@@ -132,7 +132,7 @@ def companion_emptied(draft: Draft) -> None:
 def _damage(draft: Draft, damage: Callable[[Checkpoint, Path], object]) -> None:
     """Damage every file of trained weights that lies with the checkpoint; `damage` gets its contents and its copy."""
     home = draft.weights.parent.resolve()
-    for each in draft.checkpoint.further:
+    for each in draft.checkpoint.trained:
         trained = each.checkpoint if each.kind == "weights" else None
         if trained is None or len(trained.files) != 1:
             continue
@@ -151,7 +151,7 @@ def _of_another_run(checkpoint: Checkpoint) -> Draft:
 
 
 def _adapter(draft: Draft) -> Checkpoint:
-    adapter = draft.checkpoint.adapter_companion
+    adapter = draft.checkpoint.adapter_beside
     if adapter is None:
         raise NotApplicable(f"there is no readable adapter in {LORA_WEIGHTS}/ next to {draft.name}")
     return adapter

@@ -189,5 +189,5 @@ def _keeps_only_what_was_trained(draft: Draft) -> bool:
 
 
 def _require_no_directory(draft: Draft) -> None:
-    if draft.checkpoint.adapter_companion is not None:
-        raise NotApplicable(f"the adapter is also in {draft.checkpoint.adapter_companion.path.name}/ next to it")
+    if (beside := draft.checkpoint.adapter_beside) is not None:
+        raise NotApplicable(f"the adapter is also in {beside.path.name}/ next to it")

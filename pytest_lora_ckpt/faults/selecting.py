@@ -132,7 +132,7 @@ def middle(numbers: Iterable[int]) -> int:
 
 def scaling(draft: Draft, pair: Pair) -> float:
     """Return the factor of an adapter's product, by the checkpoint's config or that of the adapter next to it."""
-    adapter = draft.checkpoint.adapter_companion
+    adapter = draft.checkpoint.adapter_beside
     config = draft.checkpoint.adapter_config or (adapter.adapter_config if adapter else None) or {}
     factor = expected_scaling(config, pair.module, draft.keys[pair.down].shape[0])
     return _USUAL_SCALING if factor is None else factor

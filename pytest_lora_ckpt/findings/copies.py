@@ -71,7 +71,7 @@ def copy_findings(
 
 def companion_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Find the tensors of which a checkpoint and the adapter directory next to it have different values."""
-    companion = checkpoint.adapter_companion
+    companion = checkpoint.adapter_beside
     if companion is None:
         return
     here, there = (_adapter_keys(part.keys) for part in (checkpoint, companion))

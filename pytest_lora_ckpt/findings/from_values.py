@@ -145,12 +145,14 @@ def checksum_findings(part: Checkpoint, trained: Collection[str] | None = None) 
 
 def broken_companions(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Name the companions that cannot be read, or hold nothing."""
-    for each in checkpoint.further:
-        name = printable(each.path.name)
+    for each in checkpoint.trained:
+        name = f"{printable(each.path.name)}{'/' * (each.kind == 'adapter')}"
         if each.error is not None and each.error.problem in {"empty", "empty-file"}:
-            yield finding("companion-empty", f"{name}, which lies with the adapter, holds no tensor.")
+            yield finding("companion-empty", f"{name}, which lies with the checkpoint, holds no tensor.")
         elif each.error is not None:
-            message = f"{name}, which lies with the adapter, cannot be read ({each.error.problem}): {each.error.found}"
+            message = (
+                f"{name}, which lies with the checkpoint, cannot be read ({each.error.problem}): {each.error.found}"
+            )
             yield finding("companion-unreadable", f"{message}.")
         elif each.checkpoint is not None:
             keys = each.checkpoint.keys

@@ -42,8 +42,7 @@ def compare_checkpoint(manifest: Manifest, checkpoint: Checkpoint, *, base: bool
         base: Compare the values of base weights too: every byte of them is read, one tensor at a time. Otherwise only
             trained tensors are.
     """
-    beside, further = checkpoint.adapter_companion, (each.checkpoint for each in checkpoint.further)
-    parts = [checkpoint, *([beside] if beside else []), *(part for part in further if part)]
+    parts = [checkpoint, *(each.checkpoint for each in checkpoint.trained if each.checkpoint)]
     outcomes = Outcomes(manifest)
     reshaped: dict[str, str] = {}
     unknown: list[str] = []

@@ -70,15 +70,15 @@ def match_loaded(
     """
     loaded = LoadedModel.of(model)
     name = _adapter_by_values(loaded, checkpoint) or loaded.active_adapter
-    further = ((each, each.checkpoint) for each in checkpoint.further if each.kind == "adapter")
+    further = ((each, each.checkpoint) for each in checkpoint.trained if each.called)
     names = {each: called for each, part in further if part and (called := _adapter_by_values(loaded, part))}
     whole = compare_with_companion(
         checkpoint, loaded.keys, remapping, stage=stage, adapter_name=name or "default", names=names
     )
-    report, beside, parts = whole.report, whole.beside, whole.parts
-    source = checkpoint if report.lora_keys[0] else checkpoint.adapter_companion
+    report, parts = whole.report, whole.parts
+    source = checkpoint if report.lora_keys[0] else checkpoint.adapter_beside
     if report.lora_keys[1] or source is None or not compare(source, None).lora_keys[0]:
-        return LoadedMatch(report, beside, parts)
+        return LoadedMatch(report, parts)
     if source is not checkpoint:
         # W may lie in the file, and the adapter next to it.
         reference = reference or Reference()
@@ -86,6 +86,7 @@ def match_loaded(
     rows = (*trained_tokens(loaded, source), *fused_rows(loaded, source, source.keys.keys() - report.mapping.keys()))
     reference = dataclasses.replace(reference or Reference(), rows=rows)
     # Without LoRA layers the adapter can only be in the weights.
+    parts = tuple(part for part in parts if not part.is_own)
     merge = find_merge(loaded, source, report.mapping if source is checkpoint else {}, reference)
     merge = _next_to_others(merge, [each.checkpoint for each in parts if each.companion.kind == "adapter"])
     merge, parts = _with_further(merge, parts, loaded, reference)
@@ -97,7 +98,7 @@ def match_loaded(
         present |= {key for key, own in source.keys.derived(parse_keys).items() if own.is_adapter}
     if not present and all(each.kind == "base" or not each.model_key for each in merge.modules):
         report = dataclasses.replace(report, findings=(*_names_of_dropped(loaded, source), *report.findings))
-        return LoadedMatch(report, beside, parts, merge)
+        return LoadedMatch(report, parts, merge)
     present |= {each.key for each in rows}  # They are proved by themselves.
     if present:
         # Where a trained copy has taken its module's place, the original has none.
@@ -109,7 +110,7 @@ def match_loaded(
     own = source.keys.keys()
     findings = [each for each in report.findings if each.cause != "adapter-not-loaded" or not own & {*each.keys}]
     report = dataclasses.replace(report, findings=(*findings, *_merge_findings(merge)))
-    return LoadedMatch(report, beside, parts, merge, rows)
+    return LoadedMatch(report, parts, merge, rows)
 
 
 def _names_of_dropped(loaded: LoadedModel, adapter: Checkpoint) -> Iterator[Finding]:

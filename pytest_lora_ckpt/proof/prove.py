@@ -116,18 +116,19 @@ class _Prover:
     ) -> None:
         self.loaded, self.checkpoint, self.match, self.reference = loaded, checkpoint, match, reference
         self.others = TensorsByValue(checkpoint.keys.shapes, checkpoint.read)
-        self.companion_key_at = {model_key: key for key, model_key in match.beside.items()}
+        own = match.own
+        self.own_key_at = {model_key: key for key, model_key in own.mapping.items()} if own else {}
         parsed = checkpoint.keys.derived(parse_keys)
         # A trained copy next to the file takes the place of an original in it.
         self.mapping = {
             key: model_key
             for key, model_key in match.report.mapping.items()
-            if model_key not in self.companion_key_at or "original_module" not in parsed[key].roles
+            if model_key not in self.own_key_at or "original_module" not in parsed[key].roles
         }
         self.key_at = {model_key: key for key, model_key in self.mapping.items()}
 
     def rows(self) -> Iterator[ProvedTensor]:
-        merge, companion = self.match.merge, self.checkpoint.adapter_companion
+        merge = self.match.merge
         self.checkpoint.expect(self.mapping)
         # A module without a weight in this model is lost by its names.
         modules = [each for each in merge.parts if each.model_key] if merge else []
@@ -142,10 +143,6 @@ class _Prover:
         if merge:
             yield from (merge.prove(module, key) for module in modules for key in module.pair.keys)
         yield from map(self._rows, self.match.rows)
-        if companion is not None:
-            for key, model_key in self.match.beside.items():
-                if model_key not in self.key_at:
-                    yield self._compare(key, model_key, companion.read(key), companion.path.name)
 
     def rows_of(self, part: Part) -> Iterator[ProvedTensor]:
         """Prove the tensors of a companion, but for those that the checkpoint itself brings."""
@@ -166,7 +163,6 @@ class _Prover:
             return
         sourced = {
             *self.key_at,
-            *self.companion_key_at,
             *(name for each in self.match.parts for name in each.mapping.values()),
         }
         sourced |= {name for base in bases for name in base.key_of}
@@ -231,7 +227,7 @@ class _Prover:
         return row("differs", mismatch.what, mismatch.cause)
 
     def _mismatch(self, key: str, model_key: str, file: torch.Tensor, now: torch.Tensor, source: str) -> Mismatch:
-        companion, there = self.checkpoint.adapter_companion, self.companion_key_at.get(model_key)
+        own, there = self.match.own, self.own_key_at.get(model_key)
         module, magnitude, _ = model_key.partition(".lora_magnitude_vector.")
         layer = self.loaded.layer_of_weight.get(f"{module}.base_layer.weight") if magnitude else None
         return Mismatch(
@@ -240,9 +236,7 @@ class _Prover:
             now=now,
             others=self.others,
             tied=tuple(self.key_at[name] for name in self.loaded.aliases.get(model_key, ()) if name in self.key_at),
-            companion=(companion.path.name, companion.read(there))
-            if companion and there and source == STATE_DICT
-            else None,
+            companion=(own.name, own.checkpoint.read(there)) if own and there and source == STATE_DICT else None,
             reference=self._initial(model_key),
             normed=layer.weight if layer else None,
         )

@@ -64,7 +64,7 @@ def test_trained_weights_are_found_under_any_name(name: str, adapter: Path) -> N
     companion = only(adapter)
     assert (companion.kind, companion.path.name) == ("weights", name)
     assert set(companion.checkpoint.keys) == set(PROJECTOR)
-    assert [each.path for each in open_checkpoint(adapter).further] == [adapter / name]
+    assert [each.path for each in open_checkpoint(adapter).trained] == [adapter / name]
 
 
 def test_the_same_next_to_a_weights_file_that_is_named(adapter: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_whole_model_in_shards_is_one_and_not_judged(adapter: Path) -> None:
     companion = only(adapter)
     assert companion.kind == "other"
     assert companion.why == "a whole model: it holds the weights of 2 modules that are adapted"
-    assert open_checkpoint(adapter).further == ()
+    assert open_checkpoint(adapter).trained == ()
 
 
 def test_shards_without_their_index_are_not_judged(adapter: Path) -> None:
@@ -171,16 +171,16 @@ def test_further_adapters_are_found_and_steps_of_the_run_are_not(adapter: Path) 
     (adapter / "third" / "adapter_model.safetensors").unlink()
     found = open_checkpoint(adapter)
     assert [(each.kind, each.path.name) for each in found.companions] == [("adapter", "second"), ("adapter", "third")]
-    assert [each.error and each.error.problem for each in found.further] == [None, "no-weights"]
-    assert found.adapter_companion is None
+    assert [each.error and each.error.problem for each in found.trained] == [None, "no-weights"]
+    assert found.adapter_beside is None
 
 
 def test_next_to_a_torch_file_the_directory_is_the_adapter_and_what_lies_in_it_is_further(tmp_path: Path) -> None:
     torch.save({"projector.weight": torch.ones(4, 3)}, tmp_path / "last.pt")
     torch.save(PROJECTOR, write_adapter(tmp_path / "lora_weights") / "rest.bin")
     found = open_checkpoint(tmp_path / "last.pt")
-    assert found.adapter_companion is not None
-    assert [each.path.name for each in found.further] == ["rest.bin"]
+    assert found.adapter_beside is not None
+    assert [each.path.name for each in found.trained] == ["rest.bin"]
 
 
 def test_a_project_names_files_wherever_they_lie(adapter: Path, tmp_path: Path) -> None:

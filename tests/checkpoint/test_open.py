@@ -106,7 +106,7 @@ for path in sys.argv[1:]:
     repr(checkpoint), repr(checkpoint.envelope), checkpoint.adapters
     for key in checkpoint.keys:
         assert bytes(checkpoint.read_bytes(key)) == b"\\0\\0\\x80?" * checkpoint.keys[key].numel
-    assert checkpoint.layout != "lightning" or checkpoint.adapter_companion is not None
+    assert checkpoint.layout != "lightning" or checkpoint.adapter_beside is not None
 heavy = {"torch", "numpy", "safetensors", "peft", "lightning", "transformers", "hypothesis", "pickle"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """

@@ -169,10 +169,10 @@ def test_point_9_trouble_3_lora_never_saved(plain: KeySet, with_lora: KeySet) ->
 
 def test_point_9_the_adapter_directory_beside(trained: tuple[Any, Path]) -> None:
     model, path = trained
-    assert open_checkpoint(path).adapter_companion is None
+    assert open_checkpoint(path).adapter_beside is None
     adapter = save_adapter(model, path.parent / "lora_weights")
     try:
-        beside = open_checkpoint(path).adapter_companion
+        beside = open_checkpoint(path).adapter_beside
         assert beside is not None
         assert beside.layout == "peft_adapter"
         assert_lora_complete(beside)

@@ -62,7 +62,7 @@ def test_prefixed(healthy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "problem"), [("companion-truncated", "truncated"), ("companion-emptied", "empty")])
 def test_cannot_be_read(name: str, problem: str, healthy: Path, tmp_path: Path) -> None:
-    (companion,) = open_checkpoint(damage(name, healthy, tmp_path).parent).further
+    (companion,) = open_checkpoint(damage(name, healthy, tmp_path).parent).trained
     assert companion.error is not None
     assert companion.error.problem == problem
 

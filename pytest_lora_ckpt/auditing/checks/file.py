@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.auditing.checks import needs
 from pytest_lora_ckpt.auditing.checks.check import check
 from pytest_lora_ckpt.auditing.judges import file as judges
-from pytest_lora_ckpt.auditing.judges.judgement import by_findings, failed
+from pytest_lora_ckpt.auditing.judges.judgement import by_findings
 from pytest_lora_ckpt.auditing.project import ProjectError
 from pytest_lora_ckpt.auditing.renamings import settle_targets
 from pytest_lora_ckpt.auditing.result import Facts
@@ -34,10 +34,7 @@ def readable(context: AuditContext) -> Judgement:
     """The file opens, and holds tensors."""
     checkpoint = context.checkpoint
     facts = Facts(components=context.file.alone.components)
-    companion = None if checkpoint.adapter_config is not None else checkpoint.companion("adapter")
-    if companion is not None and not companion.named and companion.error is not None:
-        judgement = failed(f"The adapter directory next to it cannot be read: {companion.error}")
-    elif broken := list(broken_companions(checkpoint)):
+    if broken := list(broken_companions(checkpoint)):
         judgement = by_findings(broken, "")
     # Where there is LoRA, the check `lora-complete` reports it.
     elif not context.file.adapter_parts and (empty := list(empty_findings(checkpoint.keys))):

@@ -57,8 +57,8 @@ def loader(context: AuditContext) -> Judgement | None:
 
 
 def lora_keys(context: AuditContext) -> Judgement | None:
-    """The checkpoint holds adapter parameters, or there is an adapter directory next to it."""
-    if context.file.has_lora or context.checkpoint.adapter_companion is not None or not context.file.is_lora:
+    """The checkpoint holds adapter parameters, or an adapter directory lies with it."""
+    if context.file.has_lora or context.file.has_adapters_beside or not context.file.is_lora:
         return None
     return skipped("the checkpoint has no LoRA keys", applies=False)
 

@@ -197,7 +197,7 @@ def test_an_adapter_next_to_a_checkpoint_is_its_companion(adapters: Path, tmp_pa
     companion = checkpoint.companion("adapter")
     assert companion is not None
     assert (companion.path, companion.error) == (tmp_path / "lora_weights", None)
-    assert checkpoint.adapter_companion is companion.checkpoint is not None
+    assert checkpoint.adapter_beside is companion.checkpoint is not None
     assert companion.checkpoint.layout == "peft_adapter"
     assert checkpoint.companion("twin") is None
 
@@ -209,7 +209,7 @@ def test_a_companion_that_cannot_be_read_says_why(tmp_path: Path, config: str | 
     if config:
         (tmp_path / "lora_weights" / "adapter_config.json").write_text(config)
     checkpoint = open_checkpoint(tmp_path / "last.ckpt")
-    assert checkpoint.adapter_companion is None
+    assert checkpoint.adapter_beside is None
     companion = checkpoint.companion("adapter")
     assert companion is not None
     assert companion.error is not None
