@@ -72,8 +72,9 @@ class AuditContext:
 
     def _open(self) -> Checkpoint:
         checkpoint = open_within(self.path, self._budget)
-        if checkpoint.around is not None and Path(checkpoint.around.path) != Path(self.path):
-            self._meant = self.project.path = Path(checkpoint.around.path)  # The loader gets what is audited.
+        if checkpoint.around is not None and (meant := place(checkpoint.around.path)) != place(self.path):
+            # The loader gets what is audited.
+            self._meant = self.project.path = meant if isinstance(meant, Path) else meant.full
         return name_companions(checkpoint, self.demands.companions)
 
     @property

@@ -118,11 +118,14 @@ def name_companions(checkpoint: Checkpoint, paths: Iterable[str | os.PathLike[st
     """
     named = {place(path).resolve(): os.fspath(path) for path in paths}
     kept = [each for each in checkpoint.companions if each.path.resolve() not in named]
-    opened = []
+    opened: list[Companion] = []
     for text in named.values():
         each = open_companion("weights", text, lambda text=text: open_within(text, checkpoint.budget))  # type: ignore[misc]
         is_adapter = each.checkpoint is not None and each.checkpoint.layout == "peft_adapter"
-        kind, called = ("adapter", each.path.name) if is_adapter else (each.kind, "")
+        # Without an adapter of its own, the first that is named is the one that the checkpoint is of.
+        has_own = checkpoint.layout == "peft_adapter" or any(other.is_own for other in (*kept, *opened))
+        kind = "adapter" if is_adapter else each.kind
+        called = each.path.name if is_adapter and has_own else ""
         opened.append(dataclasses.replace(each, kind=kind, named=True, called=called))
     held = [each.checkpoint or each.error for each in opened]
     return dataclasses.replace(

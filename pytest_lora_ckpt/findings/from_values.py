@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
@@ -150,10 +151,9 @@ def broken_companions(checkpoint: Checkpoint) -> Iterator[Finding]:
         if each.error is not None and each.error.problem in {"empty", "empty-file"}:
             yield finding("companion-empty", f"{name}, which lies with the checkpoint, holds no tensor.")
         elif each.error is not None:
-            message = (
-                f"{name}, which lies with the checkpoint, cannot be read ({each.error.problem}): {each.error.found}"
-            )
-            yield finding("companion-unreadable", f"{message}.")
+            message = f"{name}, which lies with the checkpoint, cannot be read ({each.error.problem}, in "
+            message += f"{printable(each.error.path)}): {each.error.found}."
+            yield dataclasses.replace(finding("companion-unreadable", message), remedy=each.error.remedy)
         elif each.checkpoint is not None:
             keys = each.checkpoint.keys
             if empty := [key for key, info in keys.items() if not info.numel]:

@@ -180,7 +180,7 @@ def test_next_to_a_torch_file_the_directory_is_the_adapter_and_what_lies_in_it_i
     torch.save(PROJECTOR, write_adapter(tmp_path / "lora_weights") / "rest.bin")
     found = open_checkpoint(tmp_path / "last.pt")
     assert found.adapter_beside is not None
-    assert [each.path.name for each in found.trained] == ["rest.bin"]
+    assert [(each.path.name, each.is_own) for each in found.trained] == [("lora_weights", True), ("rest.bin", False)]
 
 
 def test_a_project_names_files_wherever_they_lie(adapter: Path, tmp_path: Path) -> None:

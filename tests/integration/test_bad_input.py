@@ -107,9 +107,7 @@ def test_it_is_told_and_the_rest_is_skipped(
     assert run.named("failed") == {"readable"}
     for word in (
         str(path if what != "broken adapter beside" else folder),
-        "expected:",
-        "found:",
-        "what to do:",
+        *(("expected:", "found:", "what to do:") if what != "broken adapter beside" else ()),
         *words,
     ):
         assert word in run.summary("readable")

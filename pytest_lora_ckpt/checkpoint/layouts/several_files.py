@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def join(parts: Sequence[Part], path: str, layout: str) -> Checkpoint:
     held = [part for _, part, _ in parts]
     return dataclasses.replace(
         held[0],
-        path=Path(path),
+        path=place(path),
         layout=layout,
         format=", ".join(dict.fromkeys(each.format for each in held)),
         keys=KeySet(infos),

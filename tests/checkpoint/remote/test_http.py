@@ -149,8 +149,8 @@ def test_lora_weights_next_to_a_checkpoint(tmp_path: Path, web: Web, adapter: Pa
     torch.save({"state_dict": _state(3), "pytorch-lightning_version": "2"}, tmp_path / "last.ckpt")
     shutil.copytree(adapter, tmp_path / "lora_weights")
     checkpoint = open_checkpoint(f"{web.url}/last.ckpt")
-    assert checkpoint.adapter_companion is not None
-    assert str(checkpoint.adapter_companion.path) == f"{web.url}/lora_weights"
+    assert checkpoint.adapter_beside is not None
+    assert str(checkpoint.adapter_beside.path) == f"{web.url}/lora_weights"
 
 
 # Bad input
