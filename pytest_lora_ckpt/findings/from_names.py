@@ -13,7 +13,7 @@ from pytest_lora_ckpt.findings.finding import finding
 from pytest_lora_ckpt.keys import ParsedKey, parse_keys, templates
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
-from pytest_lora_ckpt.vocabulary.lora import DIFFUSERS_COMPONENTS, MAGNITUDE, PEFT_FACTORS
+from pytest_lora_ckpt.vocabulary.lora import MAGNITUDE, PEFT_FACTORS
 from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
@@ -76,20 +76,6 @@ def empty_findings(keys: KeySet) -> Iterator[Finding]:
     if base:
         message = f"{_have(len(base), 'weight')} size 0, such as {printable(base[0])}."
         yield finding("zero3-empty", message, base)
-
-
-def diffusers_without_alpha(keys: KeySet) -> Iterator[Finding]:
-    """Say that a file of diffusers has no alpha: it is served at scaling 1, whatever it was trained with.
-
-    Args:
-        keys: Keys of a safetensors file in which no config and no metadata lie.
-    """
-    pairs = [pair for pair in lora_pairs(keys) if pair.down and pair.up]
-    factors = [pair.down[0] for pair in pairs if pair.down]
-    ours = factors and all(key.split(".")[0] in DIFFUSERS_COMPONENTS and key.endswith(".weight") for key in factors)
-    if ours and not any(key.endswith(".alpha") for key in keys):
-        message = "The file has no alpha (neither metadata nor alpha keys): diffusers serves it at scaling 1."
-        yield finding("alpha-not-in-file", message)
 
 
 def like_modules(module: str) -> str:
@@ -177,11 +163,12 @@ def _disagreeing_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
         and pair.down[1].numel
         and pair.up[1].numel
         and pair.blocks == 1
-        and not _ranks_agree(pair.down[1].shape, pair.up[1].shape)
+        and not (_ranks_agree(pair.down[1].shape, pair.up[1].shape) and _alike(pair.down[1].shape, pair.up[1].shape))
     ]
     if outliers:
         module, down, up, _ = outliers[0]
-        message = f"{_have(len(outliers))} factors of two ranks: {printable(module)} has "
+        of = "two ranks" if not _ranks_agree(down, up) else "two kinds, of a convolution and of another layer"
+        message = f"{_have(len(outliers))} factors of {of}: {printable(module)} has "
         message += f"{list(down)} and {list(up)}."
         yield finding("lora-rank-uneven", message, keys_of(pair for *_, pair in outliers))
 
@@ -191,6 +178,11 @@ def _ranks_agree(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
         return False
     # A convolution in groups has a B for each: out x rank / groups.
     return down[0] == up[1] or (len(down) > 2 and not down[0] % max(up[1], 1))  # noqa: PLR2004
+
+
+def _alike(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
+    """Whether both are matrices, or both of a convolution, whose B has a kernel of size 1."""
+    return len(down) == len(up) and all(size == 1 for size in up[2:])
 
 
 def _exchanged_factors(pairs: list[LoraPair]) -> Iterator[Finding]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pytest_lora_ckpt.findings.from_names import diffusers_without_alpha, lora_pair_findings
+from pytest_lora_ckpt.findings.from_alpha import diffusers_without_alpha
+from pytest_lora_ckpt.findings.from_names import lora_pair_findings
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import as_key_set
 
@@ -132,7 +133,7 @@ def test_factors_of_any_number_of_dimensions(down: tuple[int, ...], up: tuple[in
     prefix = "base_model.model.layers.{}.q_proj.lora_{}.weight"
     keys = {prefix.format(layer, side): shape for layer in (0, 1) for side, shape in (("A", down), ("B", up))}
     found = causes(keys)
-    assert ("lora-rank-uneven" in found) == (math.prod((*down, *up)) > 0 and (len(down) < 1 or len(up) < 2))
+    assert ("lora-rank-uneven" in found) == (math.prod((*down, *up)) > 0 and (len(up) < 2 or len(down) != len(up)))
 
 
 def test_a_layer_of_another_rank() -> None:

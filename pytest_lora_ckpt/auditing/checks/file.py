@@ -15,7 +15,8 @@ from pytest_lora_ckpt.auditing.renamings import settle_targets
 from pytest_lora_ckpt.auditing.result import Facts
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.findings.copies import companion_findings, doubt_findings, twin_findings
-from pytest_lora_ckpt.findings.from_names import diffusers_without_alpha, empty_findings
+from pytest_lora_ckpt.findings.from_alpha import alpha_findings, diffusers_without_alpha
+from pytest_lora_ckpt.findings.from_names import empty_findings
 from pytest_lora_ckpt.findings.from_values import (
     base_code_findings,
     broken_companions,
@@ -67,8 +68,10 @@ def safe(context: AuditContext) -> Judgement:
 def lora_complete(context: AuditContext) -> Judgement:
     """Every adapted module has both factors, of one rank, and like layers are alike."""
     file = context.file
-    says_nothing = file.lora_config is None and not file.checkpoint.hints and file.checkpoint.layout == "safetensors"
-    notes = diffusers_without_alpha(file.checkpoint.keys) if says_nothing else ()
+    checkpoint = file.checkpoint
+    says_nothing = file.lora_config is None and not checkpoint.hints and checkpoint.format == "safetensors"
+    notes = [*diffusers_without_alpha(checkpoint.keys)] if says_nothing else []
+    notes += [each for part in file.adapter_parts for each in alpha_findings(part.keys, part.alphas)]
     return judges.lora_complete(file.parts, notes)
 
 
