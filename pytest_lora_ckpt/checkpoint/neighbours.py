@@ -11,6 +11,7 @@ from pytest_lora_ckpt.checkpoint.distributed.metadata import saved_in
 from pytest_lora_ckpt.checkpoint.errors import UNREACHED, BrokenFileError, CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES
 from pytest_lora_ckpt.checkpoint.scan import scan_file
+from pytest_lora_ckpt.checkpoint.zero.files import has_rank_files
 from pytest_lora_ckpt.vocabulary.files import (
     ADAPTER_CONFIG,
     DISTRIBUTED_METADATA,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 _MOST_REMOTE = 32
-_OF_THE_SAME_RUN = re.compile(r"global_step\d+")
 
 
 class Neighbours:
@@ -158,6 +158,6 @@ def _belongs(name: str, folder: Listing, *, around: bool) -> bool:
     """Whether the files of a directory lie with the checkpoint: of an adapter, of DeepSpeed, of torch's shards."""
     if name == LORA_WEIGHTS or not around:
         return name == LORA_WEIGHTS
-    if _OF_THE_SAME_RUN.fullmatch(name) or folder.has(DISTRIBUTED_METADATA):
+    if has_rank_files(folder) or folder.has(DISTRIBUTED_METADATA):
         return True
     return folder.has(ADAPTER_CONFIG) and not re.fullmatch(STEP_DIRECTORY, name)

@@ -15,7 +15,7 @@ from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
 from pytest_lora_ckpt.checkpoint.distributed.objects import Objects
 from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError, CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
-from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, peft_adapter
+from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, deepspeed, peft_adapter
 from pytest_lora_ckpt.checkpoint.limits import HEAD, Budget, OverLimitError, over_limit
 from pytest_lora_ckpt.checkpoint.meant import meant, name_the_checkpoint
 from pytest_lora_ckpt.checkpoint.neighbours import Neighbours
@@ -84,12 +84,13 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
             name_the_checkpoint(error, listing)
             raise
         neighbours.read_others(around=listing.name is None or checkpoint.layout in _WHOLE_DIRECTORIES)
+        beside = deepspeed.beside(listing) if checkpoint.layout in _WHOLE_DIRECTORIES else ""
         return dataclasses.replace(
             checkpoint,
             globals=neighbours.globals,
             unread=neighbours.unread,
             around=listing,
-            notes=(*([note] if note else []), *checkpoint.notes, *neighbours.notes, *listing.storage.notes),
+            notes=(*filter(None, (note, beside)), *checkpoint.notes, *neighbours.notes, *listing.storage.notes),
         )
 
 

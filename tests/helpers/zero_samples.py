@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import itertools
 import math
 import pickle
+import sys
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from dataclasses import dataclass, field, replace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 Tensors = dict[str, torch.Tensor]
@@ -53,6 +56,18 @@ class _Pickler(pickle._Pickler):
             return
         self.write("c{}\n{}\n".format(*_SPELLED[obj]).encode())  # type: ignore[attr-defined]
         self.memoize(obj)  # type: ignore[attr-defined]
+
+
+CASES = (
+    *("zero0-fp32", "zero0-bf16", "zero0-fp16", "zero0-bf16-only"),
+    *("zero1-fp32-alone", "zero1-bf16-tied", "zero1-fp16", "zero1-bf16-only"),
+    *("zero2-fp32-alone", "zero2-bf16-tied", "zero2-fp16", "zero2-bf16-only"),
+    *("zero3-fp32-alone", "zero3-bf16-tied", "zero3-fp16", "zero3-bf16-only"),
+    *("zero1-bf16-accumulated", "zero1-bf16-elastic", "zero2-bf16-round-robin", "zero2-bf16-aligned"),
+    *("zero3-bf16-sub-groups", "zero3-bf16-threshold"),
+    *("zero2-bf16-offload", "zero3-bf16-offload", "zero2-bf16-tag"),
+)
+"""What `deepspeed_writer` writes by the real library."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +175,7 @@ def _stages_1_and_2(zero: Zero) -> dict[str, object]:
                 "param_alignment_paddings": paddings,
                 "partition_count": [zero.ranks] * len(zero.groups),
                 "ds_version": VERSION,
-                "param_slice_mappings": [OrderedDict(x=fragment_address(1, 0)) for _ in zero.groups],
+                "param_slice_mappings": [OrderedDict({"own.weight": fragment_address(1, 0)}) for _ in zero.groups],
             },
         )
     return files
@@ -266,3 +281,59 @@ def _model_state(zero: Zero, module: Mapping[str, torch.Tensor]) -> dict[str, An
 
 def _optimizer_file(zero: Zero, state: dict[str, Any]) -> dict[str, Any]:
     return {"optimizer_state_dict": state, "ds_config": _config(zero), "ds_version": VERSION}
+
+
+@contextlib.contextmanager
+def stand_ins() -> Iterator[None]:
+    """Let `torch.load` find the stand-ins under DeepSpeed's names."""
+    modules = {}
+    for kind, (name, own) in _SPELLED.items():
+        for parent in itertools.accumulate(name.split("."), "{}.{}".format):
+            modules.setdefault(parent, ModuleType(parent))
+        setattr(modules[name], own, kind)
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+MODEL = {1: "mp_rank_00_model_states.pt", 2: "mp_rank_00_model_states.pt"}
+MODEL |= {3: "zero_pp_rank_1_mp_rank_00_model_states.pt"}
+OPTIMIZER = "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
+"""The files of a rank that are changed in tests; with the model's states, by stage."""
+
+
+def tensors(prefix: str, *shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Return tensors whose every element is another, and is changed by a cast to bfloat16."""
+    generator = torch.Generator().manual_seed(len(prefix) + len(shapes))
+    return {f"{prefix}.{n}.weight": torch.randn(shape, generator=generator).to(dtype) for n, shape in enumerate(shapes)}
+
+
+def zero(stage: int, **changes: Any) -> Zero:
+    """Return a model with two groups, LoRA, a tied embedding and an odd number of elements in each."""
+    trained = tensors("own", (3, 5), (7,))
+    down, up = tensors("lora", (3, 5), (5, 3)).values()
+    factors = {"q_proj.lora_A.weight": down, "q_proj.lora_B.weight": up}
+    made = Zero(
+        stage=stage,
+        groups=[factors | trained, tensors("bias", (3,))],
+        frozen=tensors("frozen", (5, 5), (1,), (), dtype=torch.bfloat16),
+        buffers={"scale": torch.linspace(0, 1, 5), "count": torch.tensor(3), "none": torch.zeros(0)},
+        shared={"head.weight": "own.0.weight"},
+        client={"epoch": 3},
+    )
+    return replace(made, **changes)
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a file holds, and write it as DeepSpeed does."""
+    with stand_ins():
+        state = torch.load(path, weights_only=False)
+    edit(state)
+    save(state, path)

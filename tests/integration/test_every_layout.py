@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     from tests.helpers.layout_samples import Sample
 
 # Modules of `tests/helpers` that put samples of their own on the list, a line each.
-for name in ("layout_samples", "format_samples", "distributed_layouts"):
+for name in ("layout_samples", "format_samples", "distributed_layouts", "deepspeed_runs"):
     importlib.import_module(f"tests.helpers.{name}")
 
 pytestmark = pytest.mark.xdist_group("every-layout")
-EVERY = pytest.mark.parametrize("sample", SAMPLES, ids=[each.name for each in SAMPLES])
+EVERY = pytest.mark.parametrize(
+    "sample",
+    [pytest.param(each, id=each.name, marks=[pytest.mark.foreign] if each.needs else []) for each in SAMPLES],
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +43,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sample], Path
     paths: dict[str, Path] = {}
 
     def write(sample: Sample) -> Path:
-        if sample.needs:
-            pytest.importorskip(sample.needs, exc_type=ImportError)
+        if sample.needs and importlib.util.find_spec(sample.needs) is None:
+            pytest.skip(f"{sample.needs} is not installed")
         if sample.name not in paths:
             paths[sample.name] = sample.write(adapted_model(), tmp_path_factory.mktemp(sample.name))
         return paths[sample.name]

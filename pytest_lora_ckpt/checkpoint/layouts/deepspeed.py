@@ -5,13 +5,14 @@ Source: deepspeed/utils/zero_to_fp32.py. Unlike that script, this reads the froz
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.layouts.single_file import check_tensors
 from pytest_lora_ckpt.checkpoint.layouts.torch_envelope import what_it_is
+from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.checkpoint.zero.files import (
     COPY_ALL,
     EXPECTED,
@@ -22,13 +23,14 @@ from pytest_lora_ckpt.checkpoint.zero.files import (
     other_run,
     rank_files,
     spread,
+    tags,
 )
 from pytest_lora_ckpt.checkpoint.zero.model import put_together
 from pytest_lora_ckpt.checkpoint.zero.pieces import ZeroSource
 from pytest_lora_ckpt.checkpoint.zero.states import UnfitStateError, model_state, optimizer_state
 from pytest_lora_ckpt.tensors import KeySet
 from pytest_lora_ckpt.vocabulary.files import ZERO_LATEST, ZERO_SCRIPT
-from pytest_lora_ckpt.wording import count, listed
+from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -58,7 +60,10 @@ def accepts(listing: Listing) -> bool:
     """See `Layout`."""
     if listing.name is None:
         return has_rank_files(listing) or is_run(listing)
-    return is_rank_file(listing.name) or (listing.name in {ZERO_LATEST, ZERO_SCRIPT} and is_run(_around(listing)))
+    around = _around(listing)
+    if is_rank_file(listing.name):
+        return has_rank_files(around)  # A web server may not list the other files: then this is one by itself.
+    return listing.name in {ZERO_LATEST, ZERO_SCRIPT} and is_run(around)
 
 
 def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
@@ -67,6 +72,7 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     files = rank_files(folder)
     if not files.models:
         raise _missing(folder, f"only the optimizer's files: {listed(files.optimizers.values())}")
+    folder.expect([*files.models.values(), *files.optimizers.values()])
     models = _read(folder, files.models, index_file, model_state)
     optimizers = _read(folder, files.optimizers, index_file, optimizer_state)
     _check_ranks(folder, models, optimizers)
@@ -74,23 +80,32 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     try:
         made = put_together(list(models.values()), list(optimizers.values()))
     except UnfitStateError as error:
-        raise other_run(folder, first.name, str(error)) from error
+        raise other_run(folder.path, str(error)) from error
     keys = KeySet(made.infos)
     states: list[ModelState | OptimizerState] = [*models.values(), *optimizers.values()]
     check_tensors(keys, first.index.window, sum(each.index.window.length for each in states))
     return Checkpoint(
-        path=Path(listing.path),
+        path=place(listing.path),
         layout="deepspeed",
         format=first.index.format,
         keys=keys,
         source=ZeroSource(made.parts),
-        files=tuple(Path(folder.where(each.name)) for each in states),
+        files=tuple(place(folder.where(each.name)) for each in states),
         envelope=first.envelope,
         opaque_keys={key: what_it_is(value) for key, value in made.opaque.items()},
         globals=tuple(asked for each in states for asked in each.index.globals),
         notes=(*notes, *made.notes, *_notes(first, list(optimizers.values())), *first.index.notes),
         budget=first.index.window.budget,
     )
+
+
+def beside(listing: Listing) -> str:
+    """Say in a note which checkpoint of DeepSpeed lies in the directory of another one; empty where there is none."""
+    folder = _around(listing)
+    if not (there := tags(folder)):
+        return ""
+    masters = printable(folder.where(there[-1]))
+    return f"DeepSpeed's own files lie next to it, with the fp32 masters of what was trained: --lora-ckpt={masters}"
 
 
 def _around(listing: Listing) -> Listing:
@@ -134,19 +149,24 @@ def _check_ranks(folder: Listing, models: dict[int, ModelState], optimizers: dic
     _check_all(folder, "`*_optim_states.pt`", optimizers, ranks)
     if is_zero_3:
         _check_all(folder, "`*_model_states.pt`", models, ranks)
-    for each in (*models.values(),)[1:]:
-        if (each.trained, each.frozen, each.steps) != (first.trained, first.frozen, first.steps):
-            found = f"{_of(each)}, {first.name} {_of(first)}: their shapes or steps differ"
-            raise other_run(folder, each.name, found)
-    one, *others = optimizers.values()
-    for other in others:
-        if (other.version, other.progress, other.is_split) != (one.version, one.progress, one.is_split):
-            found = f"step and learning rate {list(other.progress)}, where {one.name} has {list(one.progress)}"
-            raise other_run(folder, other.name, found)
+    _check_one_save(folder, list(models.values()), list(optimizers.values()))
 
 
-def _of(state: ModelState) -> str:
-    return f"is of step {state.steps}"
+def _check_one_save(folder: Listing, models: list[ModelState], optimizers: list[OptimizerState]) -> None:
+    first, *others = models
+    for each in others:
+        if each.steps != first.steps:
+            found = f"it is of step {describe(each.steps)}, {first.name} of step {describe(first.steps)}"
+            raise other_run(folder.where(each.name), found)
+        if (each.trained, each.frozen) != (first.trained, first.frozen):
+            raise other_run(folder.where(each.name), f"it describes other weights than {first.name}")
+    one, *rest = optimizers
+    for other in rest:
+        if other.progress != one.progress:
+            raise other_run(folder.where(other.name), f"{other.progress}, where {one.name} has {one.progress}")
+        if (other.version, other.is_split) != (one.version, one.is_split):
+            found = f"it is of DeepSpeed {describe(other.version)} or of another ZeRO stage than {one.name}"
+            raise other_run(folder.where(other.name), found)
 
 
 def _check_all(folder: Listing, what: str, there: Iterable[int], ranks: int) -> None:
@@ -155,7 +175,7 @@ def _check_all(folder: Listing, what: str, there: Iterable[int], ranks: int) -> 
         raise _missing(folder, f"no {what} of rank {listed(missing, 8)}, of {count(ranks, 'rank')}")
     if len(more := sorted(set(there) - set(range(ranks)))) > 0:
         found = f"{what} of rank {listed(more, 8)} too, where a save of {count(ranks, 'rank')} writes none"
-        raise other_run(folder, "", found)
+        raise other_run(folder.path, found)
 
 
 def _missing(folder: Listing, found: str) -> CheckpointError:
@@ -170,7 +190,7 @@ def _notes(first: ModelState, optimizers: list[OptimizerState]) -> list[str]:
         optimizer = first.envelope.get("optimizer")
         has_masters = isinstance(optimizer, dict) and not {"fp32_groups", "fp32_groups_flat"}.isdisjoint(optimizer)
         return [_STAGE_0_NOTE] if has_masters else []
-    skipped, step = first.envelope.get("skipped_steps"), optimizers[0].progress[0]
+    skipped, step = first.envelope.get("skipped_steps"), optimizers[0].progress.step
     done = first.steps - skipped if type(first.steps) is int and type(skipped) is int else None
     if done is not None and step is not None and step != done:
         return [f"the optimizer's files are of its step {step:g}, {first.name} of step {done}"]

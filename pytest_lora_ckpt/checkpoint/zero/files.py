@@ -117,7 +117,7 @@ def rank_files(folder: Listing) -> RankFiles:
             rank = int(found["rank"] or 0)
             if rank in of_kind:
                 two = f"two files of rank {rank}: {listed((of_kind[rank], name))}"
-                raise CheckpointError("other-run", folder.where(name), expected=EXPECTED, found=two, remedy=_OTHER_RUN)
+                raise other_run(folder.where(name), two)
             of_kind[rank] = name
     if parallel:
         raise spread(folder, f"{listed(parallel)}: parts of tensors, experts, or layers of a pipeline")
@@ -139,9 +139,9 @@ def spread(folder: Listing, found: str) -> CheckpointError:
     )
 
 
-def other_run(folder: Listing, name: str, found: str) -> CheckpointError:
-    """Return the error for a file that is not of the same save as the others."""
-    return CheckpointError("other-run", folder.where(name), expected=EXPECTED, found=found, remedy=_OTHER_RUN)
+def other_run(path: str, found: str) -> CheckpointError:
+    """Return the error for a file that is not of the same save as the others, or for their directory."""
+    return CheckpointError("other-run", path, expected=EXPECTED, found=found, remedy=_OTHER_RUN)
 
 
 def _names(folder: Listing) -> list[str]:

@@ -123,7 +123,9 @@ def _row_places(
     rows = optimizers[0].paddings
     paddings = rows[number] if rows is not None and number < len(rows) else (0,) * len(shapes)
     if len(paddings) != len(shapes):
-        raise UnfitStateError(f"flat group {number} has {len(paddings)} paddings for {count(len(shapes), 'tensor')}")
+        raise UnfitStateError(
+            f"flat group {number}: {count(len(paddings), 'padding')} for {count(len(shapes), 'tensor')}"
+        )
     needed = sum(map(math.prod, shapes.values())) + sum(paddings)
     held, step = sum(flat.info.numel for flat in flats), _ALIGNED_TO * len(flats)
     if not needed <= held <= -(-needed // step) * step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from pytest_lora_ckpt.checkpoint.index import is_addressable, read_numbers
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, describe
@@ -14,11 +14,30 @@ from pytest_lora_ckpt.tensors import MOST_DIMENSIONS, TensorInfo
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.index import FileIndex
 
+_MOST = 1e18  # No training has so many steps; a file can hold numbers that are no float.
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 class UnfitStateError(Exception):
     """A file does not hold what DeepSpeed writes; the message says what is there instead."""
+
+
+class Progress(NamedTuple):
+    """How far an optimizer was.
+
+    Attributes:
+        step: How many steps it did; None where it does not say.
+        rates: The learning rate of each of its groups.
+    """
+
+    step: float | None
+    rates: tuple[float | None, ...]
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        step = "no step" if self.step is None else f"step {self.step:g}"
+        return f"{step}, learning rates {', '.join(map(str, self.rates[:4])) or 'none'}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +84,7 @@ class OptimizerState:
         paddings: Of each group, how many elements stand behind each tensor for alignment; None where none do.
         ranks: How many ranks there were; None where it does not say.
         version: Of DeepSpeed.
-        progress: Step and learning rates: the same on all ranks of one save.
+        progress: How far the training was: the same on all ranks of one save.
     """
 
     name: str
@@ -75,7 +94,7 @@ class OptimizerState:
     paddings: tuple[tuple[int, ...], ...] | None
     ranks: int | None
     version: object
-    progress: tuple[object, ...]
+    progress: Progress
 
 
 def model_state(name: str, index: FileIndex) -> ModelState:
@@ -194,7 +213,7 @@ def _ranks(value: object) -> int | None:
     return max((each for each in counts if type(each) is int), default=None)
 
 
-def _progress(index: FileIndex, state: Mapping[object, object]) -> tuple[object, ...]:
+def _progress(index: FileIndex, state: Mapping[object, object]) -> Progress:
     """Return the step and the learning rates; the step is a tensor of one number, and the only data that is read."""
     inner = state.get("optimizer_state_dict", state.get("base_optimizer_state"))
     states, groups = (inner.get("state"), inner.get("param_groups")) if isinstance(inner, dict) else (None, None)
@@ -203,7 +222,11 @@ def _progress(index: FileIndex, state: Mapping[object, object]) -> tuple[object,
     if isinstance(step, TensorInfo) and step.numel == 1:
         (piece,) = index.source.pieces("step", step)
         step = read_numbers([("step", step.dtype, piece)]).get("step")
-    rates: list[object] = []
-    for group in groups if isinstance(groups, list) else ():
-        rates += [group.get("lr"), group.get("step")] if isinstance(group, dict) else []
-    return tuple(each if type(each) in {int, float} else None for each in (step, *rates))
+    rates = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
+    if step is None and rates:
+        step = rates[0].get("step")  # Where the optimizer is not torch's.
+    return Progress(_number(step), tuple(_number(group.get("lr")) for group in rates))
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and abs(value) < _MOST else None
