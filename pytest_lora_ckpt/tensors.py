@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, ItemsView, Iterable, Iterator, K
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pytest_lora_ckpt._garbage import no_garbage_collection
+
 T = TypeVar("T")
 
 MOST_DIMENSIONS = 64
@@ -164,7 +166,8 @@ class KeySet(Mapping[str, TensorInfo]):
             2
         """
         if make not in self._derived:
-            self._derived[make] = make(self)
+            with no_garbage_collection():
+                self._derived[make] = make(self)
         value: T = self._derived[make]
         return value
 

@@ -77,6 +77,10 @@ class AuditContext:
             self._meant = self.project.path = meant if isinstance(meant, Path) else meant.full
         return name_companions(checkpoint, self.demands.companions)
 
+    def let_go(self) -> None:
+        """Forget the file at once: this object is in a cycle, and the file would wait for the garbage collector."""
+        self._file.let_go()
+
     @property
     def file(self) -> FileEvidence:
         """What the checkpoint shows by itself.

@@ -85,6 +85,10 @@ class Once(Generic[Value]):
                 raise
         return self._made[0]
 
+    def let_go(self) -> None:
+        """Forget the value, which is made again where it is asked for again."""
+        self._made.clear()
+
 
 SKIPPED = "skipped: "
 """Begins what is no failure, but a reason to skip."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt._garbage import no_garbage_collection
 from pytest_lora_ckpt.checkpoint import companions, unsupported
 from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.below import TooManyError, checkpoints_below
@@ -23,7 +22,7 @@ from pytest_lora_ckpt.checkpoint.storage import storage_for, unreadable
 from pytest_lora_ckpt.vocabulary.files import LORA_WEIGHTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Companion
     from pytest_lora_ckpt.checkpoint.formats import Format
@@ -71,7 +70,7 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
     """
     text = os.fspath(path)
     located = storage_for(text, budget).locate(text)
-    with _no_garbage_collection(), budget.reading():
+    with no_garbage_collection(), budget.reading():
         listing, note = meant(located)
         neighbours = Neighbours(listing, _index_file)
         try:
@@ -139,18 +138,6 @@ def name_companions(checkpoint: Checkpoint, paths: Iterable[str | os.PathLike[st
 
 def _with(checkpoint: Checkpoint, more: Iterable[Companion]) -> Checkpoint:
     return dataclasses.replace(checkpoint, companions=(*checkpoint.companions, *more))
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Keep the collector off: of the many objects of an index none is garbage yet, and to look takes half the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _assemble(listing: Listing, layouts: Sequence[Layout], index_file: IndexFile) -> Checkpoint:

@@ -67,12 +67,14 @@ def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def _lora_run(
     lora_ckpt: Path | str, lora_companions: Sequence[Path | str], request: pytest.FixtureRequest
-) -> AuditContext:
+) -> Iterator[AuditContext]:
     """The checkpoint under test, with all that is known of it so far; let go when the next one comes."""
     sources = _sources(request)
     if sources is None:
         pytest.skip(NEEDS_OPTION)
-    return sources.context(lora_ckpt, lora_companions)
+    context = sources.context(lora_ckpt, lora_companions)
+    yield context
+    context.let_go()
 
 
 @pytest.fixture
