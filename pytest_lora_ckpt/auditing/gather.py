@@ -82,7 +82,7 @@ def _gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         spec=spec,
         checkpoint=facts.checkpoint or CheckpointFacts(spec),
         verdict=verdict,
-        meaning=_meaning(verdict, facts, found),
+        meaning=_meaning(verdict, facts, found, is_cut=not all(report.made for report in merged)),
         as_is=compared.as_is if compared else None,
         remapped=compared.remapped if compared else None,
         rules=compared.rules if compared else (),
@@ -115,7 +115,12 @@ def _failed_by(reports: Iterable[CheckReport], found: Iterable[Finding]) -> dict
     return {cause: tuple(names) for cause, names in failed.items()}
 
 
-def _meaning(verdict: str, facts: Facts, found: Iterable[Finding]) -> str:
+def not_made(name: str, why: str) -> CheckReport:
+    """Return the report of a check that was asked for, and that the run did not come to, or to the end of."""
+    return CheckReport(name, "skipped", f"not run: {why}", made=False)
+
+
+def _meaning(verdict: str, facts: Facts, found: Iterable[Finding], *, is_cut: bool) -> str:
     """Say how a verdict comes about: what failed, where nothing was compared, or how the tensors are loaded."""
     proof, causes = facts.proof, {each.cause for each in found}
     unreadable = facts.checkpoint is not None and facts.checkpoint.layout is None
@@ -127,6 +132,7 @@ def _meaning(verdict: str, facts: Facts, found: Iterable[Finding]) -> str:
         ("not-compared", unreadable, "the checkpoint cannot be read"),
         ("not-compared", "loader-failed" in causes, "the loader failed"),
         ("not-compared", "model-failed" in causes, "the model failed"),
+        ("not-compared", is_cut, "the run ended before anything was compared"),
         ("loads", merged, "the adapter is merged into the weights"),
         ("noop", other_base, "the weights are another base model's"),
         ("loads-after-remap", proved, "everything is loaded: the loader renames the keys"),

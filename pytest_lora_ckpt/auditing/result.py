@@ -201,6 +201,7 @@ class CheckReport:
         findings: Causes and remedies that this check adds to those of the comparison.
         applies: False where the checkpoint has nothing of the kind, so that there was nothing to check.
         facts: What it established.
+        made: False where the run ended before it was made, or while it was: then it is skipped.
         same_as: The check that reported all of its errors, or their root cause, before; only in that process as well.
         error: The exception behind a failure, with its traceback; only in the process that made the check.
     """
@@ -211,6 +212,7 @@ class CheckReport:
     findings: tuple[Finding, ...] = ()
     applies: bool = True
     facts: Facts = NO_FACTS
+    made: bool = True
     same_as: str = field(default="", compare=False, metadata={"plain": False})
     error: BaseException | None = field(default=None, compare=False, repr=False, metadata={"plain": False})
 

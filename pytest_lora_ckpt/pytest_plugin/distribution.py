@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from xdist.scheduler import LoadGroupScheduling
 
+from pytest_lora_ckpt.pytest_plugin.naming import written_by_pytest
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     import pytest
     from xdist.remote import Producer
@@ -22,9 +24,9 @@ class ByCheckpoint(LoadGroupScheduling):  # type: ignore[misc]  # xdist's types 
         ids: What stands for the checkpoints in test ids.
     """
 
-    def __init__(self, config: pytest.Config, log: Producer, ids: Iterable[str]) -> None:
+    def __init__(self, config: pytest.Config, log: Producer, ids: Collection[str]) -> None:
         super().__init__(config, log)
-        self._ids = {each.encode("unicode_escape").decode("ascii") for each in ids} | {*ids}
+        self._ids = {*ids, *map(written_by_pytest, ids)}
 
     def _split_scope(self, nodeid: str) -> str:
         """Name what a test is handed out with: its checkpoint, if that is all that it was parametrized with."""

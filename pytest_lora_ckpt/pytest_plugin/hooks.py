@@ -10,7 +10,7 @@ from pytest_lora_ckpt.pytest_plugin import items, safe_reports, session, setting
 
 if TYPE_CHECKING:
     import warnings
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from xdist.remote import Producer
     from xdist.scheduler import Scheduling
@@ -61,6 +61,15 @@ class AuditHooks:
         if "lora_ckpt" in metafunc.fixturenames:
             with session.collecting():
                 self.audit.parametrize(metafunc)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which checks are to be run."""
+        self.audit.plan(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        """Note which checks xdist's workers are to run."""
+        self.audit.plan(ids)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

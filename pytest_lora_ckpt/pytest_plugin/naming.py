@@ -31,3 +31,13 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
                 names.setdefault(path, path)
         depth += 1
     return {path: names[path] for path in parts}
+
+
+def written_by_pytest(name: str) -> str:
+    r"""Return a name as pytest writes it into a test id.
+
+    Example:
+        >>> written_by_pytest("größe.ckpt")
+        'gr\\xf6\\xdfe.ckpt'
+    """
+    return name.encode("unicode_escape").decode("ascii")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt.auditing.gather import gather
+from pytest_lora_ckpt.auditing.gather import gather, not_made
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.render import write_report
 from pytest_lora_ckpt.auditing.render.terminal import section
 from pytest_lora_ckpt.options import OPTIONS, OVERRIDABLE, Settings, read_settings
 from pytest_lora_ckpt.pytest_plugin import settings, transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
-from pytest_lora_ckpt.pytest_plugin.naming import short_names
+from pytest_lora_ckpt.pytest_plugin.naming import short_names, written_by_pytest
 from pytest_lora_ckpt.pytest_plugin.ranks import is_started_by_torchrun, join_ranks
 from pytest_lora_ckpt.pytest_plugin.safe_reports import Pages, safe_id
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
@@ -91,6 +91,7 @@ class LoraAudit:
         self.sources = Sources(config, settings, self.ranks)
         self.names = short_names(settings.ckpt)
         self.reports: dict[str, list[CheckReport]] = {}
+        self._planned: dict[str, dict[str, None]] = {}
         self._directories: list[pytest.Directory] = []
         self._pages = Pages()
         self._sections: list[tuple[str, SafeText, list[SafeText]]] = []
@@ -187,9 +188,28 @@ class LoraAudit:
         if test_report.failed and test_report.nodeid.startswith(f"{NAME}::"):
             self._pages.shorten(test_report)
 
-    def results(self) -> list[AuditResult]:
-        """Return the results in the order asked for."""
-        return [gather(spec, self.reports[spec]) for spec in self.settings.ckpt if spec in self.reports]
+    def plan(self, nodeids: Iterable[str]) -> None:
+        """Note which checks are to be run, so that those are told of that are not."""
+        specs = dict(zip(self.ids, self.settings.ckpt, strict=True))
+        specs |= {written_by_pytest(each): spec for each, spec in specs.items()}
+        for nodeid in nodeids:
+            name, _, parameters = nodeid.removeprefix(f"{NAME}::").partition("[")
+            spec = specs.get(parameters.rpartition("]")[0])
+            if spec is not None and nodeid.startswith(f"{NAME}::"):
+                self._planned.setdefault(spec, {})[name] = None
+
+    def results(self, why: str = "") -> list[AuditResult]:
+        """Return the results in the order asked for.
+
+        Args:
+            why: Why the run ended before its end, if it did.
+        """
+        reports = {spec: self.reports.get(spec, []) for spec in self.settings.ckpt}
+        if why:
+            for spec, planned in self._planned.items():
+                made = {each.name for each in reports[spec]}
+                reports[spec] = [*reports[spec], *(not_made(name, why) for name in planned if name not in made)]
+        return [gather(spec, own) for spec, own in reports.items() if own]
 
     def finish(self, session: pytest.Session) -> None:
         """Put the results together, and write the files asked for; under xdist only the controller does.
@@ -198,7 +218,9 @@ class LoraAudit:
         """
         if self._is_worker or not self.ranks.tells:
             return
-        results = self.results()
+        stops = session.shouldstop or session.shouldfail
+        is_cut = session.exitstatus == pytest.ExitCode.INTERRUPTED
+        results = self.results(f"pytest stopped ({stops})" if stops else "the run was interrupted" if is_cut else "")
         for result in results:
             name = self.names[result.spec]
             with self._counted(session, name, "printing the results"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.audit_runs import CHECKS
 from tests.integration.conftest import TOY
 
 if TYPE_CHECKING:
@@ -125,3 +126,41 @@ def pytest_configure(config):
     assert run.ret == pytest.ExitCode.OK
     assert set(run.outcomes) == {"a/best.ckpt", "b/best.ckpt", "last.ckpt"}
     assert (runs / "b/gw0.ckpt").is_file()
+
+
+class TestCutShort:
+    """What was done is reported, and what was not is told of."""
+
+    @staticmethod
+    def interrupted(audit: Audit, project: Callable[..., Path], runs: Path, *args: str) -> AuditRun:
+        conftest = COUNTING["conftest.py"].replace(
+            "        toy.torch", "        if 'last' in path.name: raise KeyboardInterrupt\n        toy.torch"
+        )
+        project({**COUNTING, "toy.py": TOY, "conftest.py": conftest, "test_own.py": ""})
+        return audit(f"--lora-ckpt={runs}/b/*.ckpt", *args, subprocess=True)
+
+    def test_by_the_keyboard(self, audit: Audit, project: Callable[..., Path], runs: Path) -> None:
+        run = self.interrupted(audit, project, runs, "-k", "not config and not stage")
+        assert run.ret == pytest.ExitCode.INTERRUPTED
+        assert run.sections == ["LoRA checkpoint: best.ckpt", "LoRA checkpoint: last.ckpt"]
+        best, last = run.json["runs"]
+        assert (best["verdict"], last["verdict"]) == ("loads", "not-compared")
+        assert last["meaning"] == "the run ended before anything was compared"
+        ended = {each["name"]: each["summary"] for each in last["checks"] if each["outcome"] == "skipped"}
+        not_run = ("keys", "ratio", "loaded", "base-untouched", "adapter-active", "generate", "manifest")
+        assert ended == dict.fromkeys(not_run, "not run: the run was interrupted")
+        assert f"not checked: {', '.join(not_run)} (not run: the run was interrupted)" in run.text
+        assert all(not each["summary"].startswith("not run") for each in best["checks"])
+
+    @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=" ".join)
+    def test_by_the_first_failure(
+        self, audit: Audit, project: Callable[..., Path], runs: Path, workers: tuple[str, ...]
+    ) -> None:
+        project({**COUNTING, "toy.py": TOY, "test_own.py": ""})
+        run = audit(f"--lora-ckpt={runs}/*/best.ckpt", "-x", *workers)
+        assert run.ret in {pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED}
+        first, second = run.json["runs"]
+        assert [each["outcome"] for each in first["checks"] if each["name"] == "keys"] == ["failed"]
+        assert {each["name"] for each in first["checks"]} == {*CHECKS}
+        assert {each["summary"] for each in second["checks"]} == {"not run: pytest stopped (stopping after 1 failures)"}
+        assert second["verdict"] == "not-compared"
