@@ -20,6 +20,8 @@ from pytest_lora_ckpt.vocabulary.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     MODEL_WEIGHTS,
+    MODULE_DIRECTORY,
+    MODULES_INDEX,
     SHARD,
     STEP_DIRECTORY,
     TRAINING_STATE,
@@ -61,13 +63,9 @@ def beside(adapter: Checkpoint, listing: Listing, assemble: Assemble, index_file
         yield _judged(adapter, whole, whole.files[0].parent if len(whole.files) > 1 else whole.files[0])
     taken = {path.name for path in whole.files} if whole else set()
     folder.expect(name for name in names if name not in taken and name.endswith(WEIGHTS_ENDINGS))
+    yield from below(adapter, folder, assemble)
     for name in names:
-        inside = folder.directory(name)
-        if inside is not None:
-            if inside.has(ADAPTER_CONFIG) and not _is_step(name, inside):
-                read = partial(assemble, inside, (peft_adapter,))
-                yield open_companion("adapter", inside.path, read, called=name)
-        elif name not in taken and folder.has(name):
+        if name not in taken and folder.has(name):
             found = open_companion("weights", folder.where(name), lambda name=name: _open(folder, name, index_file))  # type: ignore[misc]
             if found.checkpoint is not None:
                 if not _is_training_state(name, found.checkpoint):
@@ -75,6 +73,26 @@ def beside(adapter: Checkpoint, listing: Listing, assemble: Assemble, index_file
             elif found.error is not None and _is_broken(name, found.error):
                 why = "a model that cannot be read" if name.startswith(_MODELS) else ""
                 yield dataclasses.replace(found, kind="other", why=why) if why else found
+
+
+def below(checkpoint: Checkpoint, folder: Listing, assemble: Assemble) -> Iterator[Companion]:
+    """Open what was trained and lies in sub-directories: adapters, and the modules of sentence-transformers.
+
+    Args:
+        checkpoint: What the directory itself is.
+        folder: The directory.
+        assemble: Makes one checkpoint of the files of a layout.
+    """
+    has_modules = folder.has(MODULES_INDEX)
+    for name in folder.names:
+        inside = folder.directory(name) if name != checkpoint.called else None
+        if inside is None:
+            continue
+        if inside.has(ADAPTER_CONFIG) and not _is_step(name, inside):
+            yield open_companion("adapter", inside.path, partial(assemble, inside, (peft_adapter,)), called=name)
+        elif has_modules and re.fullmatch(MODULE_DIRECTORY, name) and transformers_model.accepts(inside):
+            found = open_companion("weights", inside.path, partial(assemble, inside, (transformers_model,)))
+            yield _judged(checkpoint, found.checkpoint, found.path) if found.checkpoint else found
 
 
 def _open(folder: Listing, name: str, index_file: IndexFile) -> Checkpoint:

@@ -16,7 +16,10 @@ from pytest_lora_ckpt.vocabulary.files import (
     ADAPTER_CONFIG,
     DISTRIBUTED_METADATA,
     LORA_WEIGHTS,
+    MODULE_DIRECTORY,
+    MODULES_INDEX,
     PICKLE_ENDINGS,
+    PIPELINE_INDEX,
     RANK_FILES,
     STEP_DIRECTORY,
 )
@@ -118,7 +121,7 @@ class Neighbours:
         top = type(self._top)(self._top.storage, self._top.folder)
         names = _names(top) if around else [LORA_WEIGHTS]
         inside = [(name, each) for name in names if (each := top.directory(name)) is not None]
-        folders = [each for name, each in inside if _belongs(name, each, around=around)]
+        folders = [each for name, each in inside if _belongs(name, each, top, around=around)]
         for folder in [*([top] if around else []), *folders]:
             yield from ((folder, name) for name in _names(folder))
 
@@ -154,10 +157,16 @@ def _names(folder: Listing) -> list[str]:
         return []
 
 
-def _belongs(name: str, folder: Listing, *, around: bool) -> bool:
-    """Whether the files of a directory lie with the checkpoint: of an adapter, of DeepSpeed, of torch's shards."""
+def _belongs(name: str, folder: Listing, top: Listing, *, around: bool) -> bool:
+    """Whether the files of a directory lie with the checkpoint.
+
+    So it is for an adapter, for what DeepSpeed and torch's shards have, and for parts of a pipeline.
+    """
     if name == LORA_WEIGHTS or not around:
         return name == LORA_WEIGHTS
     if has_rank_files(folder) or folder.has(DISTRIBUTED_METADATA):
         return True
-    return folder.has(ADAPTER_CONFIG) and not re.fullmatch(STEP_DIRECTORY, name)
+    if re.fullmatch(STEP_DIRECTORY, name):
+        return False
+    is_module = re.fullmatch(MODULE_DIRECTORY, name) is not None and top.has(MODULES_INDEX)
+    return folder.has(ADAPTER_CONFIG) or is_module or top.has(PIPELINE_INDEX)

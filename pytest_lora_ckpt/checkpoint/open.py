@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 _WITH_ADAPTER = {"lightning", "torch"}  # Layouts next to which projects save the adapter.
+_WITH_DIRECTORIES = {"transformers", "diffusers"}  # Layouts of a directory that may have adapters in others below it.
 _WHOLE_DIRECTORIES = {"peft_adapter", "transformers"}  # Layouts of a directory, whichever file of it was given.
 _COPY_AGAIN = "Copy the file again and compare its size with the original's; if that is right, save it again."
 
@@ -102,6 +103,8 @@ def _with_companions(listing: Listing, index_file: IndexFile) -> Checkpoint:
     checkpoint = assemble(listing, LAYOUTS)
     if checkpoint.layout == "peft_adapter":
         return _with(checkpoint, companions.beside(checkpoint, listing, assemble, index_file))
+    if checkpoint.layout in _WITH_DIRECTORIES and listing.name is None:
+        return _with(checkpoint, companions.below(checkpoint, listing, assemble))
     folder = listing.directory(LORA_WEIGHTS) if checkpoint.layout in _WITH_ADAPTER else None
     if folder is None:
         return checkpoint

@@ -147,9 +147,7 @@ def compare_with_companion(  # noqa: PLR0913  # All but the first three by keywo
         names: What the model calls further adapters; by default as their directories are called.
     """
     target = as_key_set(model)
-    adapters = _adapters_of(target)
-    called = checkpoint.called if checkpoint.called in adapters else None
-    name = adapter_name or called or active_adapter(model) or _only_other(checkpoint, adapters) or "default"
+    name = adapter_name or name_in_model(checkpoint, target, active_adapter(model))
     parts = compare_parts(checkpoint, target, names or {}, name)
     report = compare(checkpoint, target, remapping, stage=stage, adapter_name=name)
     if report.remapped is None:
@@ -176,11 +174,18 @@ def _adapters_of(target: KeySet) -> set[str]:
     return {each.adapter or "" for each in readings(target).values() if each.is_adapter}
 
 
-def _only_other(checkpoint: Checkpoint, adapters: set[str]) -> str | None:
-    """Return the one adapter of a model that is not called as the directory of another one is."""
+def name_in_model(checkpoint: Checkpoint, target: KeySet, active: str | None) -> str:
+    """Return what a model calls the adapter of a checkpoint that has no name for it.
+
+    It is called as its directory is; or it is the only one that is not called as the directory of another one; or it
+    is the active one.
+    """
+    adapters = _adapters_of(target) - {""}
     others = {each.called for each in checkpoint.trained if each.called}
-    left = adapters - others - {""}
-    return left.pop() if others and len(left) == 1 else None
+    if checkpoint.called in adapters:
+        return checkpoint.called
+    left = adapters - others
+    return left.pop() if others and len(left) == 1 else active or "default"
 
 
 def compare_parts(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.comparison.companion import WholeComparison, compare_with_companion, with_parts
+from pytest_lora_ckpt.comparison.companion import WholeComparison, compare_with_companion, name_in_model, with_parts
 from pytest_lora_ckpt.comparison.compare import compare
 from pytest_lora_ckpt.comparison.pairing import Excuses
 from pytest_lora_ckpt.findings import TELLING_RENAMINGS, finding
@@ -69,12 +69,10 @@ def match_loaded(
         reference: The base model and the adapter's config.
     """
     loaded = LoadedModel.of(model)
-    name = _adapter_by_values(loaded, checkpoint) or loaded.active_adapter
+    name = _adapter_by_values(loaded, checkpoint) or name_in_model(checkpoint, loaded.keys, loaded.active_adapter)
     further = ((each, each.checkpoint) for each in checkpoint.trained if each.called)
     names = {each: called for each, part in further if part and (called := _adapter_by_values(loaded, part))}
-    whole = compare_with_companion(
-        checkpoint, loaded.keys, remapping, stage=stage, adapter_name=name or "default", names=names
-    )
+    whole = compare_with_companion(checkpoint, loaded.keys, remapping, stage=stage, adapter_name=name, names=names)
     report, parts = whole.report, whole.parts
     source = checkpoint if report.lora_keys[0] else checkpoint.adapter_beside
     if report.lora_keys[1] or source is None or not compare(source, None).lora_keys[0]:

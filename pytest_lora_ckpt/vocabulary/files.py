@@ -62,8 +62,21 @@ TRAINING_STATE_FILE = (
 )
 """Their whole names (transformers/trainer.py, `OPTIMIZER_NAME` and those next to it; accelerate/utils/constants.py)."""
 
+PIPELINE_INDEX = "model_index.json"
+"""What says which components a diffusers pipeline has (diffusers/pipelines/pipeline_utils.py, `config_name`)."""
+
+MODULES_INDEX = "modules.json"
+"""What says which modules a sentence-transformers model has (sentence_transformers/base/model.py)."""
+
+MODULE_DIRECTORY = r"[0-9]+_[A-Za-z0-9]+"
+"""What sentence-transformers calls the directories of its modules: `2_Dense` (the same, `save`)."""
+
+MODEL_CARD = "README.md"
+"""What PEFT writes into the directory that it was told to save into (peft/peft_model.py,
+`create_or_update_model_card`)."""
+
 CONFIGS = frozenset(
-    {ADAPTER_CONFIG, MODEL_CONFIG, "trainer_state.json", "model_index.json", "modules.json", "generation_config.json"}
+    {ADAPTER_CONFIG, MODEL_CONFIG, "trainer_state.json", PIPELINE_INDEX, MODULES_INDEX, "generation_config.json"}
 )
 """Configs in the directory of a checkpoint, each given for its directory (transformers/trainer.py,
 `TRAINER_STATE_NAME`; diffusers/configuration_utils.py; sentence_transformers/base/model.py)."""

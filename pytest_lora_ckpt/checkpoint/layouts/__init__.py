@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_lora_ckpt.checkpoint.layouts import (
     adapter_file,
     deepspeed,
+    diffusers_pipeline,
     distributed,
     distributed_safetensors,
     peft_adapter,
+    peft_adapters,
     single_file,
     transformers_model,
 )
@@ -68,9 +70,11 @@ class Layout(Protocol):
 LAYOUTS: tuple[Layout, ...] = (
     peft_adapter,
     adapter_file,
+    diffusers_pipeline,
     distributed_safetensors,
     transformers_model,
     distributed,
     deepspeed,
+    peft_adapters,
     single_file,
 )

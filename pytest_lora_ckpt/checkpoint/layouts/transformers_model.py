@@ -16,6 +16,8 @@ from pytest_lora_ckpt.checkpoint.layouts import shards
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
 from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
 from pytest_lora_ckpt.vocabulary.files import (
+    ADAPTER_FILES,
+    ADAPTER_WEIGHTS,
     EXPLICIT_WEIGHTS,
     MODEL_CONFIG,
     MODEL_WEIGHTS,
@@ -88,7 +90,8 @@ def _is_variant(name: str, usual: str) -> bool:
 
 def _others(listing: Listing) -> list[str]:
     """Return the weights of any other name."""
-    return [name for name in listing.names if name.endswith(WEIGHTS_ENDINGS) and not name.startswith(TRAINING_STATE)]
+    others = (*TRAINING_STATE, *ADAPTER_WEIGHTS, *ADAPTER_FILES)
+    return [name for name in listing.names if name.endswith(WEIGHTS_ENDINGS) and not name.startswith(others)]
 
 
 def _named_in_config(listing: Listing) -> str:
