@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.limits import Budget
     from pytest_lora_ckpt.tensors import TensorInfo
 
+_OVERLAP = "chunks that lie in each other"
+
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -48,18 +50,20 @@ def problem(shape: tuple[int, ...], boxes: Sequence[Box], budget: Budget) -> str
         >>> problem((4, 3), [halves[0], ((1, 0), (2, 3))], Budget())
         'chunks that lie in each other'
     """
-    whole = tuple(0 for _ in shape), shape
-    if len(boxes) == 1 and boxes[0] == whole:
-        return ""
     covered, numel = sum(math.prod(sizes) for _, sizes in boxes), math.prod(shape)
-    if covered < numel:
-        return f"{covered} of {numel} elements"
-    filled = [(offsets, sizes) for offsets, sizes in boxes if 0 not in sizes]
+    if covered != numel:
+        return f"{covered} of {numel} elements" if covered < numel else _OVERLAP
+    filled = [box for box in boxes if 0 not in box[1]]
+    if len(filled) <= 1:
+        return ""
     cut = [dim for dim, size in enumerate(shape) if any(sizes[dim] != size for _, sizes in filled)]
+    if len(cut) == 1:  # As FSDP cuts: each begins where the one before it ends.
+        rows = sorted((offsets[cut[0]], sizes[cut[0]]) for offsets, sizes in filled)
+        return "" if all(start + size == after for (start, size), (after, _) in itertools.pairwise(rows)) else _OVERLAP
     budget.spend("elements", len(filled) << len(cut))
     corners = Counter[tuple[int, ...]]()
-    for sign, (offsets, sizes) in ((-1, whole), *((1, box) for box in filled if numel)):
+    for sign, (offsets, sizes) in ((-1, (tuple(0 for _ in shape), shape)), *((1, box) for box in filled)):
         ends = [(offsets[dim], offsets[dim] + sizes[dim]) for dim in cut]
         for far in itertools.product((0, 1), repeat=len(cut)):
             corners[tuple(end[side] for end, side in zip(ends, far, strict=True))] += sign * (-1) ** sum(far)
-    return "chunks that lie in each other" if numel and any(corners.values()) else ""
+    return _OVERLAP if any(corners.values()) else ""

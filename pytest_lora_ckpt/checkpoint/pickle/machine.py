@@ -14,6 +14,7 @@ from itertools import chain
 
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError
 from pytest_lora_ckpt.checkpoint.pickle.opcodes import HANDLERS
+from pytest_lora_ckpt.checkpoint.pickle.record_call import BEGINS, read_record_call
 from pytest_lora_ckpt.checkpoint.pickle.state import PickleState
 from pytest_lora_ckpt.checkpoint.pickle.tensor_call import read_tensor_call
 
@@ -128,7 +129,12 @@ class PickleMachine(PickleState):
                     case 0x89:  # NEWFALSE
                         stack.append(False)
                     case 0x29:  # EMPTY_TUPLE
-                        stack.append(())
+                        if data.startswith(BEGINS, position) and (
+                            behind := read_record_call(self, stack, position - 1)
+                        ):
+                            position = behind
+                        else:
+                            stack.append(())
                     case 0x51:  # BINPERSID
                         saved = stack.pop()
                         if self.persistent is None or not isinstance(saved, tuple):
