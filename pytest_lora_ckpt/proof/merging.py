@@ -67,12 +67,17 @@ class MergedModule:
     brings_base: bool = False
 
     @property
+    def slack(self) -> float:
+        """How far its scaling may be from what it should be: rounding hides more of a small one."""
+        return _slack(self)
+
+    @property
     def times(self) -> int | None:
         """How many times the update is in the weight, where the scaling is a multiple of the expected one."""
         if self.kind != "merged" or not self.expected or self.by_alpha:
             return None
         times = round(self.scaling / self.expected)
-        return times if times and abs(self.scaling - times * self.expected) <= _slack(self) else None
+        return times if times and abs(self.scaling - times * self.expected) <= self.slack else None
 
     @property
     def formula(self) -> str:
@@ -131,7 +136,7 @@ class Merge:
         if not scaled:
             return ()
         if all(each.expected is not None for each in scaled):
-            return tuple(each for each in scaled if abs(each.scaling - (each.expected or 0.0)) > _slack(each))
+            return tuple(each for each in scaled if abs(each.scaling - (each.expected or 0.0)) > each.slack)
         groups: defaultdict[str, list[MergedModule]] = defaultdict(list)
         for each in scaled:
             groups[each.pair.module.rpartition(".")[2]].append(each)

@@ -89,6 +89,15 @@ HEALTHY = {
     "an embedding with DoRA, merged": CheckpointRecipe(
         width=6, targets=("v_proj", "embed_tokens"), rank=2, dora=True, merged="whole", seed=208
     ),
+    "a small update with DoRA, merged in half precision": CheckpointRecipe(
+        rank=3,
+        dora=True,
+        modules_to_save=("embed_tokens", "lm_head"),
+        dtype="bfloat16",
+        companion="value_head.safetensors",
+        new_words=1,
+        merged="whole",
+    ),
     "a trained bias in some rows of a fused one": CheckpointRecipe(biases=True, bias="lora_only", merged="fused"),
     "all biases, those of fused projections among them": CheckpointRecipe(
         targets=("k_proj", "o_proj"), biases=True, bias="all", merged="fused"

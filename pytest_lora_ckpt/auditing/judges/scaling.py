@@ -81,18 +81,19 @@ def merged_off_scale(
     guesses = _guesses(hints, {each.rank for each in merge.modules})
     of_rank = {(each["r"], scaling) for each in guesses if (scaling := expected_scaling(each, ""))}
     expected = {scaling for _, scaling in of_rank}
-    fitted = [each.scaling for each in merge.modules if each.rank in {rank for rank, _ in of_rank} and each.scaling]
+    fitted = [each for each in merge.modules if each.rank in {rank for rank, _ in of_rank} and each.scaling]
     written = "the hyper-parameters give"
     if recorded:
         values = [each if isinstance(each, Mapping) else {"": each} for each in recorded.values()]
         expected = {number for each in values for number in each.values() if number}
-        fitted = [each.scaling for each in merge.modules if each.kind == "merged" and each.scaling]
+        fitted = [each for each in merge.modules if each.kind == "merged" and each.scaling]
         written = "the manifest gives"
-    if not expected or not fitted or any(abs(s - e) <= _SLACK * e for s in fitted for e in expected):
+    if not expected or not fitted or any(abs(each.scaling - e) <= each.slack for each in fitted for e in expected):
         return None
     # Without rsLoRA, unless it is written down: the lower of two.
-    twice = abs(fitted[0] / min(expected) - _TWICE) < _SLACK
-    message = f"The adapter was merged with the scaling {fitted[0]:.4g}, and {written} "
+    scaling = fitted[0].scaling
+    twice = abs(scaling / min(expected) - _TWICE) < _SLACK
+    message = f"The adapter was merged with the scaling {scaling:.4g}, and {written} "
     message += " or ".join(f"{each:.4g}" for each in sorted(expected)) + "."
     return finding("merged-twice" if twice else "scaling-differs", message)
 
