@@ -134,7 +134,7 @@ def lora_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
 
     Example:
         >>> from hypothesis import Phase, find, settings
-        >>> quick = settings(database=None, phases=[Phase.generate, Phase.shrink])
+        >>> quick = settings(database=None, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
         >>> found = find(lora_key_sets(), lambda keys: True, settings=quick)
         >>> list(found.adapter)
         ['base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight',

@@ -130,7 +130,7 @@ def checkpoint_recipes(  # noqa: PLR0913  # Keyword-only, each with a default.
 
     Example:
         >>> from hypothesis import Phase, find, settings
-        >>> quick = settings(database=None, phases=[Phase.generate, Phase.shrink])
+        >>> quick = settings(database=None, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
         >>> find(checkpoint_recipes(), lambda recipe: True, settings=quick)
         CheckpointRecipe()
         >>> find(checkpoint_recipes(), lambda recipe: recipe.tied, settings=quick)

@@ -194,7 +194,7 @@ def faults(*, layouts: Collection[str] | None = None, seen: Collection[str] | No
 
     Example:
         >>> from hypothesis import Phase, find, settings
-        >>> quick = settings(database=None, phases=[Phase.generate, Phase.shrink])
+        >>> quick = settings(database=None, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
         >>> find(faults(layouts=["peft_adapter"], seen=["manifest"]), lambda fault: "alpha" in fault.name,
         ...      settings=quick).name
         'alpha-changed'

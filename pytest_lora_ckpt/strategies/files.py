@@ -31,7 +31,7 @@ def checkpoint_layouts() -> st.SearchStrategy[str]:
 
     Example:
         >>> from hypothesis import Phase, find, settings
-        >>> quick = settings(database=None, phases=[Phase.generate, Phase.shrink])
+        >>> quick = settings(database=None, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
         >>> find(checkpoint_layouts(), lambda layout: True, settings=quick)
         'lightning'
     """
@@ -158,7 +158,7 @@ def lightning_checkpoints(
 
     Example:
         >>> from hypothesis import Phase, find, settings
-        >>> quick = settings(database=None, phases=[Phase.generate, Phase.shrink])
+        >>> quick = settings(database=None, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
         >>> find(lightning_checkpoints(), lambda checkpoint: True, settings=quick)
         LightningCheckpoint(keys=DrawnKeySet({'model.model.layers.0.self_attn.q_proj.weight': (2, 2)}),
             hyper_parameters=None, epoch=0, global_step=0, optimizer=False, seed=0)

@@ -99,7 +99,7 @@ def model_key_sets(  # noqa: PLR0913  # Keyword-only, each with a default.
 
     Example:
         >>> from hypothesis import Phase, find, settings
-        >>> quick = settings(database=None, phases=[Phase.generate, Phase.shrink])
+        >>> quick = settings(database=None, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
         >>> find(model_key_sets(), lambda keys: True, settings=quick)
         DrawnKeySet({'model.layers.0.self_attn.q_proj.weight': (2, 2)})
         >>> find(model_key_sets(), lambda keys: keys.aliases, settings=quick).aliases

@@ -47,7 +47,7 @@ def module_paths(
 
     Example:
         >>> from hypothesis import Phase, find, settings
-        >>> quick = settings(database=None, phases=[Phase.generate, Phase.shrink])
+        >>> quick = settings(database=None, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
         >>> find(module_paths(), lambda path: True, settings=quick)
         'lm_head'
         >>> find(module_paths(), lambda path: "." in path, settings=quick)
@@ -99,7 +99,7 @@ def key_strings(*, max_segments: int = 6, max_length: int = 10_000) -> st.Search
 
     Example:
         >>> from hypothesis import Phase, find, settings
-        >>> quick = settings(database=None, phases=[Phase.generate, Phase.shrink])
+        >>> quick = settings(database=None, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
         >>> find(key_strings(), lambda key: key.startswith("module."), settings=quick)
         'module.'
     """

@@ -206,7 +206,7 @@ def wrappings(
 
     Example:
         >>> from hypothesis import Phase, find, settings
-        >>> quick = settings(database=None, phases=[Phase.generate, Phase.shrink])
+        >>> quick = settings(database=None, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
         >>> find(wrappings(), lambda wrapping: True, settings=quick)
         Wrapping(name='module in front')
         >>> find(wrappings(kinds=["inner"]), lambda wrapping: True, settings=quick)
