@@ -87,10 +87,16 @@ def checkpoints(text: str, base: Path) -> tuple[str, ...]:
     if not text.startswith(REPLICA):
         from pytest_lora_ckpt.checkpoint.below import meant_by
 
-        return meant_by(text if "://" in text else str(base / Path(text).expanduser()))
+        return meant_by(text if _is_address(text, base) else str(base / Path(text).expanduser()))
     if text.removeprefix(REPLICA) not in STAGES:
         raise ValueError(f"the replicas are {', '.join(REPLICA + stage for stage in STAGES)}.")
     return (text,)
+
+
+def _is_address(text: str, base: Path) -> bool:
+    from pytest_lora_ckpt.checkpoint.address import is_address
+
+    return is_address(text) and ("://" in text or not (base / text).parent.exists())
 
 
 def reference(text: str, what: str) -> Reference:

@@ -12,7 +12,7 @@ from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.gather import gather
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.project import Project
-from pytest_lora_ckpt.checkpoint.address import is_address
+from pytest_lora_ckpt.checkpoint.address import AddressText, is_address
 from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.comparison.stages import STAGES, Demands, Stage
 from pytest_lora_ckpt.models import is_module
@@ -103,7 +103,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
             raise ValueError(f"model={model!r} is neither a model nor 'auto'.")
         model = None
     # As a `Path`, an address would lose a slash.
-    location = text if is_address(text := os.fspath(path)) else Path(text)
+    location = AddressText(text) if is_address(text := os.fspath(path)) else Path(text)
     context = AuditContext(
         location,
         Demands(

@@ -267,7 +267,7 @@ class AuditResult:
         errors: The exceptions behind failed checks, with their tracebacks; only in the process that made the audit.
     """
 
-    spec: str
+    spec: str = field(repr=False)  # It may carry credentials.
     checkpoint: CheckpointFacts
     verdict: str = "not-compared"
     meaning: str = MEANINGS["not-compared"]

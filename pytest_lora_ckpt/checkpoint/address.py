@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from pytest_lora_ckpt.vocabulary.files import WEIGHTS_ENDINGS
 from pytest_lora_ckpt.wording.addresses import redacted
 
 # A scheme, or the name of a filesystem around another one: `simplecache::s3://bucket/last.ckpt`.
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+(?:://|::.*://)", re.IGNORECASE)
+_HUB_ID = re.compile(r"([a-z0-9][\w.-]*)/[a-z0-9][\w.-]*(?:@[^/@]+(?:/.*)?)?", re.IGNORECASE | re.ASCII)
+_NO_IDS = (*WEIGHTS_ENDINGS, ".json", ".yaml", ".gguf", ".py", ".txt", ".zip", ".tar.gz")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,7 +44,7 @@ class Address:
     @property
     def _path(self) -> tuple[str, str, str]:
         """What comes before the path, the path, and what comes behind it."""
-        first, mark, rest = self.full.partition("://")
+        first, mark, rest = with_scheme(self.full).partition("://")
         inner, chain, outer = rest.partition("::")
         path, *query = re.split(r"(?=[?#])", inner, maxsplit=1) if first.startswith("http") else [inner]
         return first + mark, path.rstrip("/"), "".join(query) + chain + outer
@@ -85,14 +88,46 @@ Place = Path | Address
 """Where a checkpoint lies."""
 
 
+class AddressText(str):
+    """An address as the project's own code gets it, whole; where it is shown as a value, without its credentials.
+
+    Example:
+        >>> text = AddressText("https://me:secret@host/a.ckpt")
+        >>> text, text.partition("@")[2]
+        ('https://***@host/a.ckpt', 'host/a.ckpt')
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(redacted(str(self)))
+
+
 def is_address(text: str) -> bool:
     """Whether a text is an address, and not a path on this machine.
+
+    An id on the Hugging Face Hub is one, `org/name` or `org/name@revision`, where there is no directory `org` here.
 
     Example:
         >>> is_address("s3://bucket/last.ckpt"), is_address("runs/last.ckpt"), is_address("replica:finetune")
         (True, False, False)
+        >>> is_address("org/name"), is_address("org/name@v1/adapter"), is_address("runs/exp/best")
+        (True, True, False)
     """
-    return _SCHEME.match(text) is not None
+    if _SCHEME.match(text):
+        return True
+    found = _HUB_ID.fullmatch(text)
+    return found is not None and not text.endswith(_NO_IDS) and not os.path.lexists(found[1])
+
+
+def with_scheme(address: str) -> str:
+    """Return an address with its scheme: that of the Hub for an id.
+
+    Example:
+        >>> with_scheme("org/name"), with_scheme("s3://bucket/last.ckpt")
+        ('hf://org/name', 's3://bucket/last.ckpt')
+    """
+    return address if _SCHEME.match(address) else f"hf://{address}"
 
 
 def place(path: str | os.PathLike[str]) -> Place:

@@ -83,7 +83,9 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
             error.globals, error.unread = neighbours.globals, neighbours.unread
             name_the_checkpoint(error, listing)
             raise
-        neighbours.read_others(around=listing.name is None or checkpoint.layout in _WHOLE_DIRECTORIES)
+        around = listing.name is None or checkpoint.layout in _WHOLE_DIRECTORIES
+        if around or checkpoint.layout in _WITH_ADAPTER or not listing.storage.is_remote:
+            neighbours.read_others(around=around)
         beside = deepspeed.beside(listing) if checkpoint.layout in _WHOLE_DIRECTORIES else ""
         return dataclasses.replace(
             checkpoint,

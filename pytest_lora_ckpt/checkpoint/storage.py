@@ -20,7 +20,6 @@ from pytest_lora_ckpt.checkpoint.address import Place, is_address
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, Budget
 from pytest_lora_ckpt.checkpoint.window import FileWindow, Window
-from pytest_lora_ckpt.vocabulary.files import WEIGHTS_ENDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -292,17 +291,8 @@ def _missing(path: Path) -> CheckpointError:
         found=f"a link to {path.readlink()}, which does not exist"
         if broken_link
         else f"nothing under this path{where}",
-        remedy=f"Did you mean {meant}?" if meant and not broken_link else f"Look at the path.{_about_the_hub(path)}",
+        remedy=f"Did you mean {meant}?" if meant and not broken_link else "Look at the path.",
     )
-
-
-def _about_the_hub(path: Path) -> str:
-    """Say what to do with an id of the Hugging Face Hub, where the path may be one: `organisation/name`."""
-    looks_like_an_id = not path.is_absolute() and len(path.parts) == 2 and path.suffix not in WEIGHTS_ENDINGS  # noqa: PLR2004
-    if not looks_like_an_id or path.parent.exists():
-        return ""
-    name = f"{path.parts[0]}/{path.name}"
-    return f" An id on the Hugging Face Hub is not opened: `hf download {name} --local-dir {path.name}` first."
 
 
 def unreadable(path: str, error: OSError) -> CheckpointError:

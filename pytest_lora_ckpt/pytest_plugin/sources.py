@@ -13,7 +13,7 @@ from pytest_lora_ckpt import manifest, replicas  # Their names are resolved at f
 from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.guard import InternalError, guard
 from pytest_lora_ckpt.auditing.project import Project, TestOutcomes
-from pytest_lora_ckpt.checkpoint.address import is_address
+from pytest_lora_ckpt.checkpoint.address import AddressText, is_address
 from pytest_lora_ckpt.comparison.stages import STAGES
 from pytest_lora_ckpt.option_values import REPLICA, Reference
 from pytest_lora_ckpt.pytest_plugin.settings import resolve
@@ -65,7 +65,7 @@ def target(spec: str) -> Target:
             lambda: replicas.replica_inputs(),  # noqa: PLW0108  # Not before it is called.
         )
     # As a `Path`, an address would lose a slash.
-    return Target(spec, lambda _: spec if is_address(spec) else Path(spec))
+    return Target(spec, lambda _: AddressText(spec) if is_address(spec) else Path(spec))
 
 
 class Sources:

@@ -59,15 +59,15 @@ class Web:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, web: Web, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, web: Web, folder: Path, handler: type[Handler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.web, self.folder, self.lock = web, folder, threading.Lock()
 
     def handle_error(self, *args: object) -> None:
         """Say nothing: connections are broken on purpose."""
 
 
-class _Handler(SimpleHTTPRequestHandler):
+class Handler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
@@ -119,6 +119,8 @@ class _Handler(SimpleHTTPRequestHandler):
         if web.etags:
             self.send_header("ETag", f'"{made.st_mtime_ns:x}-{made.st_size:x}"')
         self.end_headers()
+        if self.command == "HEAD":
+            return
         with file.open("rb") as opened, contextlib.suppress(ConnectionError):
             opened.seek(start)
             if urlsplit(self.path).path.endswith(web.breaks):
@@ -141,10 +143,10 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def web_server(folder: Path) -> Iterator[Web]:
+def web_server(folder: Path, handler: type[Handler] | None = None) -> Iterator[Web]:
     """Give a directory over HTTP, on this machine alone."""
     web = Web()
-    with _Server(web, folder) as server:
+    with _Server(web, folder, handler or Handler) as server:
         web.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

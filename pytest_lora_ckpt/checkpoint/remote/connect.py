@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.remote import errors
+from pytest_lora_ckpt.checkpoint.address import with_scheme
+from pytest_lora_ckpt.checkpoint.remote import errors, hub
 from pytest_lora_ckpt.checkpoint.remote.storage import RemoteStorage
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.limits import Budget
+    from pytest_lora_ckpt.checkpoint.storage import Storage
 
 
-def connect(address: str, budget: Budget) -> RemoteStorage:
+def connect(address: str, budget: Budget) -> Storage:
     """Return the storage that an address names. No request is made.
 
     Raises:
@@ -19,8 +21,13 @@ def connect(address: str, budget: Budget) -> RemoteStorage:
     """
     from fsspec.core import url_to_fs  # Only an address needs it; the scheme decides what else is imported.
 
+    wanted = hub.repository(address)
+    if wanted is not None:
+        if (cached := hub.in_cache(wanted, budget)) is not None:
+            return cached
+        hub.check_online(address, wanted)
     try:
-        fs, _ = url_to_fs(address)
+        fs, _ = url_to_fs(with_scheme(address))
     except ImportError as error:
         raise errors.missing_package(address, error) from None
     except ValueError as error:

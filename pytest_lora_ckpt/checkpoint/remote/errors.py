@@ -6,21 +6,34 @@ from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.wording import beginning, printable, size
 
 _FILE = "a checkpoint under this address"
+# Of pyproject.toml; of other schemes fsspec's own message names the package.
+_EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _CREDENTIALS = (
     "Look at your credentials: they are fsspec's, from the environment or from its config files"
     " (https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration)."
 )
 
 
+def _about(address: str) -> str:
+    """Say what else helps with an address on the Hub."""
+    if not address.startswith("hf://"):
+        return ""
+    name = printable("/".join(address.removeprefix("hf://").partition("@")[0].split("/")[:2]), 200)
+    return (
+        " An id is `organisation/name`. A private or gated model needs a login (`hf auth login`); what"
+        f" `hf download {name}` has fetched is read without a network."
+    )
+
+
 def missing(address: str, found: str = "nothing under this address") -> CheckpointError:
     """Return the error for an address under which nothing lies."""
-    remedy = "Look at the address, and whether your credentials let you see what lies there."
+    remedy = f"Look at the address, and whether your credentials let you see what lies there.{_about(address)}"
     return CheckpointError("missing", address, expected=_FILE, found=found, remedy=remedy)
 
 
 def forbidden(address: str, found: str) -> CheckpointError:
     """Return the error for a server that wants other credentials."""
-    remedy = f"{_CREDENTIALS} A signed address may have expired."
+    remedy = f"{_CREDENTIALS}{_about(address) or ' A signed address may have expired.'}"
     return CheckpointError("forbidden", address, expected="a file that may be read", found=found, remedy=remedy)
 
 
@@ -61,7 +74,7 @@ def unreachable(address: str, why: object) -> CheckpointError:
         address,
         expected="a server that can be reached",
         found=printable(beginning(str(why)), 300),
-        remedy="Look at the address, at the network, and at the settings of a proxy.",
+        remedy=f"Look at the address, at the network, and at the settings of a proxy.{_about(address)}",
     )
 
 
@@ -89,10 +102,11 @@ def unknown_scheme(address: str, why: object) -> CheckpointError:
 
 def missing_package(address: str, why: object) -> CheckpointError:
     """Return the error for a scheme whose package is not installed."""
+    extra = _EXTRAS.get(address.partition(":")[0])
     return CheckpointError(
         "missing-package",
         address,
         expected="the package that reads such addresses",
         found=printable(beginning(str(why)), 300),
-        remedy="Install it: `pip install 'pytest-lora-ckpt[remote]'` has those for https://, s3:// and gs://.",
+        remedy=f"`pip install 'pytest-lora-ckpt[{extra}]'`." if extra else "Install it.",
     )

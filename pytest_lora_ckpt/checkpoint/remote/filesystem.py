@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fsspec.exceptions import FSTimeoutError
@@ -114,7 +115,7 @@ class FilesystemServer:
             raise
         except PermissionError as error:
             raise errors.forbidden(address, str(error)) from None
-        except ConnectionError as error:
+        except (ConnectionError, BlockingIOError) as error:
             raise errors.cut_off(address, error) from None
         except Exception as error:  # noqa: BLE001 - Each library has its own.
             raise _by_library(address, error) from None
@@ -124,8 +125,9 @@ def _by_library(address: str, error: Exception) -> CheckpointError:
     """Return the error for an exception of the library behind a filesystem."""
     if isinstance(error, CheckpointError):
         return error
+    status = getattr(getattr(error, "response", None), "status_code", None)
     name, text = type(error).__name__, f"{type(error).__name__}: {error}"
-    if "Credential" in name or "Auth" in name:
+    if "Credential" in name or "Auth" in name or status in {401, 403}:
         return errors.forbidden(address, text)
     if "Connect" in name or "Endpoint" in name:
         return errors.unreachable(address, text)
@@ -137,5 +139,10 @@ def _by_library(address: str, error: Exception) -> CheckpointError:
 def _found(info: dict[str, Any]) -> Found:
     if info["type"] == "directory":
         return Found(is_folder=True)
-    state = {name: str(info[name]) for name in _STATE if info.get(name)}
+    state = {name: _plain(info[name]) for name in _STATE if info.get(name)}
     return Found(is_folder=False, size=info.get("size") or 0, state=state)
+
+
+def _plain(value: object) -> str:
+    """Write one field of a file's state: a time is an object in some answers of a filesystem, a number in others."""
+    return str(value.timestamp() if isinstance(value, datetime) else value)

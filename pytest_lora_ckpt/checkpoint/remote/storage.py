@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.address import Address
+from pytest_lora_ckpt.checkpoint.address import Address, with_scheme
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.remote import errors
 from pytest_lora_ckpt.checkpoint.remote.file import Blocks, RemoteWindow
@@ -55,11 +55,13 @@ class RemoteStorage:
         self._blocks = Blocks()
         self._expected: list[str] = []
         self._with_heads = True
+        self._given: str | None = None
         self._alone: str | None = None
         self.notes: tuple[str, ...] = ()
 
     def locate(self, path: str) -> Listing:
         """See `Storage`: a directory that the server does not list is known by the usual names in it."""
+        path = with_scheme(path)
         found, refusal = None, errors.missing(path)
         try:
             found = self._server.find(path, _head(path))
@@ -69,6 +71,7 @@ class RemoteStorage:
             refusal = error
         if found is not None and not found.is_folder:
             self._keep(path, found)
+            self._given = path
             if "?" in path and path.startswith("http"):
                 self._alone = path  # A signature, or whatever it is, is for this file.
                 self.notes = ("nothing next to it was looked for: what follows `?` in its address is for this file",)
@@ -136,8 +139,10 @@ class RemoteStorage:
         return RemoteWindow(path, found, self._server, self._blocks, self._budget)
 
     def join(self, folder: str, name: str) -> str:
-        """See `Storage`."""
-        return self._server.join(folder, name)
+        """See `Storage`: what was given stays as it was written, and with what follows its path."""
+        given = Address(self._given or "")
+        is_given = self._given is not None and (given.parent.full, given.name) == (folder, name)
+        return given.full if is_given else self._server.join(folder, name)
 
     def expect(self, paths: Iterable[str], *, heads: bool) -> None:
         """See `Storage`."""
