@@ -219,12 +219,3 @@ def test_the_loader_gets_what_is_audited(run: Callable[..., Path]) -> None:
     audit(out, loader=load)
     audit(out / "checkpoint-5" / "optimizer.pt", loader=load)
     assert given == [out / "checkpoint-15", out / "checkpoint-5"]
-
-
-def test_an_id_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert "`hf download nobody/a-lora --local-dir a-lora`" in problem("nobody/a-lora").remedy
-    for path in ("nobody/a-lora.ckpt", tmp_path / "a-lora", "runs/nobody/a-lora", "a-lora"):
-        assert "Hub" not in problem(path).remedy
-    (tmp_path / "nobody").mkdir()
-    assert "Hub" not in problem("nobody/a-lora").remedy

@@ -20,8 +20,8 @@ def _about(address: str) -> str:
         return ""
     name = printable("/".join(address.removeprefix("hf://").partition("@")[0].split("/")[:2]), 200)
     return (
-        " An id is `organisation/name`. A private or gated model needs a login (`hf auth login`); what"
-        f" `hf download {name}` has fetched is read without a network."
+        f" `{name}` is an id on the Hub, as there is no such path here. A private or gated model needs a login"
+        f" (`hf auth login`); what `hf download {name}` has fetched is read without a network."
     )
 
 
