@@ -22,6 +22,7 @@ from pytest_lora_ckpt.vocabulary.files import (
     PIPELINE_INDEX,
     RANK_FILES,
     STEP_DIRECTORY,
+    ZERO_STEP,
 )
 from pytest_lora_ckpt.wording import count
 
@@ -164,7 +165,7 @@ def _belongs(name: str, folder: Listing, top: Listing, *, around: bool) -> bool:
     """
     if name == LORA_WEIGHTS or not around:
         return name == LORA_WEIGHTS
-    if has_rank_files(folder) or folder.has(DISTRIBUTED_METADATA):
+    if re.fullmatch(ZERO_STEP, name) or has_rank_files(folder) or folder.has(DISTRIBUTED_METADATA):
         return True
     if re.fullmatch(STEP_DIRECTORY, name):
         return False

@@ -5,6 +5,7 @@ Source: deepspeed/utils/zero_to_fp32.py. Unlike that script, this reads the froz
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.address import place
@@ -33,7 +34,7 @@ from pytest_lora_ckpt.vocabulary.files import ZERO_LATEST, ZERO_SCRIPT
 from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
     from typing import TypeVar
 
     from pytest_lora_ckpt.checkpoint.index import FileIndex
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 NAME = "DeepSpeed checkpoint"
 EXPECTS = f"a directory with `*_model_states.pt`, or with `{ZERO_LATEST}` and such a directory, or one of those files"
 
+_SHOWN = 8
 _COPY_NOTE = (
     "the optimizer's files (`*_optim_states.pt`) are not there: the values are the copy that training computed with,"
     " not its fp32 masters"
@@ -137,7 +139,7 @@ def _check_ranks(folder: Listing, models: dict[int, ModelState], optimizers: dic
     first = next(iter(models.values()))
     size = first.envelope.get("mp_world_size")
     if type(size) is int and size > 1:
-        raise spread(folder, f"`mp_world_size` is {size}")
+        raise spread(folder, f"`mp_world_size` is {describe(size)}")
     is_zero_3 = len(models) > 1 or any(each.is_split for each in optimizers.values())
     if not first.trained and not optimizers:
         return
@@ -169,13 +171,14 @@ def _check_one_save(folder: Listing, models: list[ModelState], optimizers: list[
             raise other_run(folder.where(other.name), found)
 
 
-def _check_all(folder: Listing, what: str, there: Iterable[int], ranks: int) -> None:
-    missing = sorted(set(range(ranks)) - set(there))
-    if missing:
-        raise _missing(folder, f"no {what} of rank {listed(missing, 8)}, of {count(ranks, 'rank')}")
-    if len(more := sorted(set(there) - set(range(ranks)))) > 0:
-        found = f"{what} of rank {listed(more, 8)} too, where a save of {count(ranks, 'rank')} writes none"
+def _check_all(folder: Listing, what: str, there: Collection[int], ranks: int) -> None:
+    if more := sorted(rank for rank in there if rank >= ranks):
+        found = f"{what} of rank {listed(more, _SHOWN)} too, where a save of {count(ranks, 'rank')} writes none"
         raise other_run(folder.path, found)
+    if len(there) < ranks:  # The file says how many there are: they are not all put on a list.
+        missing = list(islice((rank for rank in range(ranks) if rank not in there), _SHOWN))
+        others = f" and {ranks - len(there) - len(missing)} more" if ranks - len(there) > _SHOWN else ""
+        raise _missing(folder, f"no {what} of rank {listed(missing, _SHOWN)}{others}, of {count(ranks, 'rank')}")
 
 
 def _missing(folder: Listing, found: str) -> CheckpointError:
@@ -193,5 +196,5 @@ def _notes(first: ModelState, optimizers: list[OptimizerState]) -> list[str]:
     skipped, step = first.envelope.get("skipped_steps"), optimizers[0].progress.step
     done = first.steps - skipped if type(first.steps) is int and type(skipped) is int else None
     if done is not None and step is not None and step != done:
-        return [f"the optimizer's files are of its step {step:g}, {first.name} of step {done}"]
+        return [f"the optimizer's files are of its step {step:g}, {first.name} of step {describe(done)}"]
     return []

@@ -14,7 +14,7 @@ from pytest_lora_ckpt.tensors import MOST_DIMENSIONS, TensorInfo
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.index import FileIndex
 
-_MOST = 1e18  # No training has so many steps; a file can hold numbers that are no float.
+_MOST = 1e15  # Of anything that is counted; a file can hold numbers that are no float.
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -202,7 +202,7 @@ def _paddings(value: object) -> tuple[tuple[int, ...], ...] | None:
     if not isinstance(value, list) or len(rows) != len(value):
         raise UnfitStateError(f"`param_alignment_paddings` is {describe(value)}")
     for row in rows:
-        if {*map(type, row)} - {int} or min(row, default=0) < 0:
+        if {*map(type, row)} - {int} or min(row, default=0) < 0 or max(row, default=0) > _MOST:
             raise UnfitStateError(f"`param_alignment_paddings` has {describe(list(row))}")
     return rows
 
@@ -210,7 +210,7 @@ def _paddings(value: object) -> tuple[tuple[int, ...], ...] | None:
 def _ranks(value: object) -> int | None:
     """Return the number of ranks; ZeRO 2 counts them for each group, and experts have fewer."""
     counts = value if isinstance(value, list) else [value]
-    return max((each for each in counts if type(each) is int), default=None)
+    return max((each for each in counts if type(each) is int and 0 < each < _MOST), default=None)
 
 
 def _progress(index: FileIndex, state: Mapping[object, object]) -> Progress:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from tests.helpers.zero_samples import MODEL, OPTIMIZER, change, tensors, write_zero, zero
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    from pytest_lora_ckpt.checkpoint import CheckpointError
 
     Fails = Callable[..., CheckpointError]
 
@@ -198,3 +201,53 @@ def test_an_optimizers_file_that_is_none(tmp_path: Path, fails: Fails, name: str
     write_zero(zero(2), tmp_path / "run")
     change(tmp_path / STEP / OPTIMIZER.replace("rank_1", "rank_0"), BROKEN_OPTIMIZER[name])
     fails(tmp_path / "run", "no-state-dict", "other-run")
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    10**5000,
+    2**63,
+    float("nan"),
+    float("inf"),
+    "x",
+    "",
+    b"x",
+    (),
+    [],
+    [[]],
+    [None],
+    {},
+    {"a": {}},
+    {7: 1},
+)
+
+
+def places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """List the way to everything in a file."""
+    steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, inner in steps:
+        yield (*path, step)
+        yield from places(inner, (*path, step))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), stage=st.integers(0, 3))
+def test_whatever_a_file_says_it_opens_or_is_an_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, stage: int
+) -> None:
+    run = write_zero(zero(stage), tmp_path_factory.mktemp("odd") / "run")
+
+    def edit(state: dict[str, Any]) -> None:
+        *way, last = data.draw(st.sampled_from(sorted(places(state), key=str)))
+        for step in way:
+            state = state[step]
+        state[last] = data.draw(st.sampled_from(ODD))
+
+    change(data.draw(st.sampled_from(sorted(run.rglob("*_states.pt")))), edit)
+    with contextlib.suppress(CheckpointError):
+        checkpoint = open_checkpoint(run)
+        for key in checkpoint.keys:
+            checkpoint.read(key)
+        checkpoint.damaged(checkpoint.keys)
