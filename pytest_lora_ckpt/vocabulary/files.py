@@ -145,6 +145,13 @@ deepspeed/runtime/pipe/module.py, `ckpt_layer_path`)."""
 ZERO_LATEST = "latest"
 """The file that names the newest checkpoint's directory (deepspeed/runtime/engine.py, `save_checkpoint`)."""
 
+UNIVERSAL_LATEST = "latest_universal"
+"""The same for universal checkpoints (deepspeed/checkpoint/ds_to_universal.py, `main`)."""
+
+UNIVERSAL_MASTERS, UNIVERSAL_MASTER = "zero", "fp32.pt"
+"""The directory of a universal checkpoint with a directory for each parameter, and the file with its master in that
+(deepspeed/checkpoint/ds_to_universal.py, `merge_tp_slices`)."""
+
 ZERO_SCRIPT = "zero_to_fp32.py"
 """What it copies next to that file (deepspeed/runtime/engine.py, `_copy_recovery_script`)."""
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -87,6 +90,20 @@ def test_nothing_in_them_fails(runs: Path, case: str) -> None:
     assert checkpoint.adapters["default"].rank == 3
     assert checkpoint.envelope["epoch"] == 3
     assert checkpoint.envelope["ds_config"]["train_micro_batch_size_per_gpu"] == 1
+
+
+@pytest.mark.parametrize("case", ["zero2-bf16-tied", "zero3-bf16-tied"])
+def test_what_ds_to_universal_makes_of_them(runs: Path, tmp_path: Path, case: str) -> None:
+    folder, made = runs / case / "global_step2", tmp_path / "global_step2_universal"
+    convert = [sys.executable, "-W", "ignore", "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    arguments = ["--input_folder", str(folder), "--output_folder", str(made)]
+    subprocess.run([*convert, *arguments], check=True, capture_output=True, env={**os.environ, "DS_ACCELERATOR": "cpu"})
+    before = open_checkpoint(folder)
+    for path in (made, tmp_path):
+        checkpoint = open_checkpoint(path)
+        assert checkpoint.keys.shapes == before.keys.shapes
+        assert all(same_bits(checkpoint.read(key), before.read(key)) for key in before.keys)
+        assert not audit(path).named("failed")
 
 
 @pytest.mark.parametrize("name", ["trainer-peft-zero2", "trainer-peft-zero3"])

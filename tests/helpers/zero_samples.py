@@ -123,6 +123,22 @@ def write_zero(zero: Zero, folder: Path, *, tag: str | None = None) -> Path:
     return folder
 
 
+def write_universal(zero: Zero, folder: Path) -> Path:
+    """Write what `ds_to_universal` makes of such a checkpoint."""
+    tag = f"global_step{zero.steps}_universal"
+    write_zero(zero, folder, tag=tag)
+    for file in (folder / tag).glob("*_optim_states.pt"):
+        file.unlink()
+    (folder / "latest").rename(folder / "latest_universal")
+    for name, master in ((name, master) for group in zero.groups for name, master in group.items()):
+        inside = folder / tag / "zero" / name
+        inside.mkdir(parents=True)
+        for kind in ("fp32", "exp_avg", "exp_avg_sq"):
+            torch.save(master.flatten() if zero.stage == 3 else {"cat_dim": 0, "param": master}, inside / f"{kind}.pt")
+    torch.save({"ds_version": VERSION}, folder / tag / "zero" / "optimizer_state.pt")
+    return folder
+
+
 def save(contents: object, path: Path) -> None:
     """Write a file as DeepSpeed does."""
     torch.save(contents, path, pickle_module=SimpleNamespace(Pickler=_Pickler, __name__="pickle"))

@@ -5,7 +5,6 @@ Source: deepspeed/utils/zero_to_fp32.py. Unlike that script, this reads the froz
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.address import place
@@ -23,18 +22,19 @@ from pytest_lora_ckpt.checkpoint.zero.files import (
     is_run,
     other_run,
     rank_files,
-    spread,
     tags,
 )
-from pytest_lora_ckpt.checkpoint.zero.model import put_together
+from pytest_lora_ckpt.checkpoint.zero.model import put_together, trained
 from pytest_lora_ckpt.checkpoint.zero.pieces import ZeroSource
+from pytest_lora_ckpt.checkpoint.zero.ranks import check_ranks, missing_rank
 from pytest_lora_ckpt.checkpoint.zero.states import UnfitStateError, model_state, optimizer_state
+from pytest_lora_ckpt.checkpoint.zero.universal import masters
 from pytest_lora_ckpt.tensors import KeySet
-from pytest_lora_ckpt.vocabulary.files import ZERO_LATEST, ZERO_SCRIPT
-from pytest_lora_ckpt.wording import count, listed, printable
+from pytest_lora_ckpt.vocabulary.files import UNIVERSAL_LATEST, UNIVERSAL_MASTERS, ZERO_LATEST, ZERO_SCRIPT
+from pytest_lora_ckpt.wording import listed, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from typing import TypeVar
 
     from pytest_lora_ckpt.checkpoint.index import FileIndex
@@ -65,7 +65,7 @@ def accepts(listing: Listing) -> bool:
     around = _around(listing)
     if is_rank_file(listing.name):
         return has_rank_files(around)  # A web server may not list the other files: then this is one by itself.
-    return listing.name in {ZERO_LATEST, ZERO_SCRIPT} and is_run(around)
+    return listing.name in {ZERO_LATEST, UNIVERSAL_LATEST, ZERO_SCRIPT} and is_run(around)
 
 
 def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
@@ -73,14 +73,19 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     folder, notes = directory_of(_around(listing))
     files = rank_files(folder)
     if not files.models:
-        raise _missing(folder, f"only the optimizer's files: {listed(files.optimizers.values())}")
+        raise missing_rank(folder, f"only the optimizer's files: {listed(files.optimizers.values())}")
     folder.expect([*files.models.values(), *files.optimizers.values()])
     models = _read(folder, files.models, index_file, model_state)
     optimizers = _read(folder, files.optimizers, index_file, optimizer_state)
-    _check_ranks(folder, models, optimizers)
     first = next(iter(models.values()))
+    universal = None if optimizers else folder.directory(UNIVERSAL_MASTERS)
+    check_ranks(folder, models, optimizers, is_split=files.is_split, is_universal=universal is not None)
     try:
-        made = put_together(list(models.values()), list(optimizers.values()))
+        if universal is not None:
+            spread = masters(universal, first.trained, index_file)
+        else:
+            spread = trained(first.trained, list(optimizers.values()))
+        made = put_together(list(models.values()), spread, is_split=files.is_split)
     except UnfitStateError as error:
         raise other_run(folder.path, str(error)) from error
     keys = KeySet(made.infos)
@@ -96,7 +101,12 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
         envelope=first.envelope,
         opaque_keys={key: what_it_is(value) for key, value in made.opaque.items()},
         globals=tuple(asked for each in states for asked in each.index.globals),
-        notes=(*notes, *made.notes, *_notes(first, list(optimizers.values())), *first.index.notes),
+        notes=(
+            *notes,
+            *made.notes,
+            *_notes(first, list(optimizers.values()), has_masters=bool(spread)),
+            *first.index.notes,
+        ),
         budget=first.index.window.budget,
     )
 
@@ -134,65 +144,14 @@ def _read(
     return states
 
 
-def _check_ranks(folder: Listing, models: dict[int, ModelState], optimizers: dict[int, OptimizerState]) -> None:
-    """Check that there is a file of every rank, and that all are of one save."""
-    first = next(iter(models.values()))
-    size = first.envelope.get("mp_world_size")
-    if type(size) is int and size > 1:
-        raise spread(folder, f"`mp_world_size` is {describe(size)}")
-    is_zero_3 = len(models) > 1 or any(each.is_split for each in optimizers.values())
-    if not first.trained and not optimizers:
-        return
-    if not optimizers:
-        if is_zero_3:
-            raise _missing(folder, "the files with the model's states, and none with the optimizer's")
-        return
-    ranks = max(each.ranks or len(optimizers) for each in optimizers.values())
-    _check_all(folder, "`*_optim_states.pt`", optimizers, ranks)
-    if is_zero_3:
-        _check_all(folder, "`*_model_states.pt`", models, ranks)
-    _check_one_save(folder, list(models.values()), list(optimizers.values()))
-
-
-def _check_one_save(folder: Listing, models: list[ModelState], optimizers: list[OptimizerState]) -> None:
-    first, *others = models
-    for each in others:
-        if each.steps != first.steps:
-            found = f"it is of step {describe(each.steps)}, {first.name} of step {describe(first.steps)}"
-            raise other_run(folder.where(each.name), found)
-        if (each.trained, each.frozen) != (first.trained, first.frozen):
-            raise other_run(folder.where(each.name), f"it describes other weights than {first.name}")
-    one, *rest = optimizers
-    for other in rest:
-        if other.progress != one.progress:
-            raise other_run(folder.where(other.name), f"{other.progress}, where {one.name} has {one.progress}")
-        if (other.version, other.is_split) != (one.version, one.is_split):
-            found = f"it is of DeepSpeed {describe(other.version)} or of another ZeRO stage than {one.name}"
-            raise other_run(folder.where(other.name), found)
-
-
-def _check_all(folder: Listing, what: str, there: Collection[int], ranks: int) -> None:
-    if more := sorted(rank for rank in there if rank >= ranks):
-        found = f"{what} of rank {listed(more, _SHOWN)} too, where a save of {count(ranks, 'rank')} writes none"
-        raise other_run(folder.path, found)
-    if len(there) < ranks:  # The file says how many there are: they are not all put on a list.
-        missing = list(islice((rank for rank in range(ranks) if rank not in there), _SHOWN))
-        others = f" and {ranks - len(there) - len(missing)} more" if ranks - len(there) > _SHOWN else ""
-        raise _missing(folder, f"no {what} of rank {listed(missing, _SHOWN)}{others}, of {count(ranks, 'rank')}")
-
-
-def _missing(folder: Listing, found: str) -> CheckpointError:
-    return CheckpointError("missing-rank", folder.path, expected=EXPECTED, found=found, remedy=COPY_ALL)
-
-
-def _notes(first: ModelState, optimizers: list[OptimizerState]) -> list[str]:
+def _notes(first: ModelState, optimizers: list[OptimizerState], *, has_masters: bool) -> list[str]:
     """Say which values are not the masters, and which file may be of another step."""
     if not optimizers:
         if first.trained:
-            return [_COPY_NOTE]
+            return [] if has_masters else [_COPY_NOTE]
         optimizer = first.envelope.get("optimizer")
-        has_masters = isinstance(optimizer, dict) and not {"fp32_groups", "fp32_groups_flat"}.isdisjoint(optimizer)
-        return [_STAGE_0_NOTE] if has_masters else []
+        has_some = isinstance(optimizer, dict) and not {"fp32_groups", "fp32_groups_flat"}.isdisjoint(optimizer)
+        return [_STAGE_0_NOTE] if has_some else []
     skipped, step = first.envelope.get("skipped_steps"), optimizers[0].progress.step
     done = first.steps - skipped if type(first.steps) is int and type(skipped) is int else None
     if done is not None and step is not None and step != done:

@@ -8,7 +8,14 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
-from pytest_lora_ckpt.vocabulary.files import ZERO_FILE, ZERO_LATEST, ZERO_PARALLEL_FILE, ZERO_SCRIPT, ZERO_STEP
+from pytest_lora_ckpt.vocabulary.files import (
+    UNIVERSAL_LATEST,
+    ZERO_FILE,
+    ZERO_LATEST,
+    ZERO_PARALLEL_FILE,
+    ZERO_SCRIPT,
+    ZERO_STEP,
+)
 from pytest_lora_ckpt.wording import listed, printable
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ COPY_ALL = "Copy the whole directory again, from one `save_checkpoint`: every pr
 _FILE = re.compile(ZERO_FILE)
 _PARALLEL = re.compile(ZERO_PARALLEL_FILE)
 _STEP = re.compile(ZERO_STEP)
+_LATEST = frozenset({ZERO_LATEST, UNIVERSAL_LATEST})
 _NAME_BYTES = 1000
 
 
@@ -30,10 +38,12 @@ class RankFiles:
     Attributes:
         models: Those with the model's states. Rank 0 alone writes one, except under ZeRO 3.
         optimizers: Those with the optimizer's.
+        is_split: Whether each rank writes its model's states, as under ZeRO 3.
     """
 
     models: dict[int, str] = field(default_factory=dict)
     optimizers: dict[int, str] = field(default_factory=dict)
+    is_split: bool = False
 
 
 def is_rank_file(name: str) -> bool:
@@ -50,13 +60,13 @@ def is_run(folder: Listing) -> bool:
     """Whether DeepSpeed wrote its checkpoints into this directory, whatever is left of them."""
     names = _names(folder)
     steps = (name for name in names if _STEP.fullmatch(name) and folder.directory(name))
-    return ZERO_SCRIPT in names or any(steps) or (ZERO_LATEST in names and bool(tags(folder)))
+    return ZERO_SCRIPT in names or any(steps) or bool(tags(folder))
 
 
 def tags(folder: Listing) -> list[str]:
     """List the directories in which the checkpoints of a run lie, the newest last, as far as their names tell."""
     names = _names(folder)
-    own = names if ZERO_LATEST in names else filter(_STEP.fullmatch, names)
+    own = names if not _LATEST.isdisjoint(names) else filter(_STEP.fullmatch, names)
     found = [name for name in own if (inside := folder.directory(name)) is not None and has_rank_files(inside)]
     return sorted(found, key=_step)
 
@@ -70,20 +80,21 @@ def directory_of(folder: Listing) -> tuple[Listing, tuple[str, ...]]:
     if has_rank_files(folder):
         return folder, ()
     there = tags(folder)
-    if not folder.has(ZERO_LATEST):
+    latest = next(filter(folder.has, (ZERO_LATEST, UNIVERSAL_LATEST)), None)
+    if latest is None:
         notes = (f"`{ZERO_LATEST}` is not there: the newest of {listed(there)} is read",) if len(there) > 1 else ()
         return _inside(folder, there[-1] if there else None), notes
-    tag = folder.window(ZERO_LATEST).read(0, _NAME_BYTES).decode("utf-8", "replace").strip()
+    tag = folder.window(latest).read(0, _NAME_BYTES).decode("utf-8", "replace").strip()
     # A tag lies in this directory: it must not lead to other files.
     if not tag or PurePath(tag).name != tag or "\\" in tag or "\0" in tag or len(tag) >= _NAME_BYTES:
-        found = f"`{ZERO_LATEST}` holds {printable(repr(tag), 200)}, which is not the name of a directory"
+        found = f"`{latest}` holds {printable(repr(tag), 200)}, which is not the name of a directory"
         raise _no_files(folder, "broken-latest", found, there)
     if tag not in there:
         what = "holds none of DeepSpeed's files" if folder.directory(tag) else "is not there"
-        found = f"`{ZERO_LATEST}` names {printable(tag, 200)}, which {what}"
+        found = f"`{latest}` names {printable(tag, 200)}, which {what}"
         raise _no_files(folder, "missing-tag", found, there)
     others = [name for name in there if name != tag]
-    notes = (f"`{ZERO_LATEST}` names {printable(tag, 100)}: {listed(others)} next to it not read",) if others else ()
+    notes = (f"`{latest}` names {printable(tag, 100)}: {listed(others)} next to it not read",) if others else ()
     return _inside(folder, tag), notes
 
 
@@ -113,7 +124,9 @@ def rank_files(folder: Listing) -> RankFiles:
             if int(found["parallel"]):
                 parallel.append(name)
                 continue
-            of_kind = files.models if found["kind"] == "model" else files.optimizers
+            is_model = found["kind"] == "model"
+            files.is_split |= is_model and found["rank"] is not None
+            of_kind = files.models if is_model else files.optimizers
             rank = int(found["rank"] or 0)
             if rank in of_kind:
                 two = f"two files of rank {rank}: {listed((of_kind[rank], name))}"

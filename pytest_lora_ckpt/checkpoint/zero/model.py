@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _ALIGNED_TO = 2  # Elements for each rank, to which ZeRO 1 and 2 fill a group up (`nccl_start_alignment_factor`).
 
-_Spread = dict[str, tuple[TensorInfo, Part]]
+Spread = dict[str, tuple[TensorInfo, Part]]
+"""What is known of tensors that do not lie in the module's state dict, and where they lie instead."""
 
 
 @dataclass(slots=True)
@@ -40,21 +41,21 @@ class ZeroModel:
     notes: list[str] = field(default_factory=list)
 
 
-def put_together(models: Sequence[ModelState], optimizers: Sequence[OptimizerState]) -> ZeroModel:
+def put_together(models: Sequence[ModelState], masters: Spread, *, is_split: bool) -> ZeroModel:
     """Find every tensor of the model, in the order of the module's state dict.
 
     What was trained is taken from the optimizer's masters, never from the copy that training computed with.
 
     Args:
         models: Rank 0's first.
-        optimizers: The same; none where the masters were not kept.
+        masters: What was trained; nothing where the masters were not kept.
+        is_split: Whether every rank has a part of each weight, as under ZeRO 3.
 
     Raises:
         UnfitStateError: What the files say does not fit together.
     """
     first = models[0]
-    is_split = bool(optimizers) and optimizers[0].is_split
-    spread = _trained(first.trained, optimizers) | (_frozen(models) if is_split else {})
+    spread = masters | (_frozen(models) if is_split else {})
     holder_of = _holders(first, spread)
     made, empty = ZeroModel(), []
     for key, value in first.module.items():
@@ -82,7 +83,7 @@ def _apart(file: str, info: TensorInfo) -> TensorInfo:
     return info if info.storage is None else dataclasses.replace(info, storage=(file, info.storage))
 
 
-def _holders(first: ModelState, spread: _Spread) -> dict[str, str]:
+def _holders(first: ModelState, spread: Spread) -> dict[str, str]:
     """Return, for every name of a tensor that lies in flat ones, the name under which it is there."""
     holder_of = {name: name for name in spread}
     module = first.module.items()
@@ -95,9 +96,13 @@ def _holders(first: ModelState, spread: _Spread) -> dict[str, str]:
     return holder_of | shared
 
 
-def _trained(groups: Sequence[Shapes], optimizers: Sequence[OptimizerState]) -> _Spread:
-    """Find the trained tensors in the flat groups."""
-    found: _Spread = {}
+def trained(groups: Sequence[Shapes], optimizers: Sequence[OptimizerState]) -> Spread:
+    """Find the trained tensors in the flat groups of the ranks.
+
+    Raises:
+        UnfitStateError: They do not fit in.
+    """
+    found: Spread = {}
     for each in optimizers:
         if len(each.flats) != len(groups):
             many = count(len(each.flats), "flat group")
@@ -152,9 +157,9 @@ def _split_places(
         place += share_of(math.prod(shape), len(flats))
 
 
-def _frozen(models: Sequence[ModelState]) -> _Spread:
+def _frozen(models: Sequence[ModelState]) -> Spread:
     """Find the frozen tensors in the fragments of the ranks."""
-    found: _Spread = {}
+    found: Spread = {}
     for key, shape in models[0].frozen.items():
         fragments = [_fragment(each.fragments, key, each.name) for each in models]
         numel = math.prod(shape)

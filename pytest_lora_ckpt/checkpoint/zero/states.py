@@ -71,6 +71,11 @@ class ModelState:
         """How many steps were done."""
         return self.envelope.get("global_steps")
 
+    @property
+    def ranks(self) -> int | None:
+        """How many ranks there were; None where the file does not say."""
+        return _ranks(self.envelope.get("dp_world_size"))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OptimizerState:

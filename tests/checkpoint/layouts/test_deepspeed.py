@@ -16,7 +16,7 @@ from pytest_lora_ckpt.checkpoint.window import FileWindow
 from tests.checkpoint.test_companions import write_adapter
 from tests.checkpoint.test_neighbours import EVIL
 from tests.helpers.checkpoint_samples import same_bits
-from tests.helpers.zero_samples import MODEL, OPTIMIZER, Zero, change, tensors, write_zero, zero
+from tests.helpers.zero_samples import MODEL, OPTIMIZER, Zero, change, save, tensors, write_universal, write_zero, zero
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,6 +111,18 @@ def test_of_several_steps_the_one_is_read_that_is_named(tmp_path: Path) -> None:
     newest = open_checkpoint(run)
     assert newest.envelope["global_steps"] == 10
     assert "newest" in newest.notes[0]
+
+
+@STAGES
+def test_a_universal_checkpoint(tmp_path: Path, stage: int) -> None:
+    run = write_universal(zero(stage), tmp_path / "run")
+    folder = run / "global_step2_universal"
+    for path in (run, folder, run / "latest_universal", next(folder.glob("*_model_states.pt"))):
+        check(path, zero(stage))
+        assert open_checkpoint(path).notes == ()
+    assert audit(run).check("safe").outcome == "passed"
+    save({"param": EVIL}, folder / "zero" / "own.1.weight" / "exp_avg.pt")
+    assert "exp_avg.pt" in audit(run).check("safe").summary
 
 
 def test_the_state_next_to_an_adapter_is_named(tmp_path: Path) -> None:

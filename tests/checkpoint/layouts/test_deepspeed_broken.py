@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
-from tests.helpers.zero_samples import MODEL, OPTIMIZER, change, tensors, write_zero, zero
+from tests.helpers.zero_samples import MODEL, OPTIMIZER, change, tensors, write_universal, write_zero, zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,6 +202,21 @@ def test_an_optimizers_file_that_is_none(tmp_path: Path, fails: Fails, name: str
     write_zero(zero(2), tmp_path / "run")
     change(tmp_path / STEP / OPTIMIZER.replace("rank_1", "rank_0"), BROKEN_OPTIMIZER[name])
     fails(tmp_path / "run", "no-state-dict", "other-run")
+
+
+def test_a_universal_checkpoint_without_a_parameter(tmp_path: Path, fails: Fails) -> None:
+    folder = write_universal(zero(2), tmp_path / "run") / "global_step2_universal"
+    torch.save({"param": torch.ones(6)}, folder / "zero" / "own.1.weight" / "fp32.pt")
+    assert "'own.1.weight'" in fails(folder, "other-run").found
+    (folder / "zero" / "own.1.weight" / "fp32.pt").unlink()
+    assert "no `fp32.pt` of 'own.1.weight'" in fails(folder, "other-run").found
+
+
+def test_a_name_in_a_universal_checkpoint_leads_nowhere_else(tmp_path: Path, fails: Fails) -> None:
+    folder = write_universal(zero(2), tmp_path / "run") / "global_step2_universal"
+    shutil.copytree(folder / "zero" / "own.1.weight", tmp_path / "outside")
+    change(folder / MODEL[2], lambda state: state["param_shapes"][0].update({"../../../outside": torch.Size([7])}))
+    assert "no `fp32.pt` of '../../../outside'" in fails(folder, "other-run").found
 
 
 ODD = (
