@@ -8,6 +8,7 @@ import os
 import pkgutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import pytest_lora_ckpt
@@ -17,6 +18,10 @@ pytest_plugins = ["pytester"]
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores. Read when torch starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes is the machine's affair; what Hypothesis chooses for CI stays.
+hypothesis.settings.register_profile("any-machine", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("any-machine")
 
 
 # Folders whose tests run pytest on whole projects, train, or write many checkpoints: `-m "not slow"` leaves them out.
