@@ -70,7 +70,8 @@ class Checkpoint:
     Attributes:
         path: What was opened.
         layout: How it lies on disk: `"lightning"`, `"torch"`, `"safetensors"`, `"gguf"`, `"peft_adapter"`,
-            `"transformers"`, `"distributed"` (`torch.distributed.checkpoint`) or `"deepspeed"`.
+            `"transformers"`, `"diffusers"` (a whole pipeline), `"distributed"` (`torch.distributed.checkpoint`) or
+            `"deepspeed"`.
         format: The file format that holds the tensors: `"torch zip"`, `"torch legacy"`, `"safetensors"`, `"gguf"`.
         keys: The state dict's keys, exactly as they are in it, with what is known of each tensor.
         source: Where the tensors' bytes lie.

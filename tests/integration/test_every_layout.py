@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.helpers.layout_samples import Sample
 
 # Modules of `tests/helpers` that put samples of their own on the list, a line each.
-for name in ("layout_samples", "format_samples", "distributed_layouts", "deepspeed_runs"):
+for name in ("layout_samples", "hub_samples", "format_samples", "distributed_layouts", "deepspeed_runs"):
     importlib.import_module(f"tests.helpers.{name}")
 
 pytestmark = pytest.mark.xdist_group("every-layout")
