@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_lora_ckpt import stacks  # Its names are resolved at first use.
 from pytest_lora_ckpt.auditing.checks import CHECKS, make
 from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.gather import gather
@@ -16,7 +17,6 @@ from pytest_lora_ckpt.checkpoint.address import AddressText, is_address
 from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.comparison.stages import STAGES, Demands, Stage
 from pytest_lora_ckpt.models import is_module
-from pytest_lora_ckpt.stacks import named_loader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -97,7 +97,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
             raise ValueError(f"stage={stage!r} is none of the stages {', '.join(stages)}.")
         stage = stages[stage]
     if isinstance(loader, str):
-        loader = named_loader(loader, base=None if base is None else os.fspath(base), original=path)
+        loader = stacks.named_loader(loader, base=None if base is None else os.fspath(base), original=path)
     if isinstance(model, str):
         if model != "auto":
             raise ValueError(f"model={model!r} is neither a model nor 'auto'.")

@@ -10,11 +10,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_lora_ckpt.comparison.companion import compare_with_companion
+from pytest_lora_ckpt import stacks  # Its names are resolved at first use.
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.models import model_keys
-from pytest_lora_ckpt.stacks.base import find_base
-from pytest_lora_ckpt.stacks.errors import StackError
 from pytest_lora_ckpt.wording import count, grouped, printable, said, sentence
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def by_config(checkpoint: Checkpoint, base: str | None, stage: Stage | None = No
         return ByConfig()
     try:
         return ByConfig(_compared(checkpoint, base, stage))
-    except StackError as error:
+    except stacks.StackError as error:
         return ByConfig(why=f"{error} {error.remedy}")
     except Exception as error:  # noqa: BLE001 - Of a library, on account of a config: that is no failure of the adapter.
         return ByConfig(
@@ -64,15 +62,16 @@ def by_config(checkpoint: Checkpoint, base: str | None, stage: Stage | None = No
 
 
 def _compared(checkpoint: Checkpoint, base: str | None, stage: Stage | None) -> LoadReport:
-    found = find_base(base, checkpoint)
+    found = stacks.find_base(base, checkpoint)
     content = found.config(checkpoint.budget)
+    from pytest_lora_ckpt.comparison.companion import compare_with_companion
     from pytest_lora_ckpt.stacks.attach import attached  # torch, transformers and PEFT: only with a base model.
     from pytest_lora_ckpt.stacks.meta import blueprint
 
     plan = blueprint(checkpoint, content)
     if plan.fused:
         what = f"{plan.kind.__name__} holds {grouped(plan.fused)} as parts of larger tensors, put together when loading"
-        raise StackError(f"{what}.", _GIVE_PEFT)
+        raise stacks.StackError(f"{what}.", _GIVE_PEFT)
     report = compare_with_companion(checkpoint, model_keys(attached(plan.model, checkpoint)), stage=stage).report
     state = report.state("remapped")
     others = [key for each in report.findings if each.cause == "companion-not-loaded" for key in each.keys]
@@ -84,7 +83,9 @@ def _compared(checkpoint: Checkpoint, base: str | None, stage: Stage | None) -> 
 
 def _refuse(plan: Blueprint, keys: Sequence[str]) -> NoReturn:
     what = f"{count(len(keys), 'trained tensor')} beside the adapter ({grouped(keys)})"
-    raise StackError(f"{plan.kind.__name__} has no place for {what}: your model is of another class.", _GIVE_MODEL)
+    raise stacks.StackError(
+        f"{plan.kind.__name__} has no place for {what}: your model is of another class.", _GIVE_MODEL
+    )
 
 
 def _told(plan: Blueprint, name: str) -> str:

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from pytest_lora_ckpt import stacks  # Its names are resolved at first use.
 from pytest_lora_ckpt.models import as_key_set, is_module, is_tensor
-from pytest_lora_ckpt.stacks.errors import StackError
 from pytest_lora_ckpt.wording import beginning, said, type_name
 
 Value = TypeVar("Value")
@@ -279,7 +279,7 @@ class Project:
         """Turn what the project's code raises into a `ProjectError`; the test framework's own exceptions pass."""
         try:
             yield
-        except StackError as error:
+        except stacks.StackError as error:
             raise ProjectError(error.cause, str(error), error.remedy) from error
         except (*self.outcomes.skip, *self.outcomes.fail, *self.outcomes.leave):
             raise

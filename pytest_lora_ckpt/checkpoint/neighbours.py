@@ -6,8 +6,6 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.distributed.files import objects_in
-from pytest_lora_ckpt.checkpoint.distributed.metadata import saved_in
 from pytest_lora_ckpt.checkpoint.errors import UNREACHED, BrokenFileError, CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES
 from pytest_lora_ckpt.checkpoint.scan import scan_file
@@ -128,6 +126,9 @@ class Neighbours:
 
     def _read_distributed(self, folder: Listing) -> None:
         """Read the objects in the ranks' files of a distributed checkpoint; its tensors torch loads as nothing else."""
+        from pytest_lora_ckpt.checkpoint.distributed.files import objects_in
+        from pytest_lora_ckpt.checkpoint.distributed.metadata import saved_in
+
         files = [name for name in _names(folder) if name.endswith(RANK_FILES)]
         for name in files:
             self._keep(folder, name, ())

@@ -11,7 +11,6 @@ from pytest_lora_ckpt.checkpoint import companions, unsupported
 from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.below import TooManyError, checkpoints_below
 from pytest_lora_ckpt.checkpoint.checkpoint import open_companion
-from pytest_lora_ckpt.checkpoint.distributed.objects import Objects
 from pytest_lora_ckpt.checkpoint.errors import AmbiguousArchiveError, BrokenFileError, CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, deepspeed, peft_adapter
@@ -167,12 +166,18 @@ def _candidates(listing: Listing) -> list[str]:
         return []
 
 
+def _objects(stretches: Sequence[tuple[int, int]]) -> tuple[Format, ...]:
+    from pytest_lora_ckpt.checkpoint.distributed.objects import Objects  # Few checkpoints have them.
+
+    return (Objects(stretches),)
+
+
 def _index_file(listing: Listing, name: str, stretches: Sequence[tuple[int, int]] | None = None) -> FileIndex:
     """Ask the formats, in their order, what a file holds; `stretches` of it hold an object each."""
     path = listing.where(name)
     try:
         window = listing.window(name)
-        forms: Sequence[Format] = FORMATS if stretches is None else (Objects(stretches),)
+        forms = FORMATS if stretches is None else _objects(stretches)
         head = window.read(0, HEAD) if stretches is None else b""
         if not head and stretches is None:
             raise CheckpointError(

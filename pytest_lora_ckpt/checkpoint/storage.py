@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from pytest_lora_ckpt.checkpoint.address import Place, is_address
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
@@ -175,7 +174,7 @@ class LocalStorage:
 
     def locate(self, path: str) -> Listing:
         """See `Storage`. Only a regular file is one: reading a pipe could wait for ever."""
-        here = Path(url2pathname(urlsplit(path).path) if path.startswith(_LOCAL) else path)
+        here = Path(_local_path(path) if path.startswith(_LOCAL) else path)
         try:
             mode = here.stat().st_mode
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
@@ -293,6 +292,13 @@ def _missing(path: Path) -> CheckpointError:
         else f"nothing under this path{where}",
         remedy=f"Did you mean {meant}?" if meant and not broken_link else "Look at the path.",
     )
+
+
+def _local_path(address: str) -> str:
+    """Return the path that an address of this machine stands for."""
+    from urllib.request import url2pathname  # It imports a web client.
+
+    return url2pathname(urlsplit(address).path)
 
 
 def unreadable(path: str, error: OSError) -> CheckpointError:

@@ -10,6 +10,7 @@ from unittest import SkipTest
 
 import pytest
 
+from pytest_lora_ckpt import stacks  # Its names are resolved at first use.
 from pytest_lora_ckpt.auditing import project
 from pytest_lora_ckpt.auditing.audit import with_headline
 from pytest_lora_ckpt.auditing.checks import CHECKS, run_check
@@ -20,7 +21,6 @@ from pytest_lora_ckpt.auditing.roots import with_roots
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.pytest_plugin import fixtures
 from pytest_lora_ckpt.pytest_plugin.transport import keep
-from pytest_lora_ckpt.stacks.errors import StackError
 from pytest_lora_ckpt.wording import sentence
 
 _OURS = {project.__file__, fixtures.__file__, contextlib.__file__}
@@ -134,7 +134,7 @@ def _raised(error: BaseException | None) -> BaseException | None:
     if not isinstance(error, ProjectError) or error.cause == "manifest-unreadable":
         return None
     raised = error.__cause__
-    if not isinstance(raised, Exception) or isinstance(raised, (CheckpointError, StackError, SkipTest)):
+    if not isinstance(raised, Exception) or isinstance(raised, (CheckpointError, stacks.StackError, SkipTest)):
         return None
     trace = raised.__traceback__
     while trace is not None and _is_machinery(Path(trace.tb_frame.f_code.co_filename)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt import manifest, replicas  # Their names are resolved at first use.
+from pytest_lora_ckpt import manifest, replicas, stacks  # Their names are resolved at first use.
 from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.guard import InternalError, guard
 from pytest_lora_ckpt.auditing.project import Project, TestOutcomes
@@ -17,7 +17,6 @@ from pytest_lora_ckpt.checkpoint.address import AddressText, is_address
 from pytest_lora_ckpt.comparison.stages import STAGES
 from pytest_lora_ckpt.option_values import REPLICA, Reference
 from pytest_lora_ckpt.pytest_plugin.settings import resolve
-from pytest_lora_ckpt.stacks.loader import StackLoader
 from pytest_lora_ckpt.wording import block
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ class Sources:
 
     def loader(self, path: Path | str) -> Callable[[Path], Any] | None:
         """Return what `--lora-loader` names; the checkpoint's own loader where no model is given either."""
-        if isinstance(self._loader, StackLoader):
+        if self._loader is not None and isinstance(self._loader, stacks.StackLoader):
             original = None if isinstance(path, str) else path
             return dataclasses.replace(self._loader, base=self._settings.demands.base, original=original)
         return self._loader or (None if self._make_model else self.at[path].loader())
