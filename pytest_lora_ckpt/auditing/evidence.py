@@ -18,12 +18,12 @@ from pytest_lora_ckpt.auditing.plain import from_plain
 from pytest_lora_ckpt.auditing.project import Once, Project, ProjectError
 from pytest_lora_ckpt.auditing.result import CheckpointFacts, ComparisonFacts, Facts, GlobalFacts
 from pytest_lora_ckpt.checkpoint import CheckpointError, name_companions
-from pytest_lora_ckpt.checkpoint.address import place
+from pytest_lora_ckpt.checkpoint.address import AddressText, is_address, place
 from pytest_lora_ckpt.checkpoint.limits import Budget
 from pytest_lora_ckpt.checkpoint.open import open_within
 from pytest_lora_ckpt.comparison.stages import Demands
 from pytest_lora_ckpt.findings.from_globals import kind_of
-from pytest_lora_ckpt.manifest import find_manifest
+from pytest_lora_ckpt.manifest import find_manifest, manifest_next_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.loaded import LoadedEvidence
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
+    from pytest_lora_ckpt.checkpoint.window import Window
     from pytest_lora_ckpt.manifest import Manifest
     from pytest_lora_ckpt.results import Finding, LoadReport
 
@@ -72,9 +73,9 @@ class AuditContext:
 
     def _open(self) -> Checkpoint:
         checkpoint = open_within(self.path, self._budget)
-        if checkpoint.around is not None and (meant := place(checkpoint.around.path)) != place(self.path):
+        if (meant := checkpoint.meant) is not None:
             # The loader gets what is audited.
-            self._meant = self.project.path = meant if isinstance(meant, Path) else meant.full
+            self._meant = self.project.path = meant if isinstance(meant, Path) else AddressText(meant.full)
         return name_companions(checkpoint, self.demands.companions)
 
     def let_go(self) -> None:
@@ -202,7 +203,12 @@ class AuditContext:
         return self._manifest()
 
     def _read_manifest(self) -> Manifest | None:
-        path = self.demands.manifest or find_manifest(self._meant) or find_manifest(self.path)
+        path: Path | Window | None = self.demands.manifest
+        if path is None and is_address(str(self.path)):
+            around = self.checkpoint.around
+            path = None if around is None else manifest_next_to(around)
+        elif path is None:
+            path = find_manifest(self._meant) or find_manifest(self.path)
         if path is None:
             return None
         from pytest_lora_ckpt.manifest import ManifestError, read_manifest

@@ -93,6 +93,7 @@ class Checkpoint:
         doubts: What speaks against its files being of one save.
         budget: What reading it has spent, and what is left of the audit's limits.
         around: Where it lies, with the files next to it.
+        meant: What the path stands for, where that is not what lies under it: a step of a run, the model of a shard.
 
     Example:
         >>> import tempfile, torch
@@ -122,6 +123,7 @@ class Checkpoint:
     doubts: tuple[str, ...] = ()
     budget: Budget = field(default_factory=Budget, repr=False)
     around: Listing | None = field(default=None, repr=False)
+    meant: Place | None = None
 
     @cached_property
     def config(self) -> AdapterConfig | None:

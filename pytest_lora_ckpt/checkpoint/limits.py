@@ -22,6 +22,8 @@ from pytest_lora_ckpt.tensors import MOST_DIMENSIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from pytest_lora_ckpt.checkpoint.address import Place
+
 HEAD = 4096
 """Bytes of the beginning of a file by which formats are recognised."""
 
@@ -300,7 +302,7 @@ def parse_limits(lines: Iterable[str]) -> Limits:
     return Limits(**given)
 
 
-def over_limit(path: str | Path, error: OverLimitError) -> CheckpointError:
+def over_limit(path: str | Place, error: OverLimitError) -> CheckpointError:
     """Return the error for a file that asks for too much: which limit, how much, and how to raise it."""
     return CheckpointError(
         "over-limit",

@@ -91,6 +91,7 @@ def open_within(path: str | os.PathLike[str], budget: Budget) -> Checkpoint:
             globals=neighbours.globals,
             unread=neighbours.unread,
             around=listing,
+            meant=None if listing.path == located.path else place(listing.path),
             notes=(*filter(None, (note, beside)), *checkpoint.notes, *neighbours.notes, *listing.storage.notes),
         )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.manifest.differences import ManifestComparison as ManifestComparison
     from pytest_lora_ckpt.manifest.differences import summarise as summarise
     from pytest_lora_ckpt.manifest.places import find_manifest as find_manifest
+    from pytest_lora_ckpt.manifest.places import manifest_next_to as manifest_next_to
     from pytest_lora_ckpt.manifest.probe import ProbeResult as ProbeResult
     from pytest_lora_ckpt.manifest.probe import replay_probe as replay_probe
     from pytest_lora_ckpt.manifest.read import read_manifest as read_manifest
@@ -33,7 +34,7 @@ __getattr__, __dir__, __all__ = attach(
         "callbacks": ("LoraManifestCallback",),
         "compare": ("compare_checkpoint", "compare_model"),
         "differences": ("ManifestComparison", "summarise"),
-        "places": ("find_manifest",),
+        "places": ("find_manifest", "manifest_next_to"),
         "probe": ("ProbeResult", "replay_probe"),
         "read": ("read_manifest",),
         "schema": ("SCHEMA", "BaseModel", "Manifest", "ManifestError", "TensorEntry"),

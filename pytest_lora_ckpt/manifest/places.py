@@ -11,6 +11,9 @@ from pytest_lora_ckpt.vocabulary.files import MANIFEST
 if TYPE_CHECKING:
     import os
 
+    from pytest_lora_ckpt.checkpoint.storage import Listing
+    from pytest_lora_ckpt.checkpoint.window import Window
+
 
 def find_manifest(checkpoint_path: str | os.PathLike[str]) -> Path | None:
     """Return the manifest that belongs to a checkpoint, or None.
@@ -29,6 +32,13 @@ def find_manifest(checkpoint_path: str | os.PathLike[str]) -> Path | None:
         return next((each for each in places if each.is_file() and lies_in(str(each), str(each.parent))), None)
     except (OSError, ValueError):  # A name that no file can have.
         return None
+
+
+def manifest_next_to(checkpoint: Listing) -> Window | None:
+    """Return the manifest of a checkpoint that lies elsewhere than on this machine, as `find_manifest` looks for it."""
+    own = [] if checkpoint.name is None else [own_name(Path(checkpoint.name)).name]
+    name = next(filter(checkpoint.has, [*own, MANIFEST]), None)
+    return None if name is None else checkpoint.window(name)
 
 
 def own_name(checkpoint_path: Path) -> Path:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.bounded_json import parse_json
 from pytest_lora_ckpt.checkpoint.limits import Budget, OverLimitError, check_keys, over_limit
-from pytest_lora_ckpt.checkpoint.window import FileWindow
+from pytest_lora_ckpt.checkpoint.window import FileWindow, Window
 from pytest_lora_ckpt.manifest.schema import SCHEMA, BaseModel, Manifest, ManifestError, TensorEntry
 from pytest_lora_ckpt.vocabulary.files import MANIFEST
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Mapping
 
+    from pytest_lora_ckpt.checkpoint.address import Place
     from pytest_lora_ckpt.manifest.schema import Scaling
 
 _AGAIN = "Write it again with write_manifest(model, path), or copy the file again."
@@ -26,11 +28,11 @@ _DIGEST = 32  # Digits.
 _SHOWN = 100  # Characters of what is there instead.
 
 
-def read_manifest(path: str | os.PathLike[str], budget: Budget | None = None) -> Manifest:
+def read_manifest(source: str | os.PathLike[str] | Window, budget: Budget | None = None) -> Manifest:
     """Read what `write_manifest` wrote.
 
     Args:
-        path: The file, or a directory with a `lora_manifest.json`.
+        source: The file, or a directory with a `lora_manifest.json`; or what a storage gives of one.
         budget: What the audit that it is read for may spend.
 
     Raises:
@@ -46,11 +48,15 @@ def read_manifest(path: str | os.PathLike[str], budget: Budget | None = None) ->
         ...     read_manifest(folder).keys["a.weight"].shape
         (2,)
     """
-    file = Path(path)
-    if file.is_dir():
-        file /= MANIFEST
     budget = budget or Budget()
-    window = FileWindow.of(str(file), str(file.resolve()), budget)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if path.is_dir():
+            path /= MANIFEST
+        window: Window = FileWindow.of(str(path), str(path.resolve()), budget)
+    else:
+        window = source
+    file = place(window.origin)
     try:
         budget.check("manifest_bytes", window.length)
         raw = window.read(0, window.length)
@@ -153,7 +159,7 @@ def _check(value: Any, form: Any, where: str) -> None:
                 _check(value.get(field), inner, f"{inside}{field}")
 
 
-def _manifest(data: Any, path: Path) -> Manifest:
+def _manifest(data: Any, path: Place) -> Manifest:
     if not isinstance(data, dict) or "schema" not in data:
         raise _wrong("a JSON object with a schema", "no schema in it" if isinstance(data, dict) else _shown(data))
     if type(schema := data["schema"]) is not int or schema != SCHEMA:

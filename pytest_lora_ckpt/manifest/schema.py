@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pytest_lora_ckpt.checkpoint.address import Place, place
 from pytest_lora_ckpt.checkpoint.errors import explained
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
@@ -37,9 +37,9 @@ class ManifestError(Exception):
           what to do: Upgrade pytest-lora-ckpt.
     """
 
-    def __init__(self, path: str | Path | None, *, expected: str, found: str, remedy: str) -> None:
-        super().__init__(str(path))
-        self.path = None if path is None else Path(path)
+    def __init__(self, path: str | Place | None, *, expected: str, found: str, remedy: str) -> None:
+        self.path = None if path is None else place(path)
+        super().__init__(str(self.path))
         self.expected, self.found, self.remedy = expected, found, remedy
 
     def __str__(self) -> str:
@@ -125,7 +125,7 @@ class Manifest:
     base: BaseModel = field(default_factory=BaseModel)
     probe: Mapping[str, Any] | None = None
     written_by: Mapping[str, str] = field(default_factory=dict)
-    path: Path | None = field(default=None, compare=False)
+    path: Place | None = field(default=None, compare=False)
 
     @cached_property
     def keys(self) -> KeySet:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_lora_ckpt import audit as audit_alone
+from pytest_lora_ckpt import write_manifest
 from tests.helpers.tiny_adapters import adapted
 from tests.helpers.web_server import Web, web_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import torch
 
     from tests.helpers.audit_runs import AuditRun
 
@@ -127,6 +130,36 @@ def test_faults_need_a_copy_on_this_machine(audit: Audit, pytester: pytest.Pytes
     run = audit(f"--lora-ckpt={web.url}/adapter", "--lora-loader=own_loading:load_remote", "--lora-faults=nan")
     assert "not-local" in run.text
     assert run.ret == 0
+
+
+@pytest.mark.parametrize("what", ["model", "text"])
+def test_a_manifest_next_to_it_is_found(adapter: Path, tmp_path: Path, what: str) -> None:
+    shutil.copytree(adapter, tmp_path / "run")
+    if what == "model":
+        write_manifest(adapted(), tmp_path / "run" / "lora_manifest.json")
+    else:
+        (tmp_path / "run" / "lora_manifest.json").write_text("no manifest")
+    with web_server(tmp_path) as web:
+        result = audit_alone(f"{web.url}/run")
+        assert "manifest" in result.named("passed" if what == "model" else "failed")
+        shown = [each.summary for each in result.checks if each.name == "manifest"]
+        assert what == "model" or f"{web.url}/run/lora_manifest.json" in shown[0]
+
+
+@pytest.mark.parametrize("given", ["run/", "run", "run/adapter_model.safetensors", "run/adapter_config.json"])
+def test_the_loader_gets_the_address_as_given(adapter: Path, tmp_path: Path, given: str) -> None:
+    shutil.copytree(adapter, tmp_path / "run")
+    got: list[str] = []
+
+    def load(path: str) -> torch.nn.Module:
+        got.append(path)
+        return adapted()  # type: ignore[no-any-return]
+
+    with web_server(tmp_path) as web:
+        result = audit_alone(f"{web.url}/{given}", loader=load)
+        assert "loaded" in result.named("passed")
+        # A config stands for the directory.
+        assert got == [f"{web.url}/{given.removesuffix('/adapter_config.json')}"]
 
 
 def test_a_lightning_checkpoint_is_judged_as_on_this_machine(
