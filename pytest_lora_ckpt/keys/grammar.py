@@ -49,6 +49,8 @@ _OTHER_LORA = frozenset({*OTHER_FACTORS, LORA_MID})
 # What Megatron calls the modules that it adapts, or transformers where it serves its models.
 _PROJECTION = re.compile(r"^linear_|_proj$")
 _PARAMETERS = frozenset({"weight", "bias"})
+# What stands before a flattened path: `lora_te1_text_model_…` (kohya), `lycoris_model_layers_…`.
+_FLATTENED = re.compile(r"(lora_[a-z]+[0-9]?|lycoris)_.")
 
 _WORDS = frozenset(
     {
@@ -83,7 +85,8 @@ class Reading(NamedTuple):
 
     Attributes:
         roles: One role per segment.
-        component: The first module of the plain path, after one leading `model`; empty for a bare parameter.
+        component: The first module of the plain path, after one leading `model`; of a flattened path (kohya, LyCORIS)
+            what stands before it, such as `lora_unet`; empty for a bare parameter.
         lora: What of an adapter it is: `lora_A`, `lora_magnitude_vector`, `lora_down`, `lora.A`, `alpha` …, or None.
         adapter: The adapter's name, or None.
         structure: Which of PEFT's own segments stand in it.
@@ -129,7 +132,7 @@ def _reading(segments: Sequence[str], roles: tuple[Role, ...]) -> Reading:
     structure = _STRUCTURE.intersection(roles)
     return Reading(
         roles=roles,
-        component="" if at is None else segments[at],
+        component="" if at is None else _component(segments[at], flat=bool(lora) and roles.count("module") == 1),
         lora=lora or None,
         adapter=segments[roles.index("adapter")] if "adapter" in roles else None,
         structure=structure,
@@ -143,6 +146,12 @@ def component_at(segments: Sequence[str], roles: Sequence[Role]) -> int | None:
     modules = [at for at, role in enumerate(roles) if role == "module"]
     is_below_model = len(modules) > 1 and segments[modules[0]] == "model"
     return modules[is_below_model] if modules else None
+
+
+def _component(segment: str, *, flat: bool) -> str:
+    """Return the component's name; a flattened path (kohya, LyCORIS) has the whole path of the module behind it."""
+    found = _FLATTENED.match(segment) if flat else None
+    return found[1] if found else segment
 
 
 class ParsedKey(NamedTuple):
