@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint.bounded_json import parse_json
 from pytest_lora_ckpt.checkpoint.hyperparameters import lora_config_in
 from pytest_lora_ckpt.checkpoint.limits import Budget, OverLimitError
-from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, RUN_CONFIGS
+from pytest_lora_ckpt.checkpoint.storage import Listing, LocalStorage
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, RUN_CONFIGS, STEP_DIRECTORY
 from pytest_lora_ckpt.vocabulary.lora import ADAPTER_METADATA, GGUF_ALPHA
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
-
-    from pytest_lora_ckpt.checkpoint.storage import Listing
 
 _MOST_BYTES = 1 << 17  # A config of a run has some kB, and YAML takes a second for this.
 
@@ -66,18 +67,28 @@ def configs_of_components(envelope: Mapping[str, object], budget: Budget) -> Map
 
 def _next_to(around: Listing | None, budget: Budget) -> Iterator[object]:
     """Read the configs of the run, where PyYAML is installed; one that cannot be read says nothing."""
+    names = (ADAPTER_CONFIG, *RUN_CONFIGS)
+    for listing in _places(around, budget):
+        listing.expect(names)
+        for name in names:
+            content = None
+            with contextlib.suppress(Exception):  # Whatever is wrong with it, or no PyYAML.
+                window = listing.window(name)
+                if window.length <= _MOST_BYTES:
+                    text = window.read(0, _MOST_BYTES)
+                    content = parse_json(text, budget).value if name == ADAPTER_CONFIG else _yaml(text)
+            yield content
+
+
+def _places(around: Listing | None, budget: Budget) -> Iterator[Listing]:
+    """Give the checkpoint's directory, and the one above of a run that has one for each epoch (torchtune)."""
     if around is None:
         return
-    names = (ADAPTER_CONFIG, *RUN_CONFIGS)
-    around.expect(names)
-    for name in names:
-        content = None
-        with contextlib.suppress(Exception):  # Whatever is wrong with it, or no PyYAML.
-            window = around.window(name)
-            if window.length <= _MOST_BYTES:
-                text = window.read(0, _MOST_BYTES)
-                content = parse_json(text, budget).value if name == ADAPTER_CONFIG else _yaml(text)
-        yield content
+    yield around
+    folder = Path(around.folder).absolute()
+    if not around.storage.is_remote and re.fullmatch(STEP_DIRECTORY, folder.name):
+        above = str(folder.parent)
+        yield Listing(LocalStorage(budget, above), above)
 
 
 def _yaml(text: bytes) -> object:

@@ -12,6 +12,9 @@ ADAPTER_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin",
 """An adapter in one file of a directory: diffusers (diffusers/loaders/lora_base.py, `LORA_WEIGHT_NAME_SAFE`), litgpt
 (litgpt/finetune/lora.py)."""
 
+MERGED_BESIDE = ".lora"
+"""What the name of litgpt's adapter has behind that of the merged model next to it (litgpt/scripts/merge_lora.py)."""
+
 RUN_CONFIGS = ("hyperparameters.yaml", "torchtune_config.yaml", "hparams.yaml")
 """The settings of a run, next to its checkpoints: litgpt (litgpt/utils.py, `save_hyperparameters`), torchtune
 (torchtune/training/metric_logging.py, `save_config`), Lightning (lightning/pytorch/core/saving.py)."""

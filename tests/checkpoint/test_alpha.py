@@ -110,6 +110,19 @@ def test_the_config_of_the_run_next_to_it(tmp_path: Path, name: str) -> None:
     assert open_checkpoint(path).adapters == {"default": AdapterInfo(4, None, 2)}
 
 
+@pytest.mark.parametrize(("folder", "alpha"), [("epoch_0", 8), ("other", None)])
+def test_the_config_of_the_run_above_the_directory_of_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, alpha: int | None
+) -> None:
+    """As torchtune writes it: `torchtune_config.yaml` in the directory of the run."""
+    (tmp_path / folder).mkdir()
+    path = saved(STATE, tmp_path / folder)
+    (tmp_path / "torchtune_config.yaml").write_text(RUNS["torchtune_config.yaml"])
+    assert open_checkpoint(path).adapters == {"default": AdapterInfo(4, alpha, 2)}
+    monkeypatch.chdir(tmp_path / folder)
+    assert open_checkpoint("style.safetensors").adapters == {"default": AdapterInfo(4, alpha, 2)}
+
+
 def test_configs_of_two_runs_that_differ_say_nothing(tmp_path: Path) -> None:
     path = saved(STATE, tmp_path)
     (tmp_path / "hyperparameters.yaml").write_text(RUNS["hyperparameters.yaml"])

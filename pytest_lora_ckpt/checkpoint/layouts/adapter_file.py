@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
-from pytest_lora_ckpt.vocabulary.files import ADAPTER_FILES
+from pytest_lora_ckpt.vocabulary.files import ADAPTER_FILES, MERGED_BESIDE
 from pytest_lora_ckpt.wording import listed
 
 if TYPE_CHECKING:
@@ -27,4 +27,9 @@ def accepts(listing: Listing) -> bool:
 def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     """See `Layout`: the first of the names that is there, as the libraries prefer them."""
     weights = next(name for name in ADAPTER_FILES if listing.has(name))
-    return dataclasses.replace(checkpoint_of(index_file(listing, weights)), path=place(listing.path))
+    checkpoint = checkpoint_of(index_file(listing, weights))
+    merged = weights.removesuffix(MERGED_BESIDE)
+    if merged != weights and listing.has(merged):
+        note = f"{merged} next to {weights} is the base model with this adapter merged, as litgpt writes it; not read"
+        checkpoint = dataclasses.replace(checkpoint, notes=(*checkpoint.notes, note))
+    return dataclasses.replace(checkpoint, path=place(listing.path))

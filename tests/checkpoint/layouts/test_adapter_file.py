@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from pytest_lora_ckpt import CheckpointError, open_checkpoint
+from pytest_lora_ckpt.checkpoint import AdapterInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,12 @@ def test_the_directory_of_litgpt(tmp_path: Path) -> None:
         {"model": {"lm_head.lora_A": torch.ones(2, 4), "lm_head.lora_B": torch.ones(4, 2)}},
         tmp_path / "lit_model.pth.lora",
     )
-    assert open_checkpoint(tmp_path).adapters["default"].rank == 2
+    (tmp_path / "hyperparameters.yaml").write_text("lora_r: 2\nlora_alpha: 16\n")
+    assert open_checkpoint(tmp_path).adapters == {"default": AdapterInfo(2, 16, 1)}
+    torch.save({"lm_head.weight": torch.ones(4, 4)}, tmp_path / "lit_model.pth")
+    checkpoint = open_checkpoint(tmp_path)
+    assert set(checkpoint.keys) == {"lm_head.lora_A", "lm_head.lora_B"}
+    assert any(note.startswith("lit_model.pth next to lit_model.pth.lora is") for note in checkpoint.notes)
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
