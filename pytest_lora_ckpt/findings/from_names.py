@@ -217,10 +217,16 @@ def _uneven_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
 
 
 def _uneven_layers(keys: KeySet, pairs: Iterable[LoraPair]) -> Iterator[Finding]:
-    """Name the modules that have no adapter where their like in the other layers have one."""
+    """Name the modules that have no adapter where their like in the other layers have one.
+
+    Convolutional networks are not made of like layers: a block has a convolution beside the others (`conv_shortcut` in
+    a UNet, `downsample` in a ResNet) where its widths differ.
+    """
+    pairs = list(pairs)
     adapted = {pair.module for pair in pairs}
+    convolutions = {pair.module for pair in pairs if len(pair.shape) > 2}  # noqa: PLR2004 - It has a kernel.
     similar: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for module in adapted:
+    for module in adapted - convolutions:
         parent, leaf = _parent_and_leaf(module)
         similar[like_modules(parent)][parent].add(leaf)
     lacking: list[str] = []

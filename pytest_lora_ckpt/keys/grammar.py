@@ -49,8 +49,8 @@ _OTHER_LORA = frozenset({*OTHER_FACTORS, LORA_MID})
 # What Megatron calls the modules that it adapts, or transformers where it serves its models.
 _PROJECTION = re.compile(r"^linear_|_proj$")
 _PARAMETERS = frozenset({"weight", "bias"})
-# What stands before a flattened path: `lora_te1_text_model_…` (kohya), `lycoris_model_layers_…`.
-_FLATTENED = re.compile(r"(lora_[a-z]+[0-9]?|lycoris)_.")
+FLATTENED = re.compile(r"(lora_[a-z]+[0-9]?|lycoris)_(.+)", re.DOTALL)
+"""A flattened path, and what stands before it: `lora_te1_text_model_…` (kohya), `lycoris_model_layers_…`."""
 
 _WORDS = frozenset(
     {
@@ -150,7 +150,7 @@ def component_at(segments: Sequence[str], roles: Sequence[Role]) -> int | None:
 
 def _component(segment: str, *, flat: bool) -> str:
     """Return the component's name; a flattened path (kohya, LyCORIS) has the whole path of the module behind it."""
-    found = _FLATTENED.match(segment) if flat else None
+    found = FLATTENED.fullmatch(segment) if flat else None
     return found[1] if found else segment
 
 

@@ -228,6 +228,26 @@ LOKR = {"lokr_w1": (2, 4), "lokr_w2_a": (4, 3), "lokr_w2_b": (3, 2)}
 LOKR_IN_FACTORS = {"lokr_w1_a": (2, 3), "lokr_w1_b": (3, 4), "lokr_w2": (4, 2)}
 
 
+def unet(shortcuts: tuple[int, ...], *, kernel: tuple[int, ...] = (3, 3)) -> dict[str, tuple[int, ...]]:
+    """Name the factors of six blocks; some have one layer more than the others."""
+    keys: dict[str, tuple[int, ...]] = {}
+    for n in range(6):
+        for leaf in ("conv1", "conv2", *(["conv_shortcut"] if n in shortcuts else [])):
+            keys[f"unet.blocks.{n}.resnets.0.{leaf}.lora_A.weight"] = (4, 8, *kernel)
+            keys[f"unet.blocks.{n}.resnets.0.{leaf}.lora_B.weight"] = (8, 4, *(1 for _ in kernel))
+    return keys
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (3,), (3, 3, 3)])
+@pytest.mark.parametrize("shortcuts", [(), (0,), (0, 1, 2, 3, 4), (1, 2, 3, 4, 5)])
+def test_convolutions_that_only_some_blocks_have(shortcuts: tuple[int, ...], kernel: tuple[int, ...]) -> None:
+    assert causes(unet(shortcuts, kernel=kernel)) == []
+
+
+def test_matrices_that_one_block_lacks() -> None:
+    assert causes(unet((0, 1, 2, 3, 4), kernel=())) == ["lora-uneven-layers"]
+
+
 @pytest.mark.parametrize("parts", [LOHA, LOKR, LOKR_IN_FACTORS], ids=["loha", "lokr", "lokr-in-factors"])
 @pytest.mark.parametrize("path", ["lycoris_model_layers_{}_self_attn_q_proj", "model.layers.{}.self_attn.q_proj"])
 def test_products_of_lycoris_are_whole_or_lack_a_matrix(parts: dict[str, tuple[int, ...]], path: str) -> None:

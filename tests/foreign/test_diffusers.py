@@ -89,6 +89,25 @@ def save_kohya(model: Any, folder: Path) -> Path:
     return path
 
 
+def old_names(model: Any, *, processors: bool) -> dict[str, torch.Tensor]:
+    """Name the factors as the attention processors of releases before 0.20 did, or the layers of those before PEFT."""
+    named = {}
+    for key, factor in peft.get_peft_model_state_dict(model).items():
+        path, _, end = key.partition(".lora_")
+        which = "down" if end.startswith("A") else "up"
+        attention, _, layer = path.removesuffix(".0").rpartition(".")
+        new = f"{attention}.processor.{layer}_lora.{which}.weight" if processors else f"{path}.lora.{which}.weight"
+        named[f"unet.{new}"] = factor.contiguous()
+    return named
+
+
+def save_old(model: Any, folder: Path, *, processors: bool) -> Path:
+    """Write the file: no release of today does."""
+    folder.mkdir()
+    save_file(old_names(model, processors=processors), folder / NAME)
+    return folder / NAME
+
+
 def served(path: Path) -> Any:
     pipe = pipeline()
     pipe.load_lora_weights(
@@ -169,7 +188,7 @@ def in_directory(model: Any, folder: Path) -> Path:
 
 def up_gone(path: Path) -> None:
     weights = load_file(path)
-    gone = next(key for key in weights if key.endswith(("lora.up.weight", "lora_up.weight")))
+    gone = next(key for key in weights if key.endswith(("lora.up.weight", "lora_up.weight", "_lora.up.weight")))
     save_file({key: value for key, value in weights.items() if key != gone}, path)
 
 
@@ -178,6 +197,10 @@ SCALED = ("scaling-differs", "scaled-values", "config-differs")
 PLAIN = Case(name="plain", trained=lambda: trained(4), save=save, load=load, inputs=inputs, base=unet)
 METADATA = replace(
     PLAIN, name="metadata", trained=lambda: trained(16), save=lambda model, folder: save(model, folder, metadata=True)
+)
+PROCESSORS, LAYERS = (
+    replace(PLAIN, name=name, save=lambda model, folder, p=p: save_old(model, folder, processors=p))  # type: ignore[misc]
+    for name, p in (("processors", True), ("layers", False))
 )
 KOHYA = replace(PLAIN, name="kohya", trained=lambda: trained(2), save=save_kohya)
 CASES = [
@@ -198,6 +221,10 @@ CASES = [
     replace(METADATA, name="metadata-fused", load=load_fused),
     replace(METADATA, name="metadata-ignored", load=without_scalings, causes=SCALED),
     replace(METADATA, name="metadata-scale-doubled", load=load_doubled, causes=SCALED),
+    PROCESSORS,
+    replace(PROCESSORS, name="processors-up-gone", damage=up_gone, causes=("lora-pair-incomplete",)),
+    LAYERS,
+    replace(LAYERS, name="layers-fused", load=load_fused),
     KOHYA,
     replace(KOHYA, name="kohya-fused", load=load_fused),
     replace(KOHYA, name="kohya-scale-doubled", load=load_doubled, causes=SCALED),

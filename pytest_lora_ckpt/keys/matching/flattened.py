@@ -6,11 +6,11 @@ kohya calls `unet`. Which prefix of the model's paths that component is, is foun
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.keys.conventions import NUMBER, Form
+from pytest_lora_ckpt.keys.grammar import FLATTENED
 from pytest_lora_ckpt.keys.rules.substitution import symbol
 from pytest_lora_ckpt.vocabulary.lora import KOHYA_COMPONENTS
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.keys.matching.adapters import AdapterChoice
     from pytest_lora_ckpt.keys.templates import Indices, Shape, Template
 
-_FLAT = re.compile(r"lora_([a-z]+[0-9]?)_(.+)", re.DOTALL)
 # A component lies at most so many segments below the model's root.
 _DEEPEST_COMPONENT = 3
 
@@ -57,7 +56,7 @@ def match_flattened(
     flat: dict[str, list[tuple[Template, Form, str]]] = {}
     for source in sources:
         form = source.forms[0]
-        if form.is_lora and len(form.path) == 1 and (found := _FLAT.fullmatch(form.path[0])):
+        if form.is_lora and len(form.path) == 1 and (found := FLATTENED.fullmatch(form.path[0])):
             flat.setdefault(found[1], []).append((source, form, found[2]))
     if not flat:
         return
@@ -110,7 +109,8 @@ def _best_prefix(
     best = max(votes.values())
     leading = sorted(prefix for prefix, count in votes.items() if count == best)
     if len(leading) > 1:
-        name = KOHYA_COMPONENTS.get(component, component)
+        short = component.removeprefix("lora_")
+        name = KOHYA_COMPONENTS.get(short, short)
         leading = [prefix for prefix in leading if prefix[-1:] == (name,)]
     return leading[0] if len(leading) == 1 else None
 
@@ -123,6 +123,6 @@ def _pair(source: Template, component: str, place: _Place) -> FlatPair:
     key = source.members[()]
     name = source.forms[0].path[0]
     flat = "_".join(_numbered(form.path, symbols)[len(place.prefix) :])
-    now = key.replace(name, f"lora_{component}_{flat}", 1)
+    now = key.replace(name, f"{component}_{flat}", 1)
     same = source.shape == place.shape
     return FlatPair(key, target.members[place.indices], same, now, target.key(symbols))

@@ -28,6 +28,12 @@ def test_the_model_says_where_the_dots_were() -> None:
     assert ".1." not in down.then
 
 
+def test_lycoris_names_no_component() -> None:
+    file = factors("lycoris_model_layers_1_q_proj", flat=True)
+    goals = {pair.goal for pair in matched(file, factors("model.layers.1.q_proj"))}
+    assert goals == set(factors("model.layers.1.q_proj"))
+
+
 def test_the_component_that_has_the_shapes_is_chosen() -> None:
     file = factors("lora_te_layers_0_q", out=6, flat=True)
     model = {**factors("first.layers.0.q", out=9), **factors("second.layers.0.q", out=6)}
