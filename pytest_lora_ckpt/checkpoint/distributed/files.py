@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.checkpoint.distributed.boxes import parts_in
 from pytest_lora_ckpt.checkpoint.distributed.chunks import COPY_AGAIN
@@ -14,6 +14,7 @@ from pytest_lora_ckpt.checkpoint.limits import OverLimitError, over_limit
 from pytest_lora_ckpt.checkpoint.pickle.inert import describe
 from pytest_lora_ckpt.checkpoint.window import PartWindow
 from pytest_lora_ckpt.tensors import ITEM_SIZES
+from pytest_lora_ckpt.vocabulary.files import RANK_FILES
 from pytest_lora_ckpt.wording import count, grouped, listed
 
 if TYPE_CHECKING:
@@ -29,7 +30,19 @@ if TYPE_CHECKING:
 _COVERED = 4  # As in one file: see `layouts.single_file`.
 
 
-def rank_files(folder: Listing, saved: Saved, names: Mapping[str, str]) -> dict[str, Window]:
+class RankFiles(NamedTuple):
+    """The files that the metadata names.
+
+    Attributes:
+        windows: Those that are there.
+        doubts: What speaks against their being of one save with the metadata.
+    """
+
+    windows: dict[str, Window]
+    doubts: tuple[str, ...]
+
+
+def rank_files(folder: Listing, saved: Saved, names: Mapping[str, str]) -> RankFiles:
     """Open the files that the metadata names.
 
     Args:
@@ -40,6 +53,7 @@ def rank_files(folder: Listing, saved: Saved, names: Mapping[str, str]) -> dict[
     Raises:
         CheckpointError: One is missing that holds a part of the state dict, or one is too short, or its contents went
             through an extension.
+        OverLimitError: Its chunks lie in each other.
         OSError: One cannot be read.
     """
     wanted: dict[str, list[str]] = defaultdict(list)
@@ -57,12 +71,29 @@ def rank_files(folder: Listing, saved: Saved, names: Mapping[str, str]) -> dict[
     present = {file: folder.window(file) for file in ends if folder.has(file)}
     if missing := [file for file in wanted if file not in present]:
         raise _missing(folder, missing, wanted[missing[0]])
+    doubts, is_raw = [], _is_raw(saved)
     for file, window in present.items():
-        window.budget.spend("overlapping_bytes", max(named[file] - _COVERED * window.length, 0))
         if window.length < ends[file]:
             found = f"a file of {window.length} bytes: it is cut off, or of another save"
             raise _bad("truncated", folder, file, f"at least {ends[file]} bytes, as the metadata says", found)
-    return present
+        window.budget.spend("overlapping_bytes", max(named[file] - _COVERED * window.length, 0))
+        if window.length > ends[file] and not is_raw:
+            more = window.length - ends[file]
+            doubts.append(f"{file} has {count(more, 'byte')} that the metadata does not know of")
+    strangers = [name for name in folder.names if name.endswith(RANK_FILES) and name not in ends]
+    if strangers:
+        doubts.append(f"the metadata does not name {listed(strangers)}, which lies next to it")
+    return RankFiles(present, tuple(doubts))
+
+
+def _is_raw(saved: Saved) -> bool:
+    """Whether the ranks' files are safetensors files: their chunks have the tensors' bytes and no more."""
+    return any(_has_bytes_alone(saved, name, chunk) for name, chunks in saved.chunks.items() for chunk in chunks)
+
+
+def _has_bytes_alone(saved: Saved, name: str, chunk: Chunk) -> bool:
+    nbytes = math.prod(chunk.sizes) * ITEM_SIZES[saved.tensors[name].dtype]
+    return 0 < nbytes == chunk.stretch.length  # torch's own file has a thousand bytes more.
 
 
 def parts_by_key(saved: Saved, names: Mapping[str, str], windows: Mapping[str, Window]) -> dict[str, list[Part]] | None:
@@ -75,11 +106,9 @@ def parts_by_key(saved: Saved, names: Mapping[str, str], windows: Mapping[str, W
     found: dict[str, list[Part]] = {}
     for key, name in names.items():
         for chunk in saved.chunks.get(name, ()):
-            file, offset, length = chunk.stretch[:3]
-            nbytes = math.prod(chunk.sizes) * ITEM_SIZES[saved.tensors[name].dtype]
-            if nbytes and length == nbytes and file not in files:  # torch's own file has a thousand bytes more.
-                files[file] = _parts_at(windows[file], offset)
-            if nbytes and file in files:
+            file, offset = chunk.stretch[:2]
+            if _has_bytes_alone(saved, name, chunk):
+                files[file] = files.get(file) or _parts_at(windows[file], offset)
                 found.setdefault(key, []).append(_part(files[file], name, saved.tensors[name], chunk, windows[file]))
     return found or None
 

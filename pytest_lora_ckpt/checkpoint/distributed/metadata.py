@@ -101,8 +101,9 @@ def merged(parts: Iterable[Saved]) -> Saved:
         for name, info in part.tensors.items():
             if whole.tensors.setdefault(name, info) != info:
                 raise BrokenFileError(f"two ranks have different tensors under {describe(name, 200)}")
+            known = boxes.setdefault(name, {})
             for chunk in part.chunks[name]:  # What all ranks have, each of them wrote.
-                boxes.setdefault(name, {}).setdefault(chunk.offsets, chunk)
+                known.setdefault(chunk.offsets, chunk)
         whole.opaque.update(part.opaque)
         whole.objects.update(part.objects)
         whole.paths.update(part.paths)

@@ -73,6 +73,7 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
         saved = merged(saved_in(part.contents) for part in parts)
         state = state_in(saved, metadata)
         keys = _keys(saved, state, parts[0].window.budget)
+        files = rank_files(folder, saved, state.names)
     except OverLimitError as error:
         raise over_limit(metadata, error) from error
     except BrokenFileError as error:
@@ -80,9 +81,8 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
         raise CheckpointError(
             "broken-index", metadata, expected=expected, found=str(error), remedy=COPY_AGAIN
         ) from error
-    windows = rank_files(folder, saved, state.names)
-    objects = objects_in(folder, saved, windows, index_file)
-    parts_of = parts_by_key(saved, state.names, windows)
+    objects = objects_in(folder, saved, files.windows, index_file)
+    parts_of = parts_by_key(saved, state.names, files.windows)
     opaque = {
         key: saved.opaque.get(name) or f"not a tensor: {describe(objects.get(name), 100)}"
         for key, name in state.names.items()
@@ -95,8 +95,8 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
         keys=keys,
         source=PartsSource(parts_of)
         if parts_of
-        else ChunkedSource(windows, {key: saved.chunks[state.names[key]] for key in keys}),
-        files=tuple(place(folder.where(name)) for name in (*names, *windows)),
+        else ChunkedSource(files.windows, {key: saved.chunks[state.names[key]] for key in keys}),
+        files=tuple(place(folder.where(name)) for name in (*names, *files.windows)),
         envelope={
             **state.envelope({**saved.tensors, **saved.opaque, **objects}),
             **_lightning_envelope(folder, index_file),
@@ -104,6 +104,7 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
         opaque_keys={**opaque, **{key: f"not a tensor: {what}" for key, what in state.nested.items()}},
         globals=tuple(asked for part in parts for asked in part.globals),
         notes=state.notes,
+        doubts=files.doubts,
         budget=parts[0].window.budget,
     )
 
