@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, open_companion
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
+from pytest_lora_ckpt.checkpoint.layouts import distributed
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
 from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -28,9 +29,10 @@ _SAVE_AGAIN = "Save the adapter again with `model.save_pretrained(directory)`, o
 
 
 def accepts(listing: Listing) -> bool:
-    """See `Layout`."""
+    """See `Layout`: a config alone is an adapter without weights, but not where a distributed checkpoint has them."""
     if listing.name is None:
-        return any(map(listing.has, (ADAPTER_CONFIG, *ADAPTER_WEIGHTS)))
+        has_weights = any(map(listing.has, ADAPTER_WEIGHTS))
+        return has_weights or (listing.has(ADAPTER_CONFIG) and not distributed.accepts(listing))
     return listing.name in ADAPTER_WEIGHTS and listing.has(ADAPTER_CONFIG)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from pytest_lora_ckpt import audit
 from pytest_lora_ckpt.checkpoint import open_checkpoint
+from pytest_lora_ckpt.checkpoint.window import FileWindow
 from tests.helpers.checkpoint_samples import same_bits
 from tests.helpers.distributed_samples import save_alone
 
@@ -139,3 +140,31 @@ def test_a_file_of_a_rank_that_is_missing_or_cut_off(tmp_path: Path, fails: Fail
     assert "metadata" in fails(saved, "truncated").expected
     (saved / "__0_0.distcp").unlink()
     assert "6 keys" in fails(saved, "missing-shard").found
+
+
+def test_an_adapters_config_next_to_it_does_not_hide_it(tmp_path: Path) -> None:
+    save_alone({"model": MODEL}, tmp_path / "pytorch_model_fsdp_0")
+    (tmp_path / "adapter_config.json").write_text('{"r": 2}', "utf-8")
+    assert open_checkpoint(tmp_path).layout == "distributed"
+
+
+@pytest.mark.parametrize("objects", [1, 400])
+def test_objects_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objects: int) -> None:
+    saved = save_alone({"model": MODEL, "args": {f"lr_{each}": each // 3 for each in range(objects)}}, tmp_path / "a")
+    reads = []
+    read = FileWindow.read
+    monkeypatch.setattr(FileWindow, "read", lambda *place: reads.append(place[0].origin) or read(*place))
+    args = open_checkpoint(saved).envelope["args"]
+    assert args == {f"lr_{each}": each // 3 for each in range(objects)}
+    assert sum(origin.endswith(".distcp") for origin in reads) <= 2
+
+
+def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"model": {**MODEL, "large": torch.zeros(1 << 20)}}
+    checkpoint = open_checkpoint(save_alone(state, tmp_path / "saved"))
+    sizes = []
+    read, view = FileWindow.read, FileWindow.view
+    monkeypatch.setattr(FileWindow, "read", lambda *place: sizes.append(place[2]) or read(*place))
+    monkeypatch.setattr(FileWindow, "view", lambda *place: sizes.append(place[2]) or view(*place))
+    checkpoint.read("layer.weight")
+    assert sum(sizes) < 100_000
