@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.limits import Limits
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
-_WITH_ADAPTER = {"lightning", "torch"}  # Layouts next to which projects save the adapter.
+_WITH_ADAPTER = {"lightning", "torch", "deepspeed"}  # Layouts next to which projects save the adapter.
 _WITH_DIRECTORIES = {"transformers", "diffusers"}  # Layouts of a directory that may have adapters in others below it.
 _WHOLE_DIRECTORIES = {"peft_adapter", "transformers"}  # Layouts of a directory, whichever file of it was given.
 _COPY_AGAIN = "Copy the file again and compare its size with the original's; if that is right, save it again."

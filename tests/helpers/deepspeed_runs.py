@@ -13,7 +13,7 @@ from tests.helpers.layout_samples import sample
 
 ROOT = Path(__file__).parents[2]
 RANKS = 2
-PATIENCE = 600  # Seconds: the first run compiles a helper.
+PATIENCE = 1200  # Seconds: the first run compiles a helper.
 
 
 def run_ranks(what: str, folder: Path) -> None:

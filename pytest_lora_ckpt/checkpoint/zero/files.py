@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
@@ -85,13 +84,9 @@ def directory_of(folder: Listing) -> tuple[Listing, tuple[str, ...]]:
         notes = (f"`{ZERO_LATEST}` is not there: the newest of {listed(there)} is read",) if len(there) > 1 else ()
         return _inside(folder, there[-1] if there else None), notes
     tag = folder.window(latest).read(0, _NAME_BYTES).decode("utf-8", "replace").strip()
-    # A tag lies in this directory: it must not lead to other files.
-    if not tag or PurePath(tag).name != tag or "\\" in tag or "\0" in tag or len(tag) >= _NAME_BYTES:
-        found = f"`{latest}` holds {printable(repr(tag), 200)}, which is not the name of a directory"
-        raise _no_files(folder, "broken-latest", found, there)
-    if tag not in there:
-        what = "holds none of DeepSpeed's files" if folder.directory(tag) else "is not there"
-        found = f"`{latest}` names {printable(tag, 200)}, which {what}"
+    if tag not in there:  # Nor does one that is a path lead to other files.
+        what = "holds none of DeepSpeed's files" if tag in _names(folder) else "is not there"
+        found = f"`{latest}` names {printable(repr(tag), 200)}, which {what}"
         raise _no_files(folder, "missing-tag", found, there)
     others = [name for name in there if name != tag]
     notes = (f"`{latest}` names {printable(tag, 100)}: {listed(others)} next to it not read",) if others else ()

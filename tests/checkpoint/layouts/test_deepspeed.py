@@ -134,6 +134,14 @@ def test_the_state_next_to_an_adapter_is_named(tmp_path: Path) -> None:
     assert any(each.entry.startswith("global_step2/") for each in checkpoint.globals)
 
 
+def test_an_adapter_that_the_project_saves_with_it(tmp_path: Path) -> None:
+    run = write_zero(zero(2), tmp_path / "run")
+    write_adapter(run / "lora_weights")
+    adapter = open_checkpoint(run).companion("adapter")
+    assert adapter is not None
+    assert adapter.path == run / "lora_weights"
+
+
 def test_weights_that_are_shared_without_a_word(tmp_path: Path) -> None:
     """Files before 0.9 do not name them: they share memory in the copy."""
     sample = zero(2)
