@@ -249,7 +249,7 @@ def _put_together(info: TensorInfo, pieces: tuple[Piece, ...]) -> bytearray:
     for piece in pieces:
         data = piece.window.view(piece.offset, piece.length)
         position = 0
-        for start, count in _runs(info.shape, piece.target):
+        for start, count in runs_of(info.shape, piece.target):
             whole[start * size : (start + count) * size] = data[position : position + count * size]
             position += count * size
         if position != piece.length or len(whole) != info.numel * size:
@@ -270,11 +270,11 @@ def _misfit(info: TensorInfo, piece: Piece, found: str) -> CheckpointError:
     )
 
 
-def _runs(shape: tuple[int, ...], target: Target | None) -> Iterator[tuple[int, int]]:
+def runs_of(shape: tuple[int, ...], target: Target | None) -> Iterator[tuple[int, int]]:
     """List the stretches of consecutive elements that a target consists of: where each begins, and its length.
 
     Example:
-        >>> list(_runs((3, 4), (slice(1, 3), slice(0, 2)))), list(_runs((3, 4), (slice(1, 3), slice(0, 4))))
+        >>> list(runs_of((3, 4), (slice(1, 3), slice(0, 2)))), list(runs_of((3, 4), (slice(1, 3), slice(0, 4))))
         ([(4, 2), (8, 2)], [(4, 8)])
     """
     if target is None:

@@ -141,6 +141,19 @@ class FileWindow:
             for offset, length in stretches:
                 yield _read(descriptor, offset, min(length, self.length - offset))
 
+    def stream(self, offset: int, length: int, buffer: memoryview) -> Generator[int, None, None]:
+        """Read a stretch into a buffer, again and again until it is at its end; each time give how much there is."""
+        with self._open() as file:
+            file.seek(offset)
+            while length > 0:
+                size = filled = min(len(buffer), length)
+                while filled and (number := file.readinto(buffer[size - filled : size])):
+                    filled -= number
+                if filled:
+                    return
+                yield size
+                length -= size
+
     def view(self, offset: int, length: int) -> memoryview:
         """See `Window`."""
         with self._open() as file:

@@ -54,12 +54,12 @@ def cast_between(file: torch.Tensor, model: torch.Tensor) -> str | None:
         return None  # Floats made integers are no cast of weights: it loses them.
     if file.dtype != model.dtype:
         if _equal_after(file, model, (model.dtype,)):
-            return _path(file.dtype, model.dtype)
+            return cast_name(file.dtype, model.dtype)
     elif not file.is_floating_point():
         return None
     for detour in _DETOURS:
         if detour not in {file.dtype, model.dtype} and _equal_after(file, model, (detour, model.dtype)):
-            return _path(file.dtype, detour, model.dtype)
+            return cast_name(file.dtype, detour, model.dtype)
     return None
 
 
@@ -72,9 +72,9 @@ def pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
 
 def _equal_after(file: torch.Tensor, model: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> bool:
     """Cast a piece at a time into buffers that are used again, and compare the bits."""
-    here, there = file.detach().reshape(-1), _bytes(model)
+    here, there = file.detach().reshape(-1), as_bytes(model)
     buffers = [torch.empty(min(_PIECE, here.numel()), dtype=dtype) for dtype in dtypes]
-    cast, width = _bytes(buffers[-1]), model.element_size()
+    cast, width = as_bytes(buffers[-1]), model.element_size()
     for start in range(0, here.numel(), _PIECE):
         piece = here[start : start + _PIECE]
         for buffer in buffers:
@@ -85,13 +85,22 @@ def _equal_after(file: torch.Tensor, model: torch.Tensor, dtypes: tuple[torch.dt
     return True
 
 
-def _bytes(tensor: torch.Tensor) -> np.ndarray:
+def reaches_as_far(dtype: torch.dtype) -> bool:
+    """Whether a dtype is floating and holds numbers as great as bfloat16 and float32 do: no cast to it overflows."""
+    return dtype.is_floating_point and torch.finfo(dtype).max >= _REACH
+
+
+_REACH = 1e30  # Between the largest number of float16 or float8 and that of bfloat16 and float32.
+
+
+def as_bytes(tensor: torch.Tensor) -> np.ndarray:
+    """Return the bytes of a tensor, without a copy where it is contiguous."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _words(tensor: torch.Tensor) -> Iterator[np.ndarray]:
     """The bits of a tensor as integers, a piece at a time; numpy compares them faster than torch does."""
-    flat = _bytes(tensor)
+    flat = as_bytes(tensor)
     whole = flat.size - flat.size % 8
     words = flat[:whole].view(np.uint64)
     for start in range(0, words.size, _PIECE):
@@ -99,5 +108,6 @@ def _words(tensor: torch.Tensor) -> Iterator[np.ndarray]:
     yield flat[whole:]
 
 
-def _path(*dtypes: torch.dtype) -> str:
+def cast_name(*dtypes: torch.dtype) -> str:
+    """Name a cast, by all dtypes on its way."""
     return " to ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

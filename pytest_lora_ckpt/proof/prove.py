@@ -6,21 +6,21 @@ import dataclasses
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pytest_lora_ckpt.checkpoint import Checkpoint, open_checkpoint
 from pytest_lora_ckpt.findings import CAUSES, finding
 from pytest_lora_ckpt.keys import parse_key, parse_keys
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import is_module
-from pytest_lora_ckpt.proof.bitwise import cast_between, holds, pieces, same_bits
+from pytest_lora_ckpt.proof.bitwise import cast_between, holds, pieces, reaches_as_far, same_bits
 from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
 from pytest_lora_ckpt.proof.loaded_match import match_loaded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.mismatch import Mismatch, TensorsByValue, explain_mismatch
 from pytest_lora_ckpt.proof.padding import without_padding
+from pytest_lora_ckpt.proof.progress import no_progress
 from pytest_lora_ckpt.proof.proved import STATE_DICT, Outcome, Proof, ProvedTensor
+from pytest_lora_ckpt.proof.streaming import equal_in_file, equal_in_files
 from pytest_lora_ckpt.proof.trained_rows import rows_of
 from pytest_lora_ckpt.vocabulary.lora import TOKENS_DELTA
 from pytest_lora_ckpt.wording import count, printable, type_name
@@ -28,11 +28,14 @@ from pytest_lora_ckpt.wording import count, printable, type_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import torch
+
     from pytest_lora_ckpt.comparison.companion import Part
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.keys import Remapping
     from pytest_lora_ckpt.proof.base_weights import Reference
     from pytest_lora_ckpt.proof.loaded_match import LoadedMatch
+    from pytest_lora_ckpt.proof.progress import Progress
     from pytest_lora_ckpt.proof.trained_rows import TrainedRows
     from pytest_lora_ckpt.results import Finding
     from pytest_lora_ckpt.tensors import KeySet
@@ -92,9 +95,18 @@ def prove_match(
     match: LoadedMatch,
     *,
     reference: Reference | None = None,
+    progress: Progress = no_progress,
 ) -> Proof:
-    """Prove the same where it is known already what belongs where."""
-    prover = _Prover(LoadedModel.of(model), checkpoint, match, reference)
+    """Prove the same where it is known already what belongs where.
+
+    Args:
+        model: What the loader returned.
+        checkpoint: What it was given.
+        match: What belongs where.
+        reference: The base model and the adapter's config.
+        progress: Is told how much of the checkpoint was compared.
+    """
+    prover = _Prover(LoadedModel.of(model), checkpoint, match, reference, progress)
     own = tuple(_with_partners(tuple(prover.rows()), checkpoint.keys))
     parts = [(part, tuple(_with_partners(tuple(prover.rows_of(part)), part.checkpoint.keys))) for part in match.parts]
     held = {row.model_key for _, rows in parts for row in rows if row.outcome != "differs"}
@@ -112,8 +124,14 @@ class _Prover:
     """One proof under way."""
 
     def __init__(
-        self, loaded: LoadedModel, checkpoint: Checkpoint, match: LoadedMatch, reference: Reference | None
+        self,
+        loaded: LoadedModel,
+        checkpoint: Checkpoint,
+        match: LoadedMatch,
+        reference: Reference | None,
+        progress: Progress,
     ) -> None:
+        self.progress = progress
         self.loaded, self.checkpoint, self.match, self.reference = loaded, checkpoint, match, reference
         self.others = TensorsByValue(checkpoint.keys.shapes, checkpoint.read)
         own = match.own
@@ -135,11 +153,15 @@ class _Prover:
         merged = {each.model_key: each for each in modules if each.kind == "merged"}
         pairs = self.checkpoint.keys.derived(lora_pairs)
         unused = {pair.others["alpha"] for pair in pairs if "alpha" in pair.others and not pair.is_scaled}
+        keys, done, total = self.checkpoint.keys, 0, sum(self.checkpoint.keys[key].nbytes for key in self.mapping)
+        plain = {key: to for key, to in self.mapping.items() if to not in merged and key not in unused}
+        seen = equal_in_files(self.checkpoint, plain, self.loaded.read)
         for key, model_key in self.mapping.items():
             if merge and model_key in merged:
                 yield merge.prove(merged[model_key], key)
             elif key not in unused:
-                yield self._compare(key, model_key, self.checkpoint.read(key), STATE_DICT)
+                yield self._row(self.checkpoint, key, model_key, STATE_DICT, next(seen))
+            self.progress(done := done + keys[key].nbytes, total)
         if merge:
             yield from (merge.prove(module, key) for module in modules for key in module.pair.keys)
         yield from map(self._rows, self.match.rows)
@@ -150,9 +172,9 @@ class _Prover:
         for key, model_key in part.mapping.items():
             if model_key in self.key_at or model_key in changed:
                 continue
-            file = part.checkpoint.read(key)
-            row = self._compare(key, model_key, file, part.name)
-            if row.outcome == "differs" and self._is_of_the_base(model_key, file):
+            seen = equal_in_file(part.checkpoint, key, self.loaded.read(model_key))
+            row = self._row(part.checkpoint, key, model_key, part.name, seen)
+            if row.outcome == "differs" and self._is_of_the_base(model_key, part.checkpoint.read(key)):
                 continue  # Not what was trained: the base model's own.
             yield row
 
@@ -194,6 +216,12 @@ class _Prover:
         how = f"{'the base model' if same else 'other'} values in {count(len(file), 'trained row')}"
         cause = "adapter-not-loaded" if same else "values-differ"
         return ProvedTensor(trained.key, trained.model_key, STATE_DICT, "differs", how, cause)
+
+    def _row(self, checkpoint: Checkpoint, key: str, model_key: str, source: str, seen: str | None) -> ProvedTensor:
+        """Return what is known of a tensor, or read it to find out."""
+        if seen is None:
+            return self._compare(key, model_key, checkpoint.read(key), source)
+        return ProvedTensor(key, model_key, source, "cast" if seen else "equal", seen)
 
     def _compare(self, key: str, model_key: str, file: torch.Tensor, source: str) -> ProvedTensor:  # noqa: PLR0911  # One outcome each.
         def row(outcome: Outcome, how: str = "", cause: str | None = None) -> ProvedTensor:
@@ -280,11 +308,8 @@ _OTHER_VALUES = {"values-differ", "earlier-value"}
 
 def _overflows(file: torch.Tensor, now: torch.Tensor) -> bool:
     """Whether a cast made finite values infinite; bfloat16 reaches as far as float32."""
-    shorter = now.is_floating_point() and torch.finfo(now.dtype).max < _REACH
+    shorter = now.is_floating_point() and not reaches_as_far(now.dtype)
     return shorter and any(bool((there.isinf() & here.isfinite()).any()) for here, there in pieces(file, now))
-
-
-_REACH = 1e30  # Between the largest number of float16 or float8 and that of bfloat16 and float32.
 
 
 def _counts(row: ProvedTensor, held: set[str]) -> bool:
