@@ -85,8 +85,11 @@ def like_modules(module: str) -> str:
         >>> like_modules("layers.3.mlp.up_proj")
         'layers.*.mlp.up_proj'
     """
-    mark = "_" if "." not in module else "."  # kohya and LyCORIS flatten the path.
-    return mark.join("*" if segment.isdigit() else segment for segment in module.split(mark))
+    # kohya and LyCORIS flatten the path.
+    return (_NUMBER if "." in module else _FLAT_NUMBER).sub("*", module)
+
+
+_NUMBER, _FLAT_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])"), re.compile(r"(?<![^_])\d+(?![^_])")
 
 
 def stand_out(outliers: int, total: int) -> bool:
