@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from pytest_lora_ckpt.vocabulary.lora import FACTORS, MAGNITUDE, TORCHTUNE_MAGNITUDE
+from pytest_lora_ckpt.vocabulary.lora import FACTORS, GGUF_EMBEDDING, MAGNITUDE, TORCHTUNE_MAGNITUDE
 from pytest_lora_ckpt.vocabulary.words import COMMON_PARAMETERS, EMPTY_WORDS, OPPOSITES, SENSES
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def read_forms(marked: Path, reading: Reading) -> tuple[Form, ...]:
     """
     path = tuple(m for m, role in zip(marked, reading.roles, strict=True) if role == "module")
     family, suffix = _family(reading, marked[-1])
+    family = GGUF_EMBEDDING.get(marked[-3:], family)
     main = Form(path + suffix, family, _variant(reading), reading.adapter)
     return (main, *(main._replace(path=other) for other in _other_paths(path, reading)))
 

@@ -98,6 +98,12 @@ GGUF_ALPHA = "adapter.lora.alpha"
 GGUF_TRANSPOSED = "token_embd.weight.lora_a"
 """The factor that llama.cpp's convert_lora_to_gguf.py transposes: PEFT's `lora_embedding_A`, a row a token."""
 
+GGUF_EMBEDDING: Mapping[tuple[str, ...], str] = {
+    ("token_embd", "weight", "lora_a"): "lora_embedding_A",
+    ("token_embd", "weight", "lora_b"): "lora_embedding_B",
+}
+"""How the names of an embedding's factors end in GGUF -> PEFT's name."""
+
 LORA_MID = "lora_mid"
 """The third factor of a LoRA for convolutions (LyCORIS, lycoris/modules/locon.py)."""
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 
+from pytest_lora_ckpt import open_checkpoint
+from pytest_lora_ckpt.checkpoint import AdapterInfo
 from tests.foreign.running import VOCABULARY, Case, check, rows, token_ids, train
 
 if TYPE_CHECKING:
@@ -189,6 +191,13 @@ def _cases(name: str, settings: dict[str, Any]) -> list[Case]:
             causes=("values-differ", "exchanged-tensors"),
         ),
     ]
+
+
+@pytest.mark.parametrize(("settings", "modules"), [(ATTENTION, 2), (EVERYTHING, 11)])
+def test_the_adapter_of_the_directory(settings: dict[str, Any], modules: int, tmp_path: Path) -> None:
+    path = saves(settings)(train(adapted(settings)), tmp_path)
+    for given in (path, path.parent):
+        assert open_checkpoint(given).adapters == {"default": AdapterInfo(4, 8, modules)}
 
 
 @pytest.mark.parametrize("case", rows([*_cases("q-and-v", ATTENTION), *_cases("everything", EVERYTHING)], WRONG_TODAY))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from pytest_lora_ckpt import audit, compare, open_checkpoint
+from pytest_lora_ckpt.checkpoint import AdapterInfo
+from pytest_lora_ckpt.keys import parse_key
+from pytest_lora_ckpt.lora.pairs import lora_pairs
 from tests.foreign.running import VOCABULARY, Case, check, rows, token_ids, train
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytest_lora_ckpt.checkpoint import Checkpoint
 
 pytest.importorskip("torchtune", exc_type=ImportError)
 torchtune_llama = pytest.importorskip("torchtune.models.llama3")
@@ -196,3 +203,90 @@ CONVERTED = [
 @pytest.mark.parametrize("case", rows([*NATIVE, *CONVERTED], WRONG_TODAY))
 def test_torchtune(case: Case, tmp_path: Path) -> None:
     check(case, tmp_path)
+
+
+# --- The directory of a recipe.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save two epochs as `recipes/lora_finetune_single_device.py` does: one in between and the last.
+
+    torchtune 0.6 imports names that torchao has no more, of quantisers that this does not use.
+    """
+    quantization = pytest.importorskip("torchao.quantization")
+    quantisers = ["int4_weight_only", "int8_dynamic_activation_int4_weight", "Int4WeightOnlyQuantizer"]
+    for name in [*quantisers, "Int8DynActInt4WeightQuantizer"]:
+        if not hasattr(quantization, name):
+            setattr(quantization, name, None)
+    training = pytest.importorskip("torchtune.training", exc_type=ImportError)
+    folder = tmp_path_factory.mktemp("torchtune")
+    hf_base().save_pretrained(folder / "base")
+    checkpointer = training.FullModelHFCheckpointer(
+        str(folder / "base"), ["model.safetensors"], "LLAMA3", str(folder / "run")
+    )
+    checkpointer.load_checkpoint()
+    model = trained()
+    targets = torchtune_peft.get_lora_module_names(["q_proj", "v_proj", "output_proj"], True, False)  # noqa: FBT003
+    for epoch in range(2):
+        weights = model.state_dict()
+        state = {
+            training.ADAPTER_KEY: torchtune_peft.get_adapter_state_dict(weights),
+            training.MODEL_KEY: torchtune_peft.get_merged_lora_ckpt(dict(weights), rank=RANK, alpha=ALPHA),
+            training.ADAPTER_CONFIG: {
+                "r": RANK,
+                "lora_alpha": ALPHA,
+                "target_modules": torchtune_peft.get_lora_module_names(
+                    ["q_proj", "v_proj", "output_proj"], True, False
+                ),
+                "peft_type": "LORA",
+            },
+        }
+        if not epoch:
+            state[training.OPT_KEY] = torch.optim.AdamW(model.parameters()).state_dict()
+        checkpointer.save_checkpoint(state, epoch=epoch, intermediate_checkpoint=not epoch)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("epoch", ["epoch_0", "epoch_1"])
+def test_the_directory_of_a_recipe(run: Path, epoch: str) -> None:
+    info = AdapterInfo(RANK, ALPHA, 12)
+    checkpoint = open_checkpoint(run / epoch)
+    assert (checkpoint.layout, checkpoint.adapters) == ("peft_adapter", {"default": info})
+    assert {each.path.name: each.kind for each in checkpoint.companions} == {
+        "adapter_model.pt": "other",
+        "model-00001-of-00001.safetensors": "other",
+    }
+    own = open_checkpoint(run / epoch / "adapter_model.pt")
+    assert own.adapters == {"default": info}
+    found = {path: _updates(opened, hf_base()) for path, opened in (("peft", checkpoint), ("own", own))}
+    assert found["peft"].keys() == found["own"].keys()
+    for module, update in found["peft"].items():
+        rows = found["own"][module]
+        # torchtune's queries have the two halves of a rotation next to each other.
+        same = torch.equal(update.sort(dim=0).values, rows.sort(dim=0).values) if "q_proj" in module else None
+        assert torch.equal(update, rows) if same is None else same
+    result = audit(run / epoch, loader=load_by_peft, inputs=token_ids, base_model=hf_base)
+    assert not result.named("failed"), [each.message for each in result.findings]
+    assert "loaded" in result.named("passed")
+
+
+def test_a_directory_whose_own_copy_is_of_another_run(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run / "epoch_1", tmp_path / "epoch_1")
+    weights = torch.load(folder / "adapter_model.pt")
+    torch.save({key: value for key, value in weights.items() if "layers.1." not in key}, folder / "adapter_model.pt")
+    (own,) = (each for each in open_checkpoint(folder).companions if each.path.name == "adapter_model.pt")
+    assert own.kind == "weights"
+
+
+def _updates(checkpoint: Checkpoint, base: Any) -> dict[str, torch.Tensor]:
+    from peft import LoraConfig, get_peft_model
+
+    targets = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets))
+    places = compare(checkpoint, model).mapping
+    return {
+        parse_key(places[pair.down[0]]).module_path: checkpoint.read(pair.up[0]) @ checkpoint.read(pair.down[0])
+        for pair in lora_pairs(checkpoint.keys)
+        if pair.down and pair.up
+    }

@@ -203,3 +203,15 @@ def test_a_magnitude_of_the_model_is_none_of_an_adapter() -> None:
     assert infer_remapping({"module.norm.magnitude": (4,)}, {"norm.magnitude": (4,)}).mapping == {
         "module.norm.magnitude": "norm.magnitude"
     }
+
+
+def test_the_embedding_of_gguf_is_one_of_peft() -> None:
+    base = "base_model.model.model"
+    file = {"token_embd.weight.lora_a": (4, 64), "token_embd.weight.lora_b": (8, 4)}
+    file |= {"blk.0.attn_q.weight.lora_a": (4, 8), "blk.0.attn_q.weight.lora_b": (8, 4)}
+    model = {f"{base}.embed_tokens.lora_embedding_A.default": (4, 64)}
+    model |= {f"{base}.embed_tokens.lora_embedding_B.default": (8, 4)}
+    model |= {f"{base}.layers.0.self_attn.q_proj.lora_A.default.weight": (4, 8)}
+    model |= {f"{base}.layers.0.self_attn.q_proj.lora_B.default.weight": (8, 4)}
+    remapping = infer_remapping(file, model)
+    assert dict(zip(file, model, strict=True)) == remapping.mapping

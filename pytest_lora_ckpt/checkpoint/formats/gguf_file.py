@@ -34,6 +34,7 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _ALIGNMENT = "general.alignment"
 _DEFAULT_ALIGNMENT = 32
+_FACTORS = (".lora_a", ".lora_b")
 _MOST_DIMENSIONS = 4
 _MOST_LEVELS = 4  # Of arrays in arrays: none is known that has two.
 _LONGEST = 1 << 16  # Bytes of a text that is kept; the templates of chats have some 10,000.
@@ -76,6 +77,8 @@ def index(window: Window) -> FileIndex:
         end = None if size is None else _padded(offset + size, alignment)
     if end is not None and start + end < window.length:
         raise BrokenFileError(f"the tensors end at byte {start + end}, and there is more behind them")
+    modules = _set_aside(infos, opaque)
+    aside = f"the factors of {count(modules, 'module')} are quantised: their values are not judged"
     return FileIndex(
         format=NAME,
         window=window,
@@ -83,7 +86,7 @@ def index(window: Window) -> FileIndex:
         source=OffsetSource(window, start, starts),
         metadata=metadata,
         opaque=opaque,
-        notes=tuple(_part(metadata)),
+        notes=(*_part(metadata), *([aside] if modules else [])),
     )
 
 
@@ -247,6 +250,14 @@ def _info(name: str, shape: tuple[int, ...], dtype: str) -> TensorInfo:
     if name.endswith(GGUF_TRANSPOSED) and len(shape) == 2:  # noqa: PLR2004 - A matrix.
         return TensorInfo(shape[::-1], dtype, stride=(1, shape[1]))
     return TensorInfo(shape, dtype)
+
+
+def _set_aside(infos: dict[str, TensorInfo], opaque: dict[str, str]) -> int:
+    """Make both factors of a module opaque where one is quantised: the other is not one without its pair."""
+    modules = {name[:-1] for name in opaque if name.endswith(_FACTORS)}
+    for name in [name for name in infos if name.endswith(_FACTORS) and name[:-1] in modules]:
+        opaque[name] = f"a tensor of shape {infos.pop(name).shape} whose other factor is quantised"
+    return len(modules)
 
 
 def _alignment(value: object) -> int:

@@ -101,6 +101,21 @@ def test_quantised_tensors_are_opaque(tmp_path: Path) -> None:
         checkpoint.read("q")
 
 
+def test_an_adapter_with_quantised_factors_is_told_and_not_called_broken(tmp_path: Path) -> None:
+    """As `convert_lora_to_gguf.py --outtype q8_0`: rows that are no whole blocks stay float16."""
+    entries = [entry("blk.0.attn_q.weight.lora_a", (32, 4), 8), entry("blk.0.attn_q.weight.lora_b", (4, 8), 1, 160)]
+    entries += [
+        entry("blk.0.attn_v.weight.lora_a", (4, 2), 0, 224),
+        entry("blk.0.attn_v.weight.lora_b", (2, 4), 0, 256),
+    ]
+    data = bytes(160 + 64) + struct.pack("<16f", *range(16))
+    (tmp_path / "a.gguf").write_bytes(raw_gguf(entries, [LETTERS, ALPHA], data))
+    result = audit(tmp_path / "a.gguf")
+    assert result.checkpoint.adapters == {"default": AdapterInfo(2, 16.0, 1)}
+    assert not [each for each in result.findings if each.severity == "error"]
+    assert result.checkpoint.notes == ("the factors of 1 module are quantised: their values are not judged",)
+
+
 def one(sizes: tuple[int, ...] = (4,), kind: int = 0, offset: int = 0, data: bytes = BLOCK) -> bytes:
     return raw_gguf([entry("a", sizes, kind, offset)], [LETTERS], data)
 
