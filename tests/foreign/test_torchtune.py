@@ -236,9 +236,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             training.ADAPTER_CONFIG: {
                 "r": RANK,
                 "lora_alpha": ALPHA,
-                "target_modules": torchtune_peft.get_lora_module_names(
-                    ["q_proj", "v_proj", "output_proj"], True, False
-                ),
+                "target_modules": targets,
                 "peft_type": "LORA",
             },
         }
