@@ -26,7 +26,7 @@ _TEXT = rb"\x8c(?:%b)\x94" % b"|".join(rb"\x%02x.{%d}" % (size, size) for size i
 _SIZES = rb"(?:%b\x85\x94|%b{2}\x86\x94|%b{3}\x87\x94|\(%b+t\x94|\))" % ((_INTEGER,) * 4)  # TUPLE1 to 3, TUPLE
 _CALL = rb"%b%b\x85\x94R\x94" % (_REFERENCE, _SIZES)  # Of one tuple of integers: TUPLE1, REDUCE
 _ENTRY = rb"(%b)(%b|%b|%b|%b)" % (_REFERENCE, _CALL, _REFERENCE, _INTEGER, _TEXT)
-_RECORD = re.compile(rb"\)%b%b(?:%b)?(?:%b)?ub" % (re.escape(BEGINS), _ENTRY, _ENTRY, _ENTRY), re.DOTALL)
+_RECORD = rb"\)%b%b(?:%b)?(?:%b)?ub" % (re.escape(BEGINS), _ENTRY, _ENTRY, _ENTRY)
 _SHORT, _TEXT_CODE, _LONG_CODE = 0x68, 0x8C, 0x8A
 _REFERENCES, _SIGNED = frozenset({_SHORT, 0x6A}), frozenset({0x4A, _LONG_CODE})
 _INTEGERS = re.compile(_INTEGER, re.DOTALL)
@@ -37,7 +37,7 @@ def read_record_call(machine: PickleState, stack: list[object], start: int) -> i
 
     0 where it is written in another way; then nothing was done.
     """
-    memo, found = machine.memo, _RECORD.match(machine.data, start)
+    memo, found = machine.memo, _record().match(machine.data, start)
     if found is None or machine.sparse:
         return 0
     state: dict[object, object] = {}
@@ -74,6 +74,12 @@ def read_record_call(machine: PickleState, stack: list[object], start: int) -> i
     if type(made) is Opaque:
         made.state = state
     return found.end()
+
+
+@lru_cache(maxsize=1)
+def _record() -> re.Pattern[bytes]:
+    """Return the expression, which takes as long to compile as a checkpoint of a thousand tensors to read."""
+    return re.compile(_RECORD, re.DOTALL)
 
 
 def _index(reference: bytes) -> int:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _PUT = rb"r(.{4})"  # LONG_BINPUT
 _INTEGER = rb"(?:K.|M..|J.{4})"  # BININT1, BININT2, BININT
-_NAME = rb"X(%b)" % b"|".join(rb"\x%02x\0\0\0[0-9]{%d}" % (size, size) for size in range(1, 20))  # BINUNICODE
+_DIGITS = (*range(1, 8), 14, 15)  # Of a number, or of an address in the legacy format.
+_NAME = rb"X(%b)" % b"|".join(rb"\x%02x\0\0\0[0-9]{%d}" % (size, size) for size in _DIGITS)  # BINUNICODE
 _TUPLE = rb"(%b\x85|%b{2}\x86|%b{3}\x87)" % (_INTEGER, _INTEGER, _INTEGER)  # TUPLE1 to TUPLE3
 _CALL = re.compile(
     rb"\(\(h(.)(h.|j.{4})%b%b" % (_NAME, _PUT)  # MARK, MARK; BINGET, LONG_BINGET: "storage", its class; its name

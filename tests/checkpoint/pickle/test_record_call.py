@@ -43,7 +43,7 @@ def pickled() -> bytes:
 
 
 def test_most_objects_are_read_in_one_step() -> None:
-    assert len(record_call._RECORD.findall(pickled())) > 3 * 18 - 10
+    assert len(record_call._record().findall(pickled())) > 3 * 18 - 10
 
 
 def read(data: bytes) -> tuple[object, ...]:
