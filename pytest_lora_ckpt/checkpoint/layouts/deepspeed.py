@@ -80,27 +80,29 @@ def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     first = next(iter(models.values()))
     universal = None if optimizers else folder.directory(UNIVERSAL_MASTERS)
     check_ranks(folder, models, optimizers, is_split=files.is_split, is_universal=universal is not None)
+    states: list[ModelState | OptimizerState] = [*models.values(), *optimizers.values()]
+    indexes = {folder.where(each.name): each.index for each in states}
     try:
         if universal is not None:
-            spread = masters(universal, first.trained, index_file)
+            spread, others = masters(universal, first.trained, index_file)
+            indexes |= others
         else:
             spread = trained(first.trained, list(optimizers.values()))
         made = put_together(list(models.values()), spread, is_split=files.is_split)
     except UnfitStateError as error:
         raise other_run(folder.path, str(error)) from error
     keys = KeySet(made.infos)
-    states: list[ModelState | OptimizerState] = [*models.values(), *optimizers.values()]
-    check_tensors(keys, first.index.window, sum(each.index.window.length for each in states))
+    check_tensors(keys, first.index.window, sum(index.window.length for index in indexes.values()))
     return Checkpoint(
         path=place(listing.path),
         layout="deepspeed",
         format=first.index.format,
         keys=keys,
         source=ZeroSource(made.parts),
-        files=tuple(place(folder.where(each.name)) for each in states),
+        files=tuple(map(place, indexes)),
         envelope=first.envelope,
         opaque_keys={key: what_it_is(value) for key, value in made.opaque.items()},
-        globals=tuple(asked for each in states for asked in each.index.globals),
+        globals=tuple(asked for index in indexes.values() for asked in index.globals),
         notes=(
             *notes,
             *made.notes,
