@@ -91,7 +91,13 @@ def _unwrapped(key: object) -> object:
     return key.value if isinstance(key, Key) else key
 
 
-def _inside_opaque(value: Opaque) -> Iterator[tuple[object, object]]:
+def _inside_opaque(value: Opaque) -> Iterable[tuple[object, object]]:
+    if value.args or value.kwargs or value.entries or value.elements:
+        return _all_of_opaque(value)
+    return value.state.items() if isinstance(value.state, dict) else (("state", value.state),)
+
+
+def _all_of_opaque(value: Opaque) -> Iterator[tuple[object, object]]:
     yield from enumerate(value.args or ())
     yield from (value.kwargs or {}).items()
     yield from _inside(value.entries)
