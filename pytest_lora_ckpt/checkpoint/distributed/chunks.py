@@ -5,10 +5,10 @@ Sources: `torch/distributed/checkpoint/filesystem.py`, `_write_item` and `FileSy
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError
+from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError, changed
 from pytest_lora_ckpt.checkpoint.formats import torch_zip
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource
 from pytest_lora_ckpt.checkpoint.limits import OverLimitError, over_limit
@@ -17,10 +17,15 @@ from pytest_lora_ckpt.checkpoint.window import PartWindow, StridedWindow
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from pytest_lora_ckpt.checkpoint.distributed.metadata import Chunk, Sizes
     from pytest_lora_ckpt.checkpoint.window import Window
+
+_SMALL = 1 << 16  # Bytes of a chunk that is read at once.
+_EDGE = (
+    1 << 12
+)  # Bytes at both ends of a larger one: what `torch.save` writes around a tensor takes one to two thousand.
 
 COPY_AGAIN = "Copy all files of the checkpoint again, from one save; or take the one before it."
 
@@ -31,6 +36,47 @@ def placed(piece: Piece, offsets: Sizes, sizes: Sizes, shape: Sizes) -> Piece:
         return piece
     target = tuple(slice(start, start + size) for start, size in zip(offsets, sizes, strict=True))
     return replace(piece, target=target)
+
+
+@dataclass(frozen=True, slots=True)
+class _ChunkWindow(PartWindow):
+    """A chunk whose beginning and end were read at once: an archive has all there but the tensor's bytes.
+
+    Attributes:
+        head: How it begins; of a small one, all of it.
+        tail: How it ends.
+    """
+
+    head: bytes = field(default=b"", repr=False)
+    tail: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def of(cls, window: Window, offset: int, length: int) -> _ChunkWindow:
+        """Read both ends.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        ends = [(offset, length)] if length <= _SMALL else [(offset, _EDGE), (offset + length - _EDGE, _EDGE)]
+        head, *tail = window.read_each(ends)
+        return cls(window, offset, length, head, *tail)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Window`."""
+        end, last = min(offset + length, self.length), self.length - len(self.tail)
+        if end <= len(self.head):
+            return self.head[offset:end]
+        return self.tail[offset - last : end - last] if offset >= last else PartWindow.read(self, offset, length)
+
+    def read_each(self, stretches: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
+        """See `Window`."""
+        return (self.read(offset, length) for offset, length in stretches)
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """See `Window`."""
+        if 0 < offset + length <= len(self.head):
+            return memoryview(bytearray(self.head[offset : offset + length]))
+        return PartWindow.view(self, offset, length)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +127,7 @@ class ChunkedSource(TensorSource):
         window = self.windows[file]
         expected = f"a chunk {describe(chunk.sizes)} {info.dtype} of {describe(key, 200)} at byte {offset}"
         try:
-            index = torch_zip.index(PartWindow(window, offset, length))
+            index = torch_zip.index(_ChunkWindow.of(window, offset, length))
         except OverLimitError as error:
             raise over_limit(window.origin, error) from error
         except (NotMineError, BrokenFileError) as error:
@@ -89,6 +135,8 @@ class ChunkedSource(TensorSource):
             raise CheckpointError(
                 "foreign-shard", window.origin, expected=expected, found=found, remedy=COPY_AGAIN
             ) from error
+        except OSError as error:
+            raise changed(window.origin, expected, f"it cannot be read: {error}") from error
         made = index.contents
         if not isinstance(made, TensorInfo) or (made.shape, made.dtype) != (chunk.sizes, info.dtype):
             found = f"{kind_and_size(made)}: the file is of another save than the metadata"

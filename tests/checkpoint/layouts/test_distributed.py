@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pytest_lora_ckpt import audit
-from pytest_lora_ckpt.checkpoint import open_checkpoint
+from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.checkpoint.window import FileWindow
 from tests.helpers.checkpoint_samples import same_bits
 from tests.helpers.distributed_samples import save_alone
@@ -17,8 +17,6 @@ from tests.helpers.distributed_samples import save_alone
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from pytest_lora_ckpt.checkpoint import CheckpointError
 
     Fails = Callable[..., CheckpointError]
 
@@ -168,3 +166,27 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(FileWindow, "view", lambda *place: sizes.append(place[2]) or view(*place))
     checkpoint.read("layer.weight")
     assert sum(sizes) < 100_000
+
+
+@pytest.mark.parametrize("rows", [3, 9000])
+def test_a_chunk_is_opened_a_few_times_whatever_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    tensor = torch.arange(8.0 * rows).reshape(rows, 8)
+    checkpoint = open_checkpoint(save_alone({"model": {"w": tensor, "t": tensor.t()}}, tmp_path / "saved"))
+    opened = []
+    monkeypatch.setattr(FileWindow, "_open", _counted(FileWindow._open, opened))
+    assert same_bits(checkpoint.read("w"), tensor)
+    assert len(opened) <= (1 if rows == 3 else 3)
+    assert same_bits(checkpoint.read("t"), tensor.t().contiguous())
+
+
+def _counted(call: Any, calls: list[Any]) -> Any:
+    return lambda *given: calls.append(given) or call(*given)
+
+
+def test_a_file_that_is_gone_after_it_was_opened(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(save_alone({"model": MODEL}, tmp_path / "saved"))
+    (tmp_path / "saved" / "__0_0.distcp").unlink()
+    with pytest.raises(CheckpointError, match="changed"):
+        checkpoint.read("layer.weight")
