@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
-from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, transformers_model
+from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, distributed, distributed_safetensors, transformers_model
 from pytest_lora_ckpt.checkpoint.layouts.json_file import read_object
 from pytest_lora_ckpt.checkpoint.layouts.shards import index_of
 from pytest_lora_ckpt.vocabulary.files import (
@@ -53,6 +53,8 @@ def meant(listing: Listing) -> Meant:
         note = f"{listing.name} is one shard: all shards are audited, by {index}"
         is_whole = transformers_model.accepts(folder) and transformers_model.weights_in(folder) == index
         return Meant(folder if is_whole else dataclasses.replace(listing, name=index), note)
+    if distributed.accepts(listing) or distributed_safetensors.accepts(listing):
+        return Meant(folder, f"{printable(listing.name)} is part of a distributed checkpoint: its directory is audited")
     is_config = listing.name in CONFIGS
     if is_config or re.fullmatch(TRAINING_STATE_FILE, listing.name):
         inside = listing_of_run(folder)

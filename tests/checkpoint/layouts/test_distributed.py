@@ -71,7 +71,13 @@ def test_what_lies_around_the_state_dict_is_its_envelope(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp"])
 def test_a_file_of_it_opens_its_directory(tmp_path: Path, name: str) -> None:
     save_alone({"model": MODEL}, tmp_path / "saved")
-    assert set(open_checkpoint(tmp_path / "saved" / name).keys) == set(MODEL)
+    checkpoint = open_checkpoint(tmp_path / "saved" / name)
+    assert set(checkpoint.keys) == set(MODEL)
+    assert checkpoint.path == tmp_path / "saved"
+    assert any(name in note for note in checkpoint.notes)
+    loaded = []
+    audit(tmp_path / "saved" / name, loader=loaded.append)
+    assert [str(path) for path in loaded] == [str(tmp_path / "saved")]
 
 
 def test_the_names_that_torch_writes_are_known_to_be_data(tmp_path: Path) -> None:
