@@ -88,9 +88,10 @@ _ROWS = (
         "lora_ckpt",
         "Audit this checkpoint (repeatable; a pattern such as 'runs/*/best.ckpt' and a directory of runs stand for all "
         "that they have): a .ckpt/.pt/.bin/.safetensors file, a PEFT adapter directory, "
-        "a Hugging Face model directory (sharded or not), or "
+        "a Hugging Face model directory (sharded or not), the address of one (https://, s3://, gs://, hf://, any that "
+        "fsspec knows) or its id on the Hugging Face Hub, or "
         "replica:STAGE (vision, resampler, finetune), a tiny PanoramaVLM checkpoint made on the spot.",
-        "PATH",
+        "PATH_OR_URL",
         read.checkpoints,
         default=(),
         kind="several",

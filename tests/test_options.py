@@ -35,7 +35,7 @@ def test_the_readme_has_a_row_for_each_option() -> None:
 
 def test_each_option_is_written_in_one_way() -> None:
     usages = {option.usage for option in OPTIONS.values() if option.flag}
-    assert usages >= {"--lora-ckpt=PATH", "--lora-strict", "--lora-faults[=NAME,…]", "--lora-min-ratio=R"}
+    assert usages >= {"--lora-ckpt=PATH_OR_URL", "--lora-strict", "--lora-faults[=NAME,…]", "--lora-min-ratio=R"}
     assert [name for name, option in OPTIONS.items() if not option.flag] == [
         "lora_stages",
         "lora_limits",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 _MOST_REMOTE = 32
+_NO_PICKLES = (".json", ".jsonl", ".safetensors", ".gguf", ".md", ".txt", ".yaml", ".gitattributes")
 
 
 class Neighbours:
@@ -107,7 +108,7 @@ class Neighbours:
             for name in pickles[:_MOST_REMOTE]:
                 self._scan(listing, name)
             self.unread |= dict.fromkeys(pickles[_MOST_REMOTE:], f"over a network at most {_MOST_REMOTE} are read")
-            self._passed_over += len(names) - len(pickles)
+            self._passed_over += sum(not name.lower().endswith((*PICKLE_ENDINGS, *_NO_PICKLES)) for name in names)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -42,9 +42,10 @@ def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits | None = Non
     Nothing from the file is executed, nothing is written, and no file stays open. torch is not imported.
 
     Args:
-        path: A torch file (zip or legacy format, with a state dict, or with one in an envelope as Lightning writes it),
-            a safetensors file, a PEFT adapter directory or the weights file in one, the directory of a Hugging Face
-            model, sharded or not, or one that `torch.distributed.checkpoint` wrote, or a file in it.
+        path: Where it lies: a path, an address of fsspec, or an id on the Hugging Face Hub. A torch file (zip or
+            legacy format, with a state dict, or with one in an envelope as Lightning writes it), a safetensors file, a
+            PEFT adapter directory or the weights file in one, the directory of a Hugging Face model, sharded or not, or
+            one that `torch.distributed.checkpoint` wrote, or a file in it.
         limits: What its files may ask for.
 
     Raises:

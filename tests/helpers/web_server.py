@@ -130,10 +130,10 @@ class Handler(SimpleHTTPRequestHandler):
 
     def _write(self, opened: BinaryIO, left: int) -> None:
         while left > 0 and (data := opened.read(min(left, 1 << 20))):
+            with self.server.lock:  # Before it is sent: who has all of it may look.
+                self.server.web.sent += len(data)
             self.wfile.write(data)
             left -= len(data)
-            with self.server.lock:
-                self.server.web.sent += len(data)
 
     def _break(self, data: bytes) -> None:
         """Send a part, and reset the connection, as a machine does that is gone."""

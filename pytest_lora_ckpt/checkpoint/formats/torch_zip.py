@@ -54,6 +54,8 @@ def index(window: Window) -> FileIndex:
     archive = read_index(window, partial(_check_names, window.origin))
     prefix = next(iter(archive.records)).partition("/")[0] + "/"
     _refuse_packed(archive, prefix)
+    start, length = archive.stretch(f"{prefix}data.pkl")
+    window.expect([(start, length + _SMALL)])  # Small records follow.
     contents = archive.read(f"{prefix}data.pkl", window.budget.limits.pickle_bytes)
     order = archive.read(f"{prefix}byteorder", 16) if f"{prefix}byteorder" in archive.records else b"little"
     if order not in {b"little", b"big"}:

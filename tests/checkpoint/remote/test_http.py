@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import threading
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
 from pytest_lora_ckpt.checkpoint import Limits, open_checkpoint
@@ -30,7 +32,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter's directory."""
     folder = tmp_path_factory.mktemp("adapter")
     adapted().save_pretrained(folder)
-    (folder / "notes.txt").write_text("no pickle")
+    (folder / "notes.log").write_text("no pickle")
     return folder
 
 
@@ -62,8 +64,8 @@ def test_a_big_torch_file_takes_a_few_requests_more(tmp_path: Path, web: Web, *,
     checkpoint = open_checkpoint(f"{web.url}/last.ckpt")
     assert checkpoint.keys.keys() == state.keys()
     if zipped:
-        # The beginning, the end, the rest of the directory and of the pickle; and whether `lora_weights` is there.
-        assert len(web.requests) <= 5
+        # The beginning, the end, the rest of the pickle; and whether `lora_weights` is there.
+        assert len(web.requests) == 4
         assert web.sent < 300_000
     web.reset()
     checkpoint.expect(state)
@@ -135,13 +137,28 @@ def test_shards_are_read_at_once(tmp_path: Path, web: Web, *, lists: bool) -> No
     assert torch.equal(checkpoint.read("layers.3.1.weight"), torch.ones(2, 2))
 
 
+def test_a_distributed_checkpoint_takes_four_requests(tmp_path: Path, web: Web) -> None:
+    state = {f"layers.{i}.weight": torch.full((64, 64), float(i)) for i in range(50)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"model": state}, checkpoint_id=str(tmp_path / "dcp"), no_dist=True)
+    checkpoint = open_checkpoint(f"{web.url}/dcp/")
+    assert checkpoint.layout == "distributed"
+    assert len(checkpoint.keys) == 50
+    assert len(web.requests) <= 4
+    web.reset()
+    checkpoint.expect(checkpoint.keys)
+    assert all(checkpoint.read(key)[0, 0] == int(key.split(".")[-2]) for key in checkpoint.keys)
+    assert len(web.requests) <= 2
+
+
 def test_pickles_around_it_are_read_and_nothing_else_is(tmp_path: Path, web: Web, adapter: Path) -> None:
     shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
     (tmp_path / "training_args.bin").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
-    (tmp_path / "big.txt").write_bytes(b"x" * 100_000)
+    (tmp_path / "big.dat").write_bytes(b"x" * 100_000)
     checkpoint = open_checkpoint(web.url)
     assert [each.qualname for each in checkpoint.globals] == ["posix.system"]
-    assert not any("txt" in each for each in web.requests)
+    assert not any("dat" in each for each in web.requests)
     assert any("not looked at" in note for note in checkpoint.notes)
 
 
