@@ -73,7 +73,7 @@ def test_xdist_alone_changes_nothing(pytester: pytest.Pytester, args: tuple[str,
 
 def test_help_tells_options_and_ini_names(pytester: pytest.Pytester) -> None:
     text = " ".join(pytester.runpytest_inprocess("--help").stdout.str().split())
-    for name in ("ckpt=PATH", "model=MODULE:FACTORY", "loader=MODULE:FUNCTION", "stage=STAGE", "min-ratio=R"):
+    for name in ("ckpt=PATH_OR_URL", "model=MODULE:FACTORY", "loader=MODULE:FUNCTION", "stage=STAGE", "min-ratio=R"):
         assert f"--lora-{name} " in text
     for name in ("report=FILE", "strict"):
         assert f"--lora-{name} " in text
