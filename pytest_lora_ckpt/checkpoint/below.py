@@ -15,7 +15,7 @@ from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, MAX_LEVELS, Budget
 from pytest_lora_ckpt.checkpoint.meant import stands_for_one
 from pytest_lora_ckpt.checkpoint.storage import LocalStorage, lies_in, storage_for
-from pytest_lora_ckpt.vocabulary.files import TRAINING_STATE, WEIGHTS_ENDINGS
+from pytest_lora_ckpt.vocabulary.files import GGUF_ENDING, TRAINING_STATE, WEIGHTS_ENDINGS
 from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def has_weights(name: str) -> bool:
         >>> has_weights("last.ckpt"), has_weights("optimizer.pt"), has_weights("config.json")
         (True, False, False)
     """
-    return name.endswith(WEIGHTS_ENDINGS) and not name.startswith(TRAINING_STATE)
+    return name.endswith((*WEIGHTS_ENDINGS, GGUF_ENDING)) and not name.startswith(TRAINING_STATE)
 
 
 def _is_here(path: str, top: str) -> bool:

@@ -52,6 +52,9 @@ SHARD = r"-\d{5}-of-\d{5}\."
 WEIGHTS_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 """Endings of files with weights."""
 
+GGUF_ENDING = ".gguf"
+"""The ending of files for llama.cpp: what lies next to an adapter is made of it, and is no part of what was trained."""
+
 TRAINING_STATE = (
     *("optimizer", "scheduler", "training_args", "trainer_state", "rng_state", "scaler"),
     *("lr_scheduler", "random_states", "sampler", "dl_state_dict", "custom_checkpoint"),

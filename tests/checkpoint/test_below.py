@@ -52,6 +52,8 @@ DIRECTORIES: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "levels": (("2026/11/27/adapter_config.json", "a/b/c/d/last.ckpt"), ["2026/11/27"]),
     "not the training's state": (("optimizer.pt", "scheduler.pt", "rng_state.pth", "last.ckpt"), ["last.ckpt"]),
     "not what is hidden": ((".venv/a.pt", "__pycache__/b.pt", "c.pt"), ["c.pt"]),
+    "for llama.cpp": (("a/adapter.gguf",), ["a/adapter.gguf"]),
+    "an adapter with a copy for llama.cpp": ((*ADAPTER, "adapter-F16.gguf"), ["."]),
     "nothing": (("README.md",), ["."]),
     "empty": ((), ["."]),
 }

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pytest_lora_ckpt import open_checkpoint
+from pytest_lora_ckpt import audit, open_checkpoint
 from pytest_lora_ckpt.checkpoint import name_companions
+from tests.helpers.gguf_samples import entry, raw_gguf
 
 PREFIX = "base_model.model."
 TARGETS = ("layers.0.q_proj", "layers.1.q_proj")
@@ -193,3 +194,42 @@ def test_a_project_names_files_wherever_they_lie(adapter: Path, tmp_path: Path) 
     assert all(each.named for each in named)
     assert named[3].error is not None
     assert named[3].error.problem == "missing"
+
+
+GGUF = {
+    "adapter": raw_gguf([entry("blk.0.attn_q.weight.lora_a")], [], bytes(32)),
+    "merged model": raw_gguf(
+        [entry("blk.0.attn_q.weight", (32, 2), 8), entry("output_norm.weight", offset=96)], [], bytes(128)
+    ),
+    "cut off": raw_gguf([entry("blk.0.attn_q.weight.lora_a")], [], bytes(8)),
+}
+
+
+@pytest.mark.parametrize("name", GGUF)
+def test_a_file_for_llama_cpp_is_no_part_of_what_was_trained(adapter: Path, name: str) -> None:
+    (adapter / "adapter-F16.gguf").write_bytes(GGUF[name])
+    companions = [(each.kind, each.why) for each in open_checkpoint(adapter).companions]
+    assert companions == ([] if name == "cut off" else [("other", "a file for llama.cpp")])
+    assert audit(adapter).passed
+
+
+TUNE = {
+    f"layers.{n}.attn.q_proj.lora_{letter}.weight": torch.ones(shape)
+    for n in range(2)
+    for letter, shape in {"a": (2, 4), "b": (4, 2)}.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "kind"),
+    [
+        (TUNE, "other"),
+        ({key: tensor for key, tensor in TUNE.items() if "layers.0" in key}, "weights"),  # Another adapter.
+        ({key: torch.cat([tensor, tensor], tensor.shape.index(2)) for key, tensor in TUNE.items()}, "weights"),
+        (TUNE | {"output.weight": torch.ones(4, 4)}, "weights"),
+    ],
+    ids=["the same", "one layer", "another rank", "with a head"],
+)
+def test_the_adapter_again_under_torchtunes_names(adapter: Path, tensors: dict[str, torch.Tensor], kind: str) -> None:
+    torch.save(tensors, adapter / "adapter_model.pt")
+    assert only(adapter).kind == kind
