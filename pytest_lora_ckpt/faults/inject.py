@@ -50,16 +50,17 @@ def write(draft: Draft, out_dir: Path) -> Copy:
     original = local(draft.checkpoint.path)
     weights = draft.weights
     in_directory = draft.checkpoint.layout in _DIRECTORIES
-    if in_directory and out_dir.resolve().is_relative_to(weights.parent.resolve()):
+    # Of several adapters in sub-directories the weights are those of one.
+    source = (original if in_directory and original.is_dir() else weights.parent).resolve()
+    if in_directory and out_dir.resolve().is_relative_to(source):
         raise ValueError(f"out_dir={str(out_dir)!r} must not lie within the checkpoint {original}")
     try:
-        source = weights.parent.resolve()
         named = [local(each.path).resolve() for each in draft.checkpoint.companions if each.named]
         # What is seen from the checkpoint as `../projector.bin` is seen so from the copy.
         top = os.path.commonpath([source.parent if in_directory else source, *(path.parent for path in named)])
         folder = out_dir / source.relative_to(top)
-        target = folder / weights.name
-        _copy_companions(weights, folder, whole_folder=in_directory)
+        target = folder / weights.parent.resolve().relative_to(source) / weights.name
+        _copy_companions(weights, source, folder, whole_folder=in_directory)
         companions = tuple(out_dir / path.relative_to(top) for path in named)
         for path, place in zip(named, companions, strict=True):
             _copy_named(path, place)
@@ -69,7 +70,7 @@ def write(draft: Draft, out_dir: Path) -> Copy:
             shutil.copyfile(weights, target)
         if draft.has_new_config:
             text = json.dumps(draft.config, indent=2, sort_keys=True)  # As `PeftConfigMixin.save_pretrained` does.
-            (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
+            (target.parent / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
         for patch in draft.patches:
             patch(target)
     except BaseException:
@@ -78,13 +79,11 @@ def write(draft: Draft, out_dir: Path) -> Copy:
     return Copy(folder if original.is_dir() else folder / original.name, out_dir, companions)
 
 
-def _copy_companions(weights: Path, folder: Path, *, whole_folder: bool) -> None:
-    source = weights.parent
-
+def _copy_companions(weights: Path, source: Path, folder: Path, *, whole_folder: bool) -> None:
     def left_out(where: str, names: list[str]) -> set[str]:
         """Name the weights, which are written, and what leads elsewhere or has no end: links, pipes, devices."""
         others = {name for name in names if not is_part(os.path.join(where, name), str(source))}  # noqa: PTH118
-        return others | ({weights.name} if Path(where) == source else set())
+        return others | ({weights.name} if Path(where) == weights.parent.resolve() else set())
 
     if whole_folder:
         shutil.copytree(source, folder, ignore=left_out)
