@@ -82,7 +82,10 @@ def stands_for_one(folder: Listing) -> bool:
 
 def is_checkpoint(folder: Listing) -> bool:
     """Whether a directory is a checkpoint, readable or not, by the names in it."""
-    return any(layout.accepts(folder) for layout in LAYOUTS)
+    try:
+        return any(layout.accepts(folder) for layout in LAYOUTS)
+    except OSError:
+        return False  # Whoever opens it says that it cannot be read.
 
 
 def listing_of_run(folder: Listing) -> Meant:

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 from pytest_lora_ckpt import audit, open_checkpoint
 from pytest_lora_ckpt.checkpoint import CheckpointError
+from pytest_lora_ckpt.checkpoint.meant import is_checkpoint, meant
+from pytest_lora_ckpt.checkpoint.storage import Listing, LocalStorage
 from tests.checkpoint.test_companions import write_adapter
 from tests.helpers.checkpoint_samples import Call
 
@@ -206,6 +208,23 @@ def test_a_directory_with_the_state_of_an_optimizer_alone_says_so(tmp_path: Path
     error = problem(tmp_path)
     assert error.problem == "training-state"
     assert "optimizer.bin" in error.found
+
+
+def test_a_directory_that_cannot_be_listed_is_said_so(tmp_path: Path) -> None:
+    class Closed(LocalStorage):
+        def list(self, folder: str) -> list[str]:
+            raise PermissionError(13, "Permission denied", folder)
+
+    assert not is_checkpoint(Listing(Closed(), str(tmp_path)))
+    assert meant(Listing(Closed(), str(tmp_path))).listing.folder == str(tmp_path)
+
+
+def test_a_step_that_is_a_link_out_of_the_run_is_not_followed(run: Callable[..., Path], tmp_path: Path) -> None:
+    out = run()
+    (tmp_path / "else").mkdir()
+    (out / "checkpoint-15").rename(tmp_path / "else" / "checkpoint-15")
+    (out / "checkpoint-15").symlink_to(tmp_path / "else" / "checkpoint-15")
+    assert problem(out).problem == "link-outside"
 
 
 def test_the_loader_gets_what_is_audited(run: Callable[..., Path]) -> None:
