@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.lora.config import AdapterConfig
 
-_MOST_STEPS = 20_000_000  # Names in the config times modules of the model: PEFT compares each with each.
+_FEW = 20
+_MOST_STEPS = 5_000_000  # Names in the config times modules of the model: PEFT compares each with each.
 _STARTS: dict[str, Any] = {
     # Starts that are worked out of weights, which are not there.
     "init_lora_weights": False,
@@ -69,8 +70,9 @@ def _plain_names(model: torch.nn.Module, config: AdapterConfig) -> dict[str, Any
     lists = (config.targets, config.excluded, config.saved, config.parameters)
     replaced: dict[str, Any] = {}
     try:
-        patterns = (config.targets not in {None, "all-linear"} and isinstance(config.targets, str), config.layers)
-        if any(patterns) or isinstance(config.excluded, str):
+        many = isinstance(config.targets, frozenset) and len(config.targets) > _FEW
+        pattern = isinstance(config.targets, str) and config.targets != "all-linear"
+        if many or pattern or config.layers or isinstance(config.excluded, str):
             replaced = {
                 "target_modules": [each for each in modules if config.is_target(each) and not config.left_out_by(each)],
                 "exclude_modules": None,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
 
-_MOST_PARTS = 300_000  # Modules and parameters: the largest models of experts have 100,000.
+_MOST_PARTS = 150_000  # Modules and parameters: the largest models of experts have 100,000.
+_MOST_LAYERS = 2_000  # A model of 400 billion parameters has 126.
 _LARGEST = 1 << 25  # A position, a row or a width: the longest context has 10 million.
 _MOST_POSITIONS = 1 << 24  # Positions times width, of models that write them out on the CPU.
 
@@ -94,6 +95,7 @@ def blueprint(checkpoint: Checkpoint, content: Mapping[str, Any]) -> Blueprint:
     Raises:
         StackError: transformers cannot build it, or it is of a class of the project's own.
     """
+    check_numbers(content)
     wanted, config = Wanted.of(checkpoint), config_of(content)
     best, most = None, -1
     for kind in candidates(config, checkpoint.adapter_config or {}):
@@ -124,7 +126,7 @@ def built(kind: type[Any], config: Any) -> Any:
     """
     import torch
 
-    _check_sizes(config)
+    _check_positions(config)
     try:
         with counted(), torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -164,15 +166,24 @@ def counted() -> Iterator[None]:
             hook.remove()
 
 
-def _check_sizes(config: Any) -> None:
+def check_numbers(content: Mapping[str, Any]) -> None:
     """Refuse sizes that no model has.
 
     Raises:
         StackError: There is one.
     """
-    for name, value in _numbers(config.to_dict()):
-        if abs(value) > _LARGEST and not name.endswith(("_id", "_index", "_ids")):
-            raise StackError(f"The base model's config has {printable(name)} = {value:.3g}.", GIVE_LOADER)
+    for name, value in _numbers(content):
+        most = _MOST_LAYERS if any(word in name for word in ("layers", "depth", "blocks")) else _LARGEST
+        if abs(value) > most and not name.endswith(("_id", "_index", "_ids")):
+            raise StackError(f"The base model's config has {printable(name, 60)} = {value:.3g}.", GIVE_LOADER)
+
+
+def _check_positions(config: Any) -> None:
+    """Refuse tables of positions that no model has.
+
+    Raises:
+        StackError: There is one.
+    """
     text = config.get_text_config()
     positions, width = getattr(text, "max_position_embeddings", None), getattr(text, "hidden_size", None)
     rotary = getattr(text, "rope_parameters", None) or getattr(text, "rope_theta", None)
