@@ -86,6 +86,23 @@ COMMANDS: dict[str, dict[str, Expected]] = {
         ),
         "pytest": Expected(counts={"skipped": 6}, lines=(NEEDS_OPTION,)),
     },
+    "peft_no_conftest": {
+        "python make_adapter.py": Expected(
+            lines=("wrote adapter/ after 2 steps", "wrote adapter-untrained/ after 0 steps")
+        ),
+        "pytest --lora-ckpt=adapter": Expected(
+            counts={"passed": 7, "skipped": 6}, lines=("verdict: loads-after-remap",)
+        ),
+        "pytest --lora-ckpt=adapter --lora-loader=peft": Expected(
+            counts={"passed": 11, "skipped": 2}, lines=("verdict: loads-after-remap",)
+        ),
+        "pytest --lora-ckpt=adapter-untrained --lora-loader=peft": Expected(
+            code=1,
+            counts={"failed": 2, "passed": 9, "skipped": 2},
+            failed=frozenset({"lora-ckpt::values[adapter-untrained]", "lora-ckpt::adapter-active[adapter-untrained]"}),
+            lines=("verdict: noop", "[adapter-all-zero]"),
+        ),
+    },
     "loader_mutation": {
         "python make_checkpoint.py": Expected(lines=("wrote runs/panorama-finetune.ckpt and runs/lora_weights/",)),
         "python score.py guide:load_like_the_guide": Expected(

@@ -76,7 +76,6 @@ def roots(result: AuditResult) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.cause for each in merged if each.severity == "error"))
 
 
-@pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")  # What PEFT alone says of it.
 @pytest.mark.parametrize("name", CASES)
 def test_the_root_cause_is_named(families: Path, tmp_path: Path, name: str) -> None:
     case = CASES[name]
