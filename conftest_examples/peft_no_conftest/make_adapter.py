@@ -1,4 +1,4 @@
-"""Make a tiny base model (`base/`), train a LoRA on it for two steps (`adapter/`), and save one that was not trained."""
+"""Make a tiny base model (`base/`), train a LoRA on it for two steps (`adapter/`), and save an untrained one."""
 
 from __future__ import annotations
 
