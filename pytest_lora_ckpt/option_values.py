@@ -138,13 +138,26 @@ def base_model(text: str, base: Path) -> str:
     return text
 
 
-def model(text: str, base: Path) -> Reference | Path | Literal["auto"]:
-    """Read `module:name`, the path of a manifest, the directory of a base model, or `auto`."""
+@dataclass(frozen=True, slots=True)
+class OtherCheckpoint:
+    """A checkpoint to compare with, in place of a model."""
+
+    path: str
+
+
+def model(text: str, base: Path) -> Reference | Path | OtherCheckpoint | Literal["auto"]:
+    """Read `module:name`, the path of a manifest or of another checkpoint, the directory of a base model, or `auto`."""
+    from pytest_lora_ckpt.vocabulary.files import MODEL_CONFIG, SHARD_INDEX, WEIGHTS_ENDINGS
+
     if text == AUTO:
         return AUTO
     path = base / Path(text).expanduser()
     if path.is_dir():
-        return path
+        return path if (path / MODEL_CONFIG).is_file() else OtherCheckpoint(str(path))
+    if text.endswith((*WEIGHTS_ENDINGS, SHARD_INDEX)):
+        if "://" not in text and not path.is_file():
+            raise ValueError("there is no such checkpoint.")
+        return OtherCheckpoint(text if "://" in text else str(path))
     if not text.endswith(".json"):
         return reference(text, "that returns the model")
     if not path.is_file():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.checkpoint.limits import Limits
     from pytest_lora_ckpt.comparison.stages import Demands, Stage
-    from pytest_lora_ckpt.option_values import Library, Reference
+    from pytest_lora_ckpt.option_values import Library, OtherCheckpoint, Reference
 
 OVERRIDABLE = ("lora_model", "lora_loader", "lora_inputs", "lora_generate_inputs", "lora_base_model", "lora_companions")
 """Fixtures that a project overrides in its `conftest.py`."""
@@ -99,8 +99,9 @@ _ROWS = (
     Option(
         "lora_model",
         "Callable that returns the nn.Module to receive the weights, a lora_manifest.json or the directory of a base "
-        "model that replaces it, or auto (the default for a PEFT adapter): the keys and shapes by the config of its "
-        "base model alone; or override the fixture lora_model.",
+        "model that replaces it, another checkpoint to compare names, shapes and values with, or auto (the default for "
+        "a PEFT adapter): the keys and shapes by the config of its base model alone; or override the fixture "
+        "lora_model.",
         "MODULE:FACTORY",
         read.model,
     ),
@@ -256,7 +257,7 @@ class Settings:
     """
 
     ckpt: tuple[str, ...]
-    model: Reference | Path | Literal["auto"] | None
+    model: Reference | Path | OtherCheckpoint | Literal["auto"] | None
     loader: Reference | Library | None
     base: str | None
     stage: Stage | None

@@ -88,6 +88,7 @@ def _gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         rules=compared.rules if compared else (),
         components=(compared.components if compared else None) or facts.components or (),
         proof=facts.proof,
+        values=facts.values,
         updates=facts.updates or (),
         provenance=facts.provenance or {},
         faults=facts.faults,

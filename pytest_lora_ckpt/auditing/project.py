@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from pytest_lora_ckpt import stacks  # Its names are resolved at first use.
+from pytest_lora_ckpt.checkpoint import Checkpoint
 from pytest_lora_ckpt.models import as_key_set, is_module, is_tensor
 from pytest_lora_ckpt.wording import beginning, said, type_name
 
@@ -138,6 +139,8 @@ class Project:
         self.refuse: Callable[[], None] = lambda: None
         """Called before the loader: raises where the checkpoint must not be loaded."""
         self._sources: Mapping[str, Callable[[], Any]] = {}
+        self.other: Checkpoint | None = None
+        """The checkpoint that is given as the model, once that was asked for."""
         self.others: Others = _ALONE
         """The other processes that audit their parts of the same model."""
         keep: tuple[type[BaseException], ...] = (ProjectError, *self.outcomes.skip, *self.outcomes.fail)
@@ -242,6 +245,8 @@ class Project:
         model = self._source("model", "model-failed")
         if model is None or is_module(model):
             return model
+        if isinstance(model, Checkpoint):
+            self.other = model
         try:
             return as_key_set(model)
         except TypeError:

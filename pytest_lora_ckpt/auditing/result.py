@@ -14,8 +14,8 @@ from pytest_lora_ckpt.wording import block
 SCHEMA = 1
 """Version of `AuditResult.to_dict()` and of the JSON report; raised when a field changes its meaning.
 
-1: the first. Fields were added since: `schema`, `spec`, `faults`, `meaning` and `failed_by` of a run, `ranks` of a
-proof.
+1: the first. Fields were added since: `schema`, `spec`, `faults`, `meaning` and `failed_by` of a run, its `values`,
+`ranks` of a proof.
 """
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -159,6 +159,28 @@ class ProofFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueDifference:
+    """A tensor that differs between two checkpoints: its key in each, and the largest difference of two elements."""
+
+    key: str
+    other_key: str
+    largest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ValueFacts:
+    """The values of two checkpoints against each other.
+
+    `counts`: number of tensors that are equal bit for bit, up to a cast, or that differ; `left`: of those not compared.
+    """
+
+    other: str
+    counts: Mapping[str, int]
+    left: int = 0
+    tensors: tuple[ValueDifference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateFacts:
     """The size of one adapter's update in one module, and of the weight that it changes."""
 
@@ -177,6 +199,7 @@ class Facts:
     components: tuple[Component, ...] | None = None
     comparison: ComparisonFacts | None = None
     proof: ProofFacts | None = None
+    values: ValueFacts | None = None
     updates: tuple[UpdateFacts, ...] | None = None
     provenance: Mapping[str, Mapping[str, int]] | None = None
     faults: Mapping[str, Any] | None = None
@@ -261,6 +284,7 @@ class AuditResult:
         findings: Causes and remedies, the gravest first, each once; what follows from an error is a warning.
         failed_by: Root cause -> the checks that failed for it, or for what follows from it.
         proof: The proof by value; None without a loaded model.
+        values: The values against another checkpoint's; None where none was given as the model.
         updates: The size of each update in the loaded model.
         provenance: Where the loaded model's tensors come from: component -> origin -> how many; empty without a base.
         faults: The score of the loader (`LoaderScore.to_dict()`), where it was asked for.
@@ -276,6 +300,7 @@ class AuditResult:
     rules: tuple[RuleFacts, ...] = ()
     components: tuple[Component, ...] = ()
     proof: ProofFacts | None = None
+    values: ValueFacts | None = None
     updates: tuple[UpdateFacts, ...] = ()
     provenance: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     faults: Mapping[str, Any] | None = None

@@ -32,3 +32,5 @@ from pytest_lora_ckpt.proof.provenance import Provenance as Provenance
 from pytest_lora_ckpt.proof.provenance import trace as trace
 from pytest_lora_ckpt.proof.updates import UpdateSize as UpdateSize
 from pytest_lora_ckpt.proof.updates import update_sizes as update_sizes
+from pytest_lora_ckpt.proof.versus import Versus as Versus
+from pytest_lora_ckpt.proof.versus import compare_values as compare_values

@@ -13,9 +13,12 @@ from pytest_lora_ckpt import manifest, replicas, stacks  # Their names are resol
 from pytest_lora_ckpt.auditing.evidence import AuditContext
 from pytest_lora_ckpt.auditing.guard import InternalError, guard
 from pytest_lora_ckpt.auditing.project import Project, TestOutcomes
+from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.checkpoint.address import AddressText, is_address
+from pytest_lora_ckpt.checkpoint.limits import Budget
+from pytest_lora_ckpt.checkpoint.open import open_within
 from pytest_lora_ckpt.comparison.stages import STAGES
-from pytest_lora_ckpt.option_values import REPLICA, Reference
+from pytest_lora_ckpt.option_values import REPLICA, OtherCheckpoint, Reference
 from pytest_lora_ckpt.pytest_plugin.settings import resolve
 from pytest_lora_ckpt.wording import block
 
@@ -97,6 +100,12 @@ class Sources:
             except (manifest.ManifestError, OSError, InternalError) as error:
                 raise pytest.UsageError(block(f"--lora-model={model}: {error}", wrapped=False)) from None
             self._make_model = lambda: keys
+        elif isinstance(model, OtherCheckpoint):
+            try:
+                other = open_within(model.path, Budget(self._settings.demands.limits))
+            except CheckpointError as error:
+                raise pytest.UsageError(block(f"--lora-model={model.path}: {error}", wrapped=False)) from None
+            self._make_model = lambda: other
         elif isinstance(model, Reference):
             self._make_model = resolve(self._config, "lora_model", model)
         if loader is not None:

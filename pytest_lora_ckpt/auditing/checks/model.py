@@ -10,8 +10,9 @@ from pytest_lora_ckpt.auditing.checks.check import check
 from pytest_lora_ckpt.auditing.judges import manifest as manifest_judges
 from pytest_lora_ckpt.auditing.judges import model as judges
 from pytest_lora_ckpt.auditing.judges.judgement import failed, skipped
+from pytest_lora_ckpt.auditing.judges.versus import same_values
 from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
-from pytest_lora_ckpt.auditing.result import Facts, ProofFacts, UpdateFacts
+from pytest_lora_ckpt.auditing.result import Facts, ProofFacts, UpdateFacts, ValueDifference, ValueFacts
 from pytest_lora_ckpt.findings.from_config import intruder_findings
 from pytest_lora_ckpt.wording import printable
 
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.loaded import LoadedEvidence
 
 
-@check("loaded", needs=(needs.loader, needs.method_in_model), show_when_passed=True)
+@check("loaded", needs=(needs.loader_or_other, needs.method_in_model), show_when_passed=True)
 def loaded(context: AuditContext) -> Judgement:
-    """Every tensor of the checkpoint is in the model that the loader returns, by value."""
+    """Every tensor of the checkpoint is in the model that the loader returns, by value; or in the other checkpoint."""
+    if context.loaded is None and (other := context.project.other) is not None:
+        from pytest_lora_ckpt.proof import compare_values  # torch, only for values.
+
+        compared = compare_values(context.checkpoint, other, context.report.mapping)
+        differing = tuple(from_plain(ValueDifference, to_plain(each)) for each in compared.differing)
+        values = ValueFacts(str(other.path), compared.counts, compared.left, differing)
+        return dataclasses.replace(same_values(compared), facts=Facts(values=values))
     evidence = _loaded(context)
     proof = evidence.proof
     facts = Facts(proof=from_plain(ProofFacts, proof.to_dict()))

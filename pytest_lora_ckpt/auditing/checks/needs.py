@@ -56,6 +56,12 @@ def loader(context: AuditContext) -> Judgement | None:
     )
 
 
+def loader_or_other(context: AuditContext) -> Judgement | None:
+    """There is a loader, or another checkpoint to compare with."""
+    is_other = context.project.model is not None and context.project.other is not None
+    return None if is_other else loader(context)
+
+
 def lora_keys(context: AuditContext) -> Judgement | None:
     """The checkpoint holds adapter parameters, or an adapter directory lies with it."""
     if context.file.has_lora or context.file.has_adapters_beside or not context.file.is_lora:
