@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
+from pytest_lora_ckpt.checkpoint.address import is_address
 from pytest_lora_ckpt.stacks.errors import StackError
 from pytest_lora_ckpt.wording import printable
 
@@ -50,7 +51,10 @@ class Request:
         Raises:
             StackError: It lies elsewhere.
         """
-        if "://" in str(self.address):
+        if is_address(str(self.address)):
+            path = self.checkpoint.path
+            if isinstance(path, Path):  # The local cache of the Hub has it.
+                return path
             raise StackError("The libraries load from this machine alone.", "Download it, and give its path.")
         return Path(self.address)
 

@@ -11,6 +11,8 @@ from huggingface_hub import HfFileSystem, constants, snapshot_download
 
 from pytest_lora_ckpt.checkpoint import open_checkpoint
 from pytest_lora_ckpt.checkpoint.address import Address
+from pytest_lora_ckpt.stacks.errors import StackError
+from pytest_lora_ckpt.stacks.request import Request
 from tests.helpers.hub_server import COMMIT, hub_server
 from tests.helpers.tiny_adapters import adapted
 
@@ -70,6 +72,14 @@ def test_the_cache_goes_first(hub: Web, tmp_path: Path, models: Path) -> None:
     assert checkpoint.keys == open_checkpoint(models / "nobody" / "a-lora").keys
     assert open_checkpoint("hf://nobody/a-lora@main/adapter_model.safetensors").layout == "peft_adapter"
     assert not hub.requests
+
+
+def test_a_librarys_loader_gets_what_the_cache_has(hub: Web, tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="this machine"):
+        _ = Request("nobody/a-lora").path
+    snapshot_download("nobody/a-lora", endpoint=hub.url, cache_dir=tmp_path / "cache", token=False)
+    request = Request("nobody/a-lora")
+    assert request.directory == tmp_path / "cache" / "models--nobody--a-lora" / "snapshots" / COMMIT
 
 
 def test_a_cache_with_a_config_alone_is_no_checkpoint(hub: Web, tmp_path: Path) -> None:
