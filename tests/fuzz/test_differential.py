@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that share what is imported")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_changed_file_is_read_as_torch_reads_it_or_refused(tmp_path: Path) -> None:
     outcome = run(seed=20, first=0, number=1000, folder=tmp_path)

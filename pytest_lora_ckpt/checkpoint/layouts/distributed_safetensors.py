@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
-from pytest_lora_ckpt.checkpoint.distributed import tiling
-from pytest_lora_ckpt.checkpoint.distributed.boxes import Part, PartsSource, parts_in, together
-from pytest_lora_ckpt.checkpoint.distributed.chunks import COPY_AGAIN
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
 from pytest_lora_ckpt.checkpoint.formats import safetensors_file
 from pytest_lora_ckpt.checkpoint.limits import OverLimitError, check_keys, over_limit
@@ -22,6 +19,7 @@ from pytest_lora_ckpt.vocabulary.files import MODEL_WEIGHTS, RANK_SHARDS, RANK_S
 from pytest_lora_ckpt.wording import count, listed
 
 if TYPE_CHECKING:
+    from pytest_lora_ckpt.checkpoint.distributed.boxes import Part
     from pytest_lora_ckpt.checkpoint.layouts import IndexFile
 
 NAME = "shards by rank"
@@ -50,6 +48,10 @@ def _shards(folder: Listing) -> list[str]:
 
 def assemble(listing: Listing, index_file: IndexFile) -> Checkpoint:
     """See `Layout`."""
+    # Only such a checkpoint pays for it.
+    from pytest_lora_ckpt.checkpoint.distributed import tiling
+    from pytest_lora_ckpt.checkpoint.distributed.boxes import PartsSource, parts_in, together
+
     folder = _folder(listing) or listing
     names = _shards(folder)
     folder.expect(names)
@@ -94,4 +96,6 @@ def _gaps(names: list[str]) -> str:
 
 
 def _error(problem: str, path: str, expected: str, found: str) -> CheckpointError:
+    from pytest_lora_ckpt.checkpoint.distributed.chunks import COPY_AGAIN
+
     return CheckpointError(problem, path, expected=expected, found=found, remedy=COPY_AGAIN)

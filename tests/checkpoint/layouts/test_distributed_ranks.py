@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     Fails = Callable[..., CheckpointError]
 
-pytestmark = pytest.mark.xdist_group("every-layout")
+# Slow: four processes with torch in each.
+pytestmark = [pytest.mark.xdist_group("every-layout"), pytest.mark.slow]
 
 WHOLE = [
     *("fsdp2", "flat_optimizer", "file_a_tensor", "two_threads", "metadata_a_rank", "safetensors_format"),

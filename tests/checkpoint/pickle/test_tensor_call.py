@@ -80,7 +80,7 @@ def test_one_step_is_the_same_as_all_opcodes(form: str, monkeypatch: pytest.Monk
     last = data.index(b"scalar")
     tuples = [place for place in opcodes if place > last and data[place] in b"\x85\x86\x87"]
     files = [data, *(data[:place] + bytes([code]) + data[place + 1 :] for place in tuples for code in b"\x85\x86\x87t")]
-    for _ in range(600):
+    for _ in range(250):
         changed = bytearray(data)
         for _ in range(seed.choice((1, 1, 2, 4))):
             place = seed.choice((seed.choice(opcodes), seed.randrange(len(data))))
