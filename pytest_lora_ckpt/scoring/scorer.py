@@ -254,4 +254,4 @@ def _remarks(rows: Sequence[Row], setup: Setup) -> Iterator[str]:
 def _name_of(loader: Any) -> str:
     if isinstance(loader, str):
         return loader
-    return str(getattr(loader, "__qualname__", type(loader).__name__))
+    return str(getattr(loader, "__qualname__", getattr(loader, "__name__", type(loader).__name__)))
