@@ -103,7 +103,13 @@ class LoadedEvidence:
     @cached_property
     def proof(self) -> Proof:
         """What the loaded model holds of the checkpoint, value by value."""
-        return prove_match(self._named, self._file.checkpoint, self.match, reference=self.reference)
+        return prove_match(
+            self._named,
+            self._file.checkpoint,
+            self.match,
+            reference=self.reference,
+            progress=self._project.progress,
+        )
 
     def stands_in_for(self, model: Any) -> bool:
         """Whether comparing with the loaded model says all that comparing with this model, or its keys, would say.

@@ -139,6 +139,8 @@ class Project:
         self.refuse: Callable[[], None] = lambda: None
         """Called before the loader: raises where the checkpoint must not be loaded."""
         self._sources: Mapping[str, Callable[[], Any]] = {}
+        self.progress: Callable[[int, int], None] = lambda _done, _total: None
+        """Is told how many bytes of a proof are compared, of how many."""
         self.other: Checkpoint | None = None
         """The checkpoint that is given as the model, once that was asked for."""
         self.others: Others = _ALONE

@@ -19,6 +19,7 @@ from pytest_lora_ckpt.checkpoint.limits import Budget
 from pytest_lora_ckpt.checkpoint.open import open_within
 from pytest_lora_ckpt.comparison.stages import STAGES
 from pytest_lora_ckpt.option_values import REPLICA, OtherCheckpoint, Reference
+from pytest_lora_ckpt.pytest_plugin.progress import TerminalProgress
 from pytest_lora_ckpt.pytest_plugin.settings import resolve
 from pytest_lora_ckpt.wording import block
 
@@ -124,7 +125,7 @@ class Sources:
         given = tuple(map(Path, companions))
         demands = dataclasses.replace(demands, stage=demands.stage or wanted.stage, companions=given)
         project = Project(path, _OUTCOMES)
-        project.others = self._others
+        project.others, project.progress = self._others, TerminalProgress(self._config)
         return AuditContext(path, demands, project, spec=wanted.spec)
 
     @property
