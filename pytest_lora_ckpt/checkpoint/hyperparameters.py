@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, describe
 from pytest_lora_ckpt.lora.config import AdapterConfig
+from pytest_lora_ckpt.tensors import TensorInfo
 from pytest_lora_ckpt.vocabulary.lora import PEFT_FIELDS
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ def _parts(value: object) -> tuple[dict[str, object], list[object]]:
             named, others = [value.kwargs, *states, value.entries], [*(value.args or ()), *(value.elements or ())]
     if isinstance(value, Mapping):
         named = [value]
-    elif isinstance(value, Namespace) or (dataclasses.is_dataclass(value) and not isinstance(value, (type, Opaque))):
+    elif isinstance(value, Namespace) or (
+        dataclasses.is_dataclass(value) and not isinstance(value, (type, Opaque, TensorInfo))
+    ):
         named = [vars(value)]
     elif isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (str, bytes)):
         others = sorted(value, key=describe) if isinstance(value, (set, frozenset)) else list(value)
