@@ -13,7 +13,7 @@ from pytest_lora_ckpt.findings.finding import finding
 from pytest_lora_ckpt.keys import ParsedKey, parse_keys, templates
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
-from pytest_lora_ckpt.vocabulary.lora import MAGNITUDE, PEFT_FACTORS
+from pytest_lora_ckpt.vocabulary.lora import CONVOLUTIONS, MAGNITUDE, PEFT_FACTORS
 from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
@@ -231,7 +231,8 @@ def _uneven_layers(keys: KeySet, pairs: Iterable[LoraPair]) -> Iterator[Finding]
     similar: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for module in adapted - convolutions:
         parent, leaf = _parent_and_leaf(module)
-        similar[like_modules(parent)][parent].add(leaf)
+        if not leaf.lstrip("._").startswith(CONVOLUTIONS):
+            similar[like_modules(parent)][parent].add(leaf)
     lacking: list[str] = []
     for pattern, parents in similar.items():
         if "*" not in pattern:

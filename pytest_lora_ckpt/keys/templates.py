@@ -158,7 +158,8 @@ def _read(keys: Mapping[str, Any]) -> dict[str, Reading]:
             found.update((key, read_segments(key.split("."))) for key in template.members.values())
     scales = [template for template in own if template.reading.lora in LORA_SCALES]
     if scales:
-        factors = [template for template in own if template.reading.is_lora and template not in scales]
+        lora = [template for template in own if template.reading.is_lora]
+        factors = [template for template in lora if template.reading.lora not in LORA_SCALES]
         adapted = {path for template in factors for path in _module_paths(template)}
         for template in scales:
             members = zip(template.members.values(), _module_paths(template), strict=True)

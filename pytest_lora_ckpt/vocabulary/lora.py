@@ -112,6 +112,11 @@ FUSED_PROJECTIONS = frozenset({"attn", "qkv", "qkv_proj", "c_attn", "query_key_v
 factors that stack a pair for each: litgpt (litgpt/model.py; `attn` in older releases), GPT-2, GPT-NeoX, Falcon,
 Phi-3, MPT, Baichuan (transformers/models/*/modeling_*.py), in lower case."""
 
+CONVOLUTIONS = ("conv", "shortcut", "downsample", "skip")
+"""How the names of convolutions begin, and of those that only some blocks of a network have: `conv_shortcut`
+(diffusers/models/resnet.py), `downsample` (torchvision/models/resnet.py), `skip_connection` (Stable Diffusion's first
+UNet). LyCORIS' LoHa and LoKr may hold them flat, so that their shapes do not tell."""
+
 LORA_METHODS = frozenset({"LORA", "ADALORA", "XLORA"})
 """Values of `peft_type` whose parameters are called `lora_A` and `lora_B` (`adapter_layer_names` in
 peft/tuners/*/layer.py)."""

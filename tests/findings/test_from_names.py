@@ -245,7 +245,15 @@ def test_convolutions_that_only_some_blocks_have(shortcuts: tuple[int, ...], ker
 
 
 def test_matrices_that_one_block_lacks() -> None:
-    assert causes(unet((0, 1, 2, 3, 4), kernel=())) == ["lora-uneven-layers"]
+    keys = {key.replace("conv_shortcut", "to_q"): shape for key, shape in unet((0, 1, 2, 3, 4), kernel=()).items()}
+    assert causes({key.replace(".conv", ".fc"): shape for key, shape in keys.items()}) == ["lora-uneven-layers"]
+
+
+def test_convolutions_that_are_flat_in_the_file() -> None:
+    """As LyCORIS' LoHa without a Tucker kernel."""
+    assert causes(unet((0, 1, 2, 3, 4), kernel=())) == []
+    flat = {key.replace(".lora_A.weight", ".lora_down.weight"): shape for key, shape in unet((0, 1, 2, 3, 4)).items()}
+    assert causes({key.replace(".lora_B.weight", ".lora_up.weight"): shape for key, shape in flat.items()}) == []
 
 
 @pytest.mark.parametrize("parts", [LOHA, LOKR, LOKR_IN_FACTORS], ids=["loha", "lokr", "lokr-in-factors"])
