@@ -17,6 +17,7 @@ from pytest_lora_ckpt.wording import count, grouped, printable, said, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.comparison.stages import Stage
@@ -63,12 +64,18 @@ def by_config(checkpoint: Checkpoint, base: str | None, stage: Stage | None = No
 
 def _compared(checkpoint: Checkpoint, base: str | None, stage: Stage | None) -> LoadReport:
     found = stacks.find_base(base, checkpoint)
-    content = found.config(checkpoint.budget)
-    from pytest_lora_ckpt.comparison.companion import compare_with_companion
-    from pytest_lora_ckpt.stacks.attach import attached  # torch, transformers and PEFT: only with a base model.
-    from pytest_lora_ckpt.stacks.meta import blueprint
+    try:
+        content = found.config(checkpoint.budget)
+        from pytest_lora_ckpt.comparison.companion import compare_with_companion
+        from pytest_lora_ckpt.stacks.attach import attached  # torch, transformers and PEFT: only with a base model.
+        from pytest_lora_ckpt.stacks.meta import blueprint
 
-    plan = blueprint(checkpoint, content)
+        plan = blueprint(checkpoint, content)
+    except stacks.StackError:
+        # What a config's word alone names is not opened in another way.
+        if base is None or found.directory is None:
+            raise
+        return _compared_with_index(checkpoint, found.directory, stage)
     if plan.fused:
         what = f"{plan.kind.__name__} holds {grouped(plan.fused)} as parts of larger tensors, put together when loading"
         raise stacks.StackError(f"{what}.", _GIVE_PEFT)
@@ -79,6 +86,17 @@ def _compared(checkpoint: Checkpoint, base: str | None, stage: Stage | None) -> 
     if others and not state.unexpected.of("lora", "lora_wrapped", "prefix") and not state.shape_mismatches:
         _refuse(plan, others)
     return dataclasses.replace(report, findings=(*report.findings, finding("model-by-config", _told(plan, found.name))))
+
+
+def _compared_with_index(checkpoint: Checkpoint, directory: Path, stage: Stage | None) -> LoadReport:
+    from pytest_lora_ckpt.comparison.companion import compare_with_companion
+    from pytest_lora_ckpt.stacks.attach import attached
+    from pytest_lora_ckpt.stacks.skeleton import skeleton
+
+    model = model_keys(attached(skeleton(checkpoint, directory), checkpoint))
+    report = compare_with_companion(checkpoint, model, stage=stage).report
+    told = f"Compared with the names and shapes of the weights in {printable(directory)}: its config builds no model."
+    return dataclasses.replace(report, findings=(*report.findings, finding("model-by-config", told)))
 
 
 def _refuse(plan: Blueprint, keys: Sequence[str]) -> NoReturn:

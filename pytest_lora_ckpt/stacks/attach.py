@@ -48,6 +48,8 @@ def attached(model: torch.nn.Module, checkpoint: Checkpoint) -> torch.nn.Module:
     assert config is not None  # noqa: S101 - It was found by its config.
     content = checkpoint.adapter_config or {}
     fields = {name: _STARTS.get(name, value) for name, value in content.items()} | _plain_names(model, config)
+    if not hasattr(model, "config"):  # A tree of plain modules, for which no task is known.
+        fields |= {"task_type": None, "modules_to_save": [*config.saved, *config.trained_heads] or None}
     try:
         with counted(), torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
