@@ -12,6 +12,7 @@ from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Companion, open_c
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.formats import FORMATS, gguf_file
 from pytest_lora_ckpt.checkpoint.layouts import peft_adapter, transformers_model
+from pytest_lora_ckpt.checkpoint.layouts.several_files import Part, join
 from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
 from pytest_lora_ckpt.checkpoint.limits import HEAD
 from pytest_lora_ckpt.keys import parse_keys
@@ -91,8 +92,14 @@ def below(checkpoint: Checkpoint, folder: Listing, assemble: Assemble) -> Iterat
         if inside.has(ADAPTER_CONFIG) and not _is_step(name, inside):
             yield open_companion("adapter", inside.path, partial(assemble, inside, (peft_adapter,)), called=name)
         elif has_modules and re.fullmatch(MODULE_DIRECTORY, name) and transformers_model.accepts(inside):
-            found = open_companion("weights", inside.path, partial(assemble, inside, (transformers_model,)))
+            found = open_companion("weights", inside.path, partial(_module, name, inside, assemble))
             yield _judged(checkpoint, found.checkpoint, found.path) if found.checkpoint else found
+
+
+def _module(name: str, inside: Listing, assemble: Assemble) -> Checkpoint:
+    """Index a module of sentence-transformers: the model calls it by the number that its directory begins with."""
+    found = assemble(inside, (transformers_model,))
+    return join([Part(name, found, f"{name.partition('_')[0]}.")], inside.path, found.layout)
 
 
 def _open(folder: Listing, name: str, index_file: IndexFile) -> Checkpoint:

@@ -188,7 +188,10 @@ def test_modules_of_sentence_transformers_are_trained_weights(tmp_path: Path) ->
     for name in ("2_Dense", "elsewhere"):
         save_file({"linear.weight": torch.ones(3, 4)}, adapter / name / "model.safetensors")
     found = open_checkpoint(adapter)
-    assert [(each.kind, each.path.name) for each in found.trained] == [("weights", "2_Dense")]
+    (dense,) = found.trained
+    assert (dense.kind, dense.path.name, dense.why) == ("weights", "2_Dense", "")
+    assert dense.checkpoint is not None
+    assert dense.checkpoint.read("2.linear.weight").shape == (3, 4)
     torch.save({"x": Call(print, "ran")}, adapter / "2_Dense" / "pytorch_model.bin")
     assert "2_Dense/pytorch_model.bin" in audit(adapter).check("safe").summary
 
