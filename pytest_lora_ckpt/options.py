@@ -87,7 +87,8 @@ _ROWS = (
     Option(
         "lora_ckpt",
         "Audit this checkpoint (repeatable; a pattern such as 'runs/*/best.ckpt' and a directory of runs stand for all "
-        "that they have): a .ckpt/.pt/.bin/.safetensors file, a PEFT adapter directory, "
+        "that they have, the directory of one run for its best or newest step): a "
+        ".ckpt/.pt/.bin/.safetensors file, a PEFT adapter directory, "
         "a Hugging Face model directory (sharded or not), the address of one (https://, s3://, gs://, hf://, any that "
         "fsspec knows) or its id on the Hugging Face Hub, or "
         "replica:STAGE (vision, resampler, finetune), a tiny PanoramaVLM checkpoint made on the spot.",

@@ -45,7 +45,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits | None = Non
         path: Where it lies: a path, an address of fsspec, or an id on the Hugging Face Hub. A torch file (zip or
             legacy format, with a state dict, or with one in an envelope as Lightning writes it), a safetensors file, a
             PEFT adapter directory or the weights file in one, the directory of a Hugging Face model, sharded or not, or
-            one that `torch.distributed.checkpoint` wrote, or a file in it.
+            one that `torch.distributed.checkpoint` wrote, or a file in it; `docs/layouts.md` has them all.
         limits: What its files may ask for.
 
     Raises:
