@@ -83,9 +83,8 @@ def manifest() -> str:
 
 def write(random: Random, folder: Path) -> Path:
     """Write one changed checkpoint into an empty directory, and return the path to audit."""
-    return random.choices((_file, _pickle, write_config, _header, write_index, _manifested), (3, 3, 3, 2, 1, 1))[0](
-        random, folder
-    )
+    kinds = (_file, _pickle, write_config, _header, write_index, _manifested, write_ranks)
+    return random.choices(kinds, (3, 3, 3, 2, 1, 1, 1))[0](random, folder)
 
 
 def _file(random: Random, folder: Path) -> Path:
@@ -114,6 +113,37 @@ def _pickle(random: Random, folder: Path) -> Path:
     if place == 1:
         return written(data, folder)
     return written(checkpoint(data), folder)
+
+
+@cache
+def runs() -> list[dict[str, bytes]]:
+    """Give the files of DeepSpeed's checkpoints of every stage, by their paths."""
+    from tests.helpers.zero_samples import write_universal, write_zero, zero
+
+    found = []
+    for stage in range(4):
+        for make in (write_zero, write_universal) if stage else (write_zero,):
+            with tempfile.TemporaryDirectory() as folder:
+                run = make(zero(stage), Path(folder) / "run")
+                files = (path for path in sorted(run.rglob("*")) if path.is_file())
+                found.append({str(path.relative_to(run)): path.read_bytes() for path in files})
+    return found
+
+
+def write_ranks(random: Random, folder: Path) -> Path:
+    """Write a checkpoint of DeepSpeed in which the pickle of one file is changed."""
+    files = dict(random.choice(runs()))
+    name = random.choice([name for name in files if name.endswith(".pt")])
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(files[name])) as before, zipfile.ZipFile(packed, "w") as after:
+        for record in before.namelist():
+            data = before.read(record)
+            after.writestr(record, other_pickle(random, data) if record.endswith("data.pkl") else data)
+    files[name] = packed.getvalue()
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    return folder
 
 
 def write_config(random: Random, folder: Path) -> Path:
