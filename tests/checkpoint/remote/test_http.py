@@ -266,10 +266,19 @@ def test_an_empty_file(tmp_path: Path, web: Web, fails: Fails) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.safetensors", "%2e%2e/secret.safetensors", "a/../../secret.safetensors", "a?b", "//x/y"]
+    "name",
+    [
+        "../secret.safetensors",
+        "%2e%2e/secret.safetensors",
+        "%2e%2e%2fsecret.safetensors",
+        "a/../../secret.safetensors",
+        "a?b",
+        "//x/y",
+    ],
 )
 def test_an_index_leads_nowhere_else(tmp_path: Path, web: Web, name: str) -> None:
     save_file(_state(1), tmp_path / "secret.safetensors")
+    web.lists = False  # Each name is asked for.
     (tmp_path / "run").mkdir()
     index = {"weight_map": {"model.layers.0.q_proj.weight": name}}
     (tmp_path / "run" / "model.safetensors.index.json").write_text(json.dumps(index))
