@@ -32,6 +32,8 @@ def connect(address: str, budget: Budget) -> Storage:
         raise errors.missing_package(address, error) from None
     except ValueError as error:
         raise errors.unknown_scheme(address, error) from None
+    except Exception as error:  # noqa: BLE001 - Some filesystems look at what they are given.
+        raise errors.no_address(address, error) from None
     protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
     seconds = budget.limits.request_seconds
     if "https" in protocols:

@@ -31,6 +31,12 @@ def missing(address: str, found: str = "nothing under this address") -> Checkpoi
     return CheckpointError("missing", address, expected=_FILE, found=found, remedy=remedy)
 
 
+def no_address(address: str, why: BaseException) -> CheckpointError:
+    """Return the error for an address that cannot be followed."""
+    found = printable(f"no address that can be followed: {type(why).__name__}: {beginning(str(why))}", 300)
+    return missing(address, found)
+
+
 def forbidden(address: str, found: str) -> CheckpointError:
     """Return the error for a server that wants other credentials."""
     remedy = f"{_CREDENTIALS}{_about(address) or ' A signed address may have expired.'}"

@@ -127,6 +127,8 @@ def _by_library(address: str, error: Exception) -> CheckpointError:
         return error
     status = getattr(getattr(error, "response", None), "status_code", None)
     name, text = type(error).__name__, f"{type(error).__name__}: {error}"
+    if isinstance(error, (ValueError, NotImplementedError)):
+        return errors.no_address(address, error)
     if "Credential" in name or "Auth" in name or status in {401, 403}:
         return errors.forbidden(address, text)
     if "Connect" in name or "Endpoint" in name:

@@ -119,8 +119,8 @@ class HttpServer:
             raise errors.unreachable(address, error.os_error.strerror or error.os_error) from None
         except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionError) as error:
             raise errors.cut_off(address, error) from None
-        except (aiohttp.InvalidURL, aiohttp.TooManyRedirects) as error:
-            raise errors.missing(address, f"no address that can be followed: {type(error).__name__}") from None
+        except (ValueError, aiohttp.TooManyRedirects) as error:  # An `InvalidURL` is a ValueError as well.
+            raise errors.no_address(address, error) from None
         except (aiohttp.ClientError, OSError) as error:
             raise errors.refused(address, f"{type(error).__name__}: {error}") from None
         return answer

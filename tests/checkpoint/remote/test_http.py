@@ -197,6 +197,14 @@ def test_a_missing_file_is_told(web: Web, fails: Fails) -> None:
     fails(f"{web.url}/no/such/directory/", "missing")
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://", "http://[::1", "http:///a.pt", "http://127.0.0.1:99999/a.pt", f"http://{'a' * 300}/x.pt", "zip://a::"],
+)
+def test_what_is_no_address_is_told(fails: Fails, address: str) -> None:
+    assert "no address" in fails(address, "missing").found
+
+
 def test_a_page_is_told(tmp_path: Path, web: Web, fails: Fails) -> None:
     (tmp_path / "a.html").write_text("<!doctype html><html>Sign in</html>")
     fails(f"{web.url}/a.html", "web-page")
