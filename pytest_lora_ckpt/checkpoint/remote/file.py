@@ -73,7 +73,8 @@ class RemoteWindow:
         found: What is known of it.
         server: Where it lies.
         blocks: What was read of it.
-        planned: The stretches that will be read, from where to where.
+        planned: The stretches that will be read, from where to where, each of which is a request.
+        runs: The same, those side by side as one.
     """
 
     origin: str
@@ -82,6 +83,7 @@ class RemoteWindow:
     blocks: Blocks = field(repr=False)
     budget: Budget = field(repr=False)
     planned: list[tuple[int, int]] = field(default_factory=list, repr=False)
+    runs: list[tuple[int, int]] = field(default_factory=list, repr=False)
 
     is_remote = True
 
@@ -114,8 +116,15 @@ class RemoteWindow:
                 joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
             elif start < stop:
                 joined.append((start, stop))
+        if all(self._is_planned(*each) for each in joined):
+            return  # A part of what is being read: the plan goes further.
+        self.runs[:] = joined
         # Each is a request at most.
         self.planned[:] = [(at, min(at + _BLOCK, stop)) for start, stop in joined for at in range(start, stop, _BLOCK)]
+
+    def _is_planned(self, start: int, stop: int) -> bool:
+        at = bisect_right(self.runs, (start, self.length)) - 1
+        return at >= 0 and stop <= self.runs[at][1]
 
     def _read(self, start: int, stop: int) -> bytearray:
         whole = bytearray(max(stop - start, 0))
