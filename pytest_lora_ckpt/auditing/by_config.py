@@ -72,8 +72,8 @@ def _compared(checkpoint: Checkpoint, base: str | None, stage: Stage | None) -> 
 
         plan = blueprint(checkpoint, content)
     except stacks.StackError:
-        # What a config's word alone names is not opened in another way.
-        if base is None or found.directory is None:
+        # What a config's word alone names is not opened in another way, and a class of the project is not its base.
+        if base is None or found.directory is None or _is_of_the_project(checkpoint):
             raise
         return _compared_with_index(checkpoint, found.directory, stage)
     if plan.fused:
@@ -97,6 +97,13 @@ def _compared_with_index(checkpoint: Checkpoint, directory: Path, stage: Stage |
     report = compare_with_companion(checkpoint, model, stage=stage).report
     told = f"Compared with the names and shapes of the weights in {printable(directory)}: its config builds no model."
     return dataclasses.replace(report, findings=(*report.findings, finding("model-by-config", told)))
+
+
+def _is_of_the_project(checkpoint: Checkpoint) -> bool:
+    from pytest_lora_ckpt.stacks.classes import of_transformers, trained_class
+
+    trained = trained_class(checkpoint.adapter_config or {})
+    return trained is not None and of_transformers(trained) is None
 
 
 def _refuse(plan: Blueprint, keys: Sequence[str]) -> NoReturn:

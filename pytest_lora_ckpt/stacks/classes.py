@@ -39,6 +39,13 @@ def _without_choices_of_code(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def trained_class(adapter: Mapping[str, Any]) -> str | None:
+    """Return the name of the class that was trained, where `adapter_config.json` says it."""
+    mapping = adapter.get("auto_mapping")
+    name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def candidates(config: Any, adapter: Mapping[str, Any]) -> list[type[Any]]:
     """Return the classes that the base model of an adapter may be of, the likeliest first.
 
@@ -50,16 +57,15 @@ def candidates(config: Any, adapter: Mapping[str, Any]) -> list[type[Any]]:
         StackError: It is of a class of the project's own.
     """
     names = [name for name in getattr(config, "architectures", None) or () if isinstance(name, str)]
-    trained = adapter.get("auto_mapping")
-    trained = trained.get("base_model_class") if isinstance(trained, dict) else None
+    trained = trained_class(adapter)
     task = adapter.get("task_type")
     for name in (trained, *names[:1]):
-        if isinstance(name, str) and _of_transformers(name) is None:
+        if name is not None and of_transformers(name) is None:
             raise StackError(f"The base model's class {printable(name)} is not one of transformers.", GIVE_LOADER)
-    own = [kind for name in names[:1] if (kind := _of_transformers(name))]
+    own = [kind for name in names[:1] if (kind := of_transformers(name))]
     found: list[type[Any]] = []
-    if isinstance(trained, str):
-        found += filter(None, [_of_transformers(trained)])
+    if trained is not None:
+        found += filter(None, [of_transformers(trained)])
     if isinstance(task, str) and task in TASK_MAPPINGS:
         # What sees or hears is often trained as a causal language model: its config says better what it is.
         found += [*(own if task in OF_GENERATION else ()), *_in_mapping(TASK_MAPPINGS[task], config)]
@@ -78,7 +84,7 @@ def _in_mapping(mapping: str, config: Any) -> Iterator[type[Any]]:
     yield from found if isinstance(found, (tuple, list)) else [found]
 
 
-def _of_transformers(name: str) -> type[Any] | None:
+def of_transformers(name: str) -> type[Any] | None:
     """Return a model's class by its name."""
     import transformers
 
