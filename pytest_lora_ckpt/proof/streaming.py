@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.proof.loaded_model import ModelTensor
     from pytest_lora_ckpt.tensors import TensorInfo
 
-_STRETCH = 1 << 17  # Bytes: with its cast it stays in the cache of a core, and hides the cost of the calls.
-_ELEMENTS = 1 << 15  # Of a stretch: torch casts no more than these in the calling thread alone.
+_STRETCH = 1 << 18  # Bytes: with its cast it stays in the cache of a core, and hides the cost of the calls.
+_ELEMENTS = 1 << 15  # Of a stretch that is cast: torch casts no more than these in the calling thread alone.
 _WORTH_THREADS = 1 << 26  # Bytes.
 
 
@@ -98,7 +98,8 @@ class _Comparison:
     """The comparison of one tensor with what a file holds of it, through buffers that are used again."""
 
     def __init__(self, dtype: torch.dtype, now: torch.Tensor) -> None:
-        elements = min(_STRETCH // dtype.itemsize, _ELEMENTS, now.numel())
+        most = _STRETCH // dtype.itemsize if dtype == now.dtype else min(_STRETCH // dtype.itemsize, _ELEMENTS)
+        elements = min(most, now.numel())
         self._item, self._width = dtype.itemsize, now.element_size()
         self._now = as_bytes(now).data
         self._read = self._given = bytearray(elements * dtype.itemsize)

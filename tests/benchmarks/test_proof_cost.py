@@ -1,6 +1,8 @@
-"""The proof of 4 GB, by value, beside a plain copy of the same bytes. Target: half its bandwidth, one tensor extra.
+"""The proof of 4 GB, by value, beside a plain copy of the same bytes, each with one thread.
 
-The file is warm, the copy goes from memory to memory through one buffer, and both are timed in turn in one process.
+Targets: 0.8 of the copy's bandwidth, 0.5 after a cast, one tensor of extra memory; with two threads on two free cores
+1.6 times as fast. The file is warm, the copy goes from memory to memory through one buffer, and all are timed in turn
+in one process, by CPU seconds too: on a machine that others use they are the figure to compare.
 """
 
 from __future__ import annotations
@@ -74,20 +76,26 @@ def test_proof_at_memory_speed(benchmark: BenchmarkFixture, loaded: tuple[Any, P
     def prove() -> None:
         assert prove_load(model, checkpoint).proved
 
-    costs: dict[str, list[float]] = {"copy": [], "proof": []}
+    works = {"copy": (copy, 1), "proof": (prove, 1), "proof, two threads": (prove, 2)}
+    wall: dict[str, list[float]] = {name: [] for name in works}
+    cpu: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(ROUNDS + 1):
-        for name, work in (("copy", copy), ("proof", prove)):
-            begin = time.perf_counter()
+        for name, (work, threads) in works.items():
+            torch.set_num_threads(threads)
+            begin, used = time.perf_counter(), time.process_time()
             work()
             if turn:
-                costs[name].append(time.perf_counter() - begin)
-    medians = {name: statistics.median(each) for name, each in costs.items()}
+                wall[name].append(time.perf_counter() - begin)
+                cpu[name].append(time.process_time() - used)
+    seconds, spent = ({name: statistics.median(each) for name, each in by.items()} for by in (wall, cpu))
     size = checkpoint.keys.nbytes
     benchmark.extra_info |= {
         "bytes": size,
-        "copy GB/s": round(size / medians["copy"] / 1e9, 2),
-        "proof GB/s": round(size / medians["proof"] / 1e9, 2),
-        "of the copy's bandwidth": round(medians["copy"] / medians["proof"], 2),
+        "copy GB/s": round(size / seconds["copy"] / 1e9, 2),
+        "proof GB/s": round(size / seconds["proof"] / 1e9, 2),
+        "of the copy's bandwidth": round(seconds["copy"] / seconds["proof"], 2),
+        "of the copy's, by CPU seconds": round(spent["copy"] / spent["proof"], 2),
+        "two threads": round(seconds["proof"] / seconds["proof, two threads"], 2),
         "MiB extra": peak_over_now(prove),
         "MiB of one tensor": OUT * IN * 4 // 2**20,
     }
