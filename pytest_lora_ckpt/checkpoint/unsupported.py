@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CONFIG, TRAINING_STATE_FILE
 from pytest_lora_ckpt.wording import listed, printable
@@ -76,14 +76,14 @@ def recognise_head(path: str, head: bytes) -> CheckpointError | None:
     if sign is None:
         return None
     kind, what, remedy = sign
-    return _error(kind, path, what, remedy.replace("{name}", Path(path).name))
+    return _error(kind, path, what, remedy.replace("{name}", place(path).name))
 
 
 def file(window: Window, head: bytes, reasons: list[str]) -> CheckpointError:
     """Return the error for a file of no format; `reasons` has one line per layout and format."""
-    if (name := Path(window.origin).name) in {ADAPTER_CONFIG, MODEL_CONFIG}:
+    if (name := place(window.origin).name) in {ADAPTER_CONFIG, MODEL_CONFIG}:
         whose = "an adapter" if name == ADAPTER_CONFIG else "a model"
-        remedy = f"Give its directory: {Path(window.origin).parent}"
+        remedy = f"Give its directory: {place(window.origin).parent}"
         return _error("config", window.origin, f"the config of {whose}, not its weights", remedy)
     kind, what = _unknown_file(window.length, head)
     what = "\n".join([what, "nothing reads it:", *reasons])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_lora_ckpt import CheckpointError, open_checkpoint, write_manifest
 from pytest_lora_ckpt import audit as audit_alone
-from pytest_lora_ckpt import write_manifest
 from tests.helpers.tiny_adapters import adapted
 from tests.helpers.web_server import Web, web_server
 
@@ -113,6 +113,15 @@ def test_no_credential_is_in_a_result(web: Web) -> None:
     result = audit_alone(_address(web))
     assert "readable" in result.named("passed")
     assert result.checkpoint.path.startswith("http://***@127.0.0.1")
+
+
+@pytest.mark.parametrize("name", ["pointer.bin", "adapter_config.json"])
+def test_no_credential_is_in_a_remedy(tmp_path: Path, name: str) -> None:
+    lines = ("version https://git-lfs.github.com/spec/v1", "oid sha256:4d7a2146", "size 42", "")
+    (tmp_path / name).write_text("\n".join(lines) if name == "pointer.bin" else "{}")
+    with web_server(tmp_path) as web, pytest.raises(CheckpointError) as caught:
+        open_checkpoint(_address(web, name))
+    assert not any(each in str(caught.value) for each in SECRETS)
 
 
 def test_one_that_cannot_be_reached_leaves_the_others_alone(audit: Audit, web: Web, adapter: Path) -> None:
