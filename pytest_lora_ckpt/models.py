@@ -12,7 +12,7 @@ from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 from pytest_lora_ckpt.wording import dtype_name, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator, Sequence
 
     import torch
 
@@ -50,15 +50,52 @@ def model_keys(model: torch.nn.Module) -> KeySet:
 def keys_of_state(model: torch.nn.Module, state: Mapping[str, Any]) -> KeySet:
     """List the keys of a model whose state dict, made with `keep_vars=True`, is at hand."""
     held = {key: value for key, value in state.items() if is_tensor(value) and not _is_lazy(value)}
-    return KeySet({key: _tensor_info(value) for key, value in held.items()}, published=_published_renaming(model))
+    return KeySet({key: _tensor_info(value) for key, value in held.items()}, published=_published(model))
 
 
-def _published_renaming(model: torch.nn.Module) -> Callable[[str], str] | None:
-    """Return how transformers renames older checkpoints of its classes in this model; None without such a class.
+class Published:
+    """How transformers reads older checkpoints of its classes in a model, each class at its own place.
 
-    See `get_model_conversion_mapping` in transformers/conversion_mapping.py, from version 5. Only what renames one key
-    is asked, not what splits or fuses tensors.
+    See `get_model_conversion_mapping` in transformers/conversion_mapping.py, from version 5.
+
+    Args:
+        steps: Plain path of a model of transformers in the model, with a point behind it -> what it does with keys.
     """
+
+    def __init__(self, steps: Mapping[str, Sequence[Any]]) -> None:
+        self._steps = steps
+
+    def __call__(self, key: str) -> str:
+        """Return what a key is called today: only what renames one tensor counts, not what splits or fuses some."""
+        for prefix, steps in self._steps.items():
+            if key.startswith(prefix):
+                key = prefix + _renamed(key[len(prefix) :], steps)
+        return key
+
+    def inside(self, key: str) -> Iterator[tuple[str, str]]:
+        """Give the same for a file of one of these models alone: the key as it is called today, and its whole name.
+
+        What stands before the names that transformers knows stays there, for the usual rewrite of a path.
+        """
+        segments = key.split(".")
+        for at in range(min(len(segments), _MOST_AROUND)):
+            around, name = "".join(f"{each}." for each in segments[:at]), ".".join(segments[at:])
+            for prefix, steps in self._steps.items():
+                if (now := _renamed(name, steps)) != name:
+                    yield around + now, prefix + now
+
+
+_MOST_AROUND = 8  # Segments before the keys of a model of transformers, in whatever holds it.
+
+
+def _renamed(name: str, steps: Iterable[Any]) -> str:
+    for step in steps:
+        name = step.rename_source_key(name)[0]
+    return name
+
+
+def _published(model: torch.nn.Module) -> Published | None:
+    """Return how transformers reads older checkpoints of its classes in this model; None without such a class."""
     if "transformers.modeling_utils" not in sys.modules:
         return None
     try:
@@ -67,7 +104,7 @@ def _published_renaming(model: torch.nn.Module) -> Callable[[str], str] | None:
         from transformers.core_model_loading import WeightRenaming
     except ImportError:
         return None
-    steps: list[tuple[str, WeightRenaming]] = []
+    steps: dict[str, list[Any]] = {}
     outer: list[str] = []
     for path, module in model.named_modules():
         if isinstance(module, PreTrainedModel) and not any(not own or path.startswith(f"{own}.") for own in outer):
@@ -75,15 +112,9 @@ def _published_renaming(model: torch.nn.Module) -> Callable[[str], str] | None:
             with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
                 prefix = "".join(f"{segment}." for segment in parse_key(f"{path}.weight".lstrip(".")).modules)
                 known = get_model_conversion_mapping(module)
-                steps += ((prefix, step) for step in known if isinstance(step, WeightRenaming))
-
-    def rename(key: str) -> str:
-        for prefix, step in steps:
-            if key.startswith(prefix):
-                key = prefix + step.rename_source_key(key[len(prefix) :])[0]
-        return key
-
-    return rename if steps else None
+                own_steps = [step for step in known if isinstance(step, WeightRenaming)]
+                steps |= {prefix: own_steps} if own_steps else {}
+    return Published(steps) if steps else None
 
 
 def as_key_set(source: Any, aliases: Iterable[Iterable[str]] = ()) -> KeySet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pytest_lora_ckpt._garbage import no_garbage_collection
 
@@ -86,13 +86,23 @@ class TensorInfo:
         return (self.storage, self.storage_offset, self.shape, self.stride)
 
 
+class Published(Protocol):
+    """How a library reads the keys of older checkpoints of its models."""
+
+    def __call__(self, key: str) -> str:
+        """Return what a key is called today."""
+
+    def inside(self, key: str) -> Iterable[tuple[str, str]]:
+        """Give what a key of a file of a model inside of this one may be called, there and in this one."""
+
+
 class KeySet(Mapping[str, TensorInfo]):
     """Keys with what is known of their tensors, and which keys are aliases (several keys, one tensor).
 
     Args:
         infos: key -> `TensorInfo`, in the order of the state dict.
         aliases: Further groups of keys that name one tensor, in addition to those seen in `TensorInfo.storage`.
-        published: For the keys of a model: what its library calls a key of an older checkpoint today.
+        published: For the keys of a model: how its library reads the keys of an older checkpoint.
 
     Example:
         >>> keys = KeySet({"lm_head.weight": TensorInfo((8, 4), storage=1),
@@ -108,7 +118,7 @@ class KeySet(Mapping[str, TensorInfo]):
         infos: Mapping[str, TensorInfo],
         aliases: Iterable[Iterable[str]] = (),
         *,
-        published: Callable[[str], str] | None = None,
+        published: Published | None = None,
     ) -> None:
         self.published = published
         self._infos = dict(infos)

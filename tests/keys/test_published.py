@@ -55,6 +55,70 @@ def test_a_class_inside_of_another_model_and_under_peft() -> None:
     assert rename("other.embeddings.LayerNorm.gamma") == "other.embeddings.LayerNorm.gamma"
 
 
+def held(model: Any, path: str) -> Any:
+    """A model under a path, as the modules of sentence-transformers and the classes of a project hold it."""
+    import torch
+
+    for name in reversed(path.split(".")):
+        model = torch.nn.ModuleDict({name: model})
+    return model
+
+
+def vit() -> Any:
+    from transformers import ViTConfig, ViTModel
+
+    size = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
+    return ViTModel(ViTConfig(image_size=8, patch_size=4, **size), add_pooling_layer=False)  # type: ignore[arg-type]
+
+
+def old_vit(key: str) -> str:
+    """What versions before 5 called the modules of a vision transformer."""
+    for new, old in (
+        ("layers.", "encoder.layer."),
+        ("attention.o_proj", "attention.output.dense"),
+        ("q_proj", "attention.query"),
+        ("k_proj", "attention.key"),
+        ("v_proj", "attention.value"),
+        ("mlp.fc1", "intermediate.dense"),
+        ("mlp.fc2", "output.dense"),
+    ):
+        key = key.replace(new, old)
+    return key
+
+
+@pytest.mark.parametrize("before", ["", "model.", "bert.", "module.model.text."])
+@pytest.mark.parametrize("path", ["", "0.auto_model", "0.model", "towers.1.net"])
+def test_a_file_of_a_model_alone_is_read_so_wherever_the_model_is(before: str, path: str) -> None:
+    for model, old in ((bert(), old_name), (vit(), old_vit)):
+        checkpoint = {f"{before}{old(key)}": (key, shape) for key, shape in shapes(model).items()}
+        report = compare({key: shape for key, (_, shape) in checkpoint.items()}, held(model, path) if path else model)
+        assert report.verdict == "loads-after-remap"
+        prefix = f"{path}." if path else ""
+        assert dict(report.mapping) == {old: f"{prefix}{key}" for old, (key, _) in checkpoint.items()}
+
+
+def test_what_such_a_file_lacks_is_missing_and_what_is_of_another_model_stays() -> None:
+    model = held(bert(), "0.auto_model")
+    checkpoint = {old_name(key): shape for key, shape in shapes(bert()).items()}
+    del checkpoint["embeddings.LayerNorm.gamma"]
+    checkpoint["other.Norm.gamma"] = (8,)
+    report = compare(checkpoint, model)
+    assert report.verdict == "partial"
+    state = report.state("remapped")
+    assert [*state.missing.of("non_lora")] == ["0.auto_model.embeddings.LayerNorm.weight"]
+    assert [*state.unexpected.of("non_lora")] == ["other.Norm.gamma"]
+
+
+def test_two_models_in_one_have_each_their_own_keys() -> None:
+    import torch
+
+    model = torch.nn.ModuleDict({"query": held(bert(), "0.model"), "document": held(bert(), "0.model")})
+    report = compare({old_name(key): shape for key, shape in shapes(model).items()}, model)
+    assert dict(report.mapping) == {old_name(key): key for key in shapes(model)}
+    alone = compare({old_name(f"document.{key}"): shape for key, shape in shapes(bert()).items()}, model)
+    assert all(place.startswith("document.") for place in alone.mapping.values())
+
+
 def test_a_model_without_such_a_class_has_no_renaming() -> None:
     import torch
 

@@ -10,9 +10,10 @@ from pytest_lora_ckpt.keys.grammar import ParsedKey, plain_reading
 from pytest_lora_ckpt.vocabulary.conventions import BASE_WEIGHTS, LIBRARIES, NUMBERED, OUTSIDE_LAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pytest_lora_ckpt.keys.templates import Template
+    from pytest_lora_ckpt.tensors import Published
 
 _PARAMETERS = frozenset({"weight", "bias"})
 
@@ -57,14 +58,14 @@ class Translator:
     Args:
         sources: The templates of the checkpoint.
         targets: The templates of the model.
-        published: What the model's library calls a key of an older checkpoint today, if it says so.
+        published: How the model's library reads the keys of an older checkpoint, if it says so.
     """
 
     def __init__(
         self,
         sources: Sequence[Template],
         targets: Sequence[Template],
-        published: Callable[[str], str] | None = None,
+        published: Published | None = None,
     ) -> None:
         """See which libraries' names occur on both sides."""
         self._wrapped = _base_weights(sources)
@@ -108,14 +109,17 @@ class Translator:
         if self._publish is None:
             return []
         key = ParsedKey(next(iter(source.members.values())), source.reading).plain
-        now = self._publish(key)
-        if now == key:
+        form, now = source.forms[0], self._publish(key)
+        if now != key and self._has(found := _called(form, now)):
+            return [found]
+        if self._has(form):
             return []
-        marked = tuple(NUMBER if segment.isdigit() else segment for segment in now.split("."))
-        read = read_forms(marked, plain_reading(marked))[0]
-        form = source.forms[0]
-        form = form._replace(path=read.path, family=form.family if form.is_lora else read.family)
-        return [form] if (form.path, form.family) in self._places else []
+        # A file of one of the models in this one: the paths of its modules differ as those of any other file do.
+        names = self._publish.inside(key)
+        return list(dict.fromkeys(_called(form, now) for now, whole in names if self._has(_called(form, whole))))
+
+    def _has(self, form: Form) -> bool:
+        return (form.path, form.family) in self._places
 
     def _base_form(self, source: Template) -> Form:
         """The literal reading, without the module that a LoRA layer puts around base weights."""
@@ -136,6 +140,13 @@ class Translator:
                     d is None or template.constant(first + n) == d for n, d in enumerate(name.digits)
                 ):
                     yield name
+
+
+def _called(form: Form, name: str) -> Form:
+    """The same reading of a key of another name."""
+    marked = tuple(NUMBER if segment.isdigit() else segment for segment in name.split("."))
+    read = read_forms(marked, plain_reading(marked))[0]
+    return form._replace(path=read.path, family=form.family if form.is_lora else read.family)
 
 
 def _leaf(tail: Path) -> Path:
