@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_lora_ckpt.keys.grammar import parse_key
-from pytest_lora_ckpt.tensors import KeySet, TensorInfo
+from pytest_lora_ckpt.tensors import KeySet, StackedPart, TensorInfo
 from pytest_lora_ckpt.wording import dtype_name, type_name
 
 if TYPE_CHECKING:
@@ -84,14 +84,33 @@ class Published:
                 if (now := _renamed(name, steps)) != name:
                     yield around + now, prefix + now
 
+    def part(self, key: str) -> StackedPart | None:
+        """Return the tensor into which transformers stacks this one, an expert's, with those of other experts."""
+        segments = key.split(".")
+        number = max((at for at, segment in enumerate(segments) if segment.isdecimal()), default=None)
+        for prefix, steps in self._steps.items() if number is not None else ():
+            name = _renamed(key.removeprefix(prefix), steps) if key.startswith(prefix) else ""
+            for step in steps:
+                whole, pattern = step.rename_source_key(name) if name and _fuses(step) else ("", None)
+                if pattern is not None and number is not None and "*" in pattern:
+                    patterns = list(step.source_patterns)
+                    return StackedPart(prefix + whole, number, patterns.index(pattern), len(patterns))
+        return None
+
 
 _MOST_AROUND = 8  # Segments before the keys of a model of transformers, in whatever holds it.
 
 
 def _renamed(name: str, steps: Iterable[Any]) -> str:
     for step in steps:
-        name = step.rename_source_key(name)[0]
+        if not _fuses(step):
+            name = step.rename_source_key(name)[0]
     return name
+
+
+def _fuses(step: Any) -> bool:
+    """Whether it makes one tensor of several, or several of one."""
+    return any(base.__name__ == "WeightConverter" for base in type(step).__mro__)
 
 
 def _published(model: torch.nn.Module) -> Published | None:
@@ -101,7 +120,7 @@ def _published(model: torch.nn.Module) -> Published | None:
     try:
         from transformers import PreTrainedModel
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
     except ImportError:
         return None
     steps: dict[str, list[Any]] = {}
@@ -112,7 +131,7 @@ def _published(model: torch.nn.Module) -> Published | None:
             with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
                 prefix = "".join(f"{segment}." for segment in parse_key(f"{path}.weight".lstrip(".")).modules)
                 known = get_model_conversion_mapping(module)
-                own_steps = [step for step in known if isinstance(step, WeightRenaming)]
+                own_steps = [step for step in known if isinstance(step, (WeightRenaming, WeightConverter))]
                 steps |= {prefix: own_steps} if own_steps else {}
     return Published(steps) if steps else None
 

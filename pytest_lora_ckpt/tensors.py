@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pytest_lora_ckpt._garbage import no_garbage_collection
 
@@ -86,6 +86,22 @@ class TensorInfo:
         return (self.storage, self.storage_offset, self.shape, self.stride)
 
 
+class StackedPart(NamedTuple):
+    """Where a tensor of an expert is in one that stacks all experts.
+
+    Attributes:
+        whole: The name of that tensor.
+        number: Which segment of the expert's own name is its number.
+        at: Which part of each expert's matrix it is: gate before up.
+        parts: How many there are.
+    """
+
+    whole: str
+    number: int
+    at: int
+    parts: int
+
+
 class Published(Protocol):
     """How a library reads the keys of older checkpoints of its models."""
 
@@ -94,6 +110,9 @@ class Published(Protocol):
 
     def inside(self, key: str) -> Iterable[tuple[str, str]]:
         """Give what a key of a file of a model inside of this one may be called, there and in this one."""
+
+    def part(self, key: str) -> StackedPart | None:
+        """Return where the tensor of an expert is in one that stacks all experts."""
 
 
 class KeySet(Mapping[str, TensorInfo]):

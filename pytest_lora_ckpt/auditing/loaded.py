@@ -31,6 +31,7 @@ from pytest_lora_ckpt.proof import (
     prove_match,
     trace,
     update_sizes,
+    with_experts,
     with_saved_names,
     without_padding,
 )
@@ -88,7 +89,8 @@ class LoadedEvidence:
 
     @cached_property
     def _named(self) -> LoadedModel:
-        return self.method or without_padding(self.model, self._file.checkpoint)
+        checkpoint = self._file.checkpoint
+        return self.method or with_experts(without_padding(self.model, checkpoint), checkpoint)
 
     @cached_property
     def holds_base_alone(self) -> bool | None:

@@ -13,6 +13,7 @@ from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import is_module
 from pytest_lora_ckpt.proof.bitwise import cast_between, holds, pieces, reaches_as_far, same_bits
+from pytest_lora_ckpt.proof.experts import with_experts
 from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
 from pytest_lora_ckpt.proof.loaded_match import match_loaded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
@@ -84,7 +85,7 @@ def prove_load(
     loaded = LoadedModel.of(model)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = open_checkpoint(checkpoint)
-    loaded = without_padding(loaded, checkpoint)
+    loaded = with_experts(without_padding(loaded, checkpoint), checkpoint)
     match = match_loaded(loaded, checkpoint, remapping, stage=stage, reference=reference)
     return prove_match(loaded, checkpoint, match, reference=reference)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -99,23 +100,34 @@ def llava(*, old_names: bool = False, **config: Any) -> Callable[[Path], None]:
     return write
 
 
-def per_expert(folder: Path) -> None:
-    """Experts as transformers 4 had them, a module each, which version 5 makes one tensor."""
-    plain("MixtralForCausalLM", MIXTRAL, task_type="CAUSAL_LM")(folder)
-    from safetensors.torch import load_file, save_file
+def per_expert(
+    name: str, sizes: dict[str, Any], around: str, names: dict[str, tuple[int, int]]
+) -> Callable[[Path], None]:
+    """Experts as transformers 4 had them, a module each, which version 5 makes one tensor.
 
-    path = folder / "adapter" / "adapter_model.safetensors"
-    state = load_file(path)
-    for layer in range(2):
-        for expert in range(2):
-            for name, (width, rows) in {"w1": (16, 24), "w3": (16, 24), "w2": (24, 16)}.items():
-                module = f"base_model.model.model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}"
-                state |= {
-                    f"{module}.lora_A.weight": torch.ones(2, width),
-                    f"{module}.lora_B.weight": torch.ones(rows, 2),
-                }
-    save_file(state, path, metadata={"format": "pt"})
-    configured(folder, target_modules=["q_proj", "v_proj", "w1", "w2", "w3"])
+    Args:
+        name: The class.
+        sizes: Fields of its config.
+        around: The module around the experts, as version 4 called it.
+        names: Name of each matrix of an expert -> its columns and rows.
+    """
+
+    def write(folder: Path) -> None:
+        plain(name, sizes, task_type="CAUSAL_LM")(folder)
+        from safetensors.torch import load_file, save_file
+
+        path = folder / "adapter" / "adapter_model.safetensors"
+        state, generator = load_file(path), torch.Generator().manual_seed(2)
+        for layer, expert, (each, (columns, rows)) in itertools.product(range(2), range(2), names.items()):
+            module = f"base_model.model.model.layers.{layer}.{around}.experts.{expert}.{each}"
+            state |= {
+                f"{module}.lora_A.weight": torch.randn(2, columns, generator=generator),
+                f"{module}.lora_B.weight": torch.randn(rows, 2, generator=generator),
+            }
+        save_file(state, path, metadata={"format": "pt"})
+        configured(folder, target_modules=["q_proj", "v_proj", *names])
+
+    return write
 
 
 def with_config(write: Callable[[Path], None], where: str, **fields: Any) -> Callable[[Path], None]:
@@ -160,6 +172,14 @@ def renamed(folder: Path, name: Callable[[str], str | None]) -> None:
 BERT = {**SIZES, "max_position_embeddings": 40}
 ROBERTA = {**BERT, "pad_token_id": 0}
 MIXTRAL = {**LLAMA, "num_local_experts": 2, "num_experts_per_tok": 1}
+QWEN_MOE = {
+    **LLAMA,
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 24,
+    "decoder_sparse_step": 1,
+    "head_dim": 8,
+}
 T5 = {
     "vocab_size": 32,
     "d_model": 16,
@@ -239,10 +259,22 @@ OTHERS: dict[str, Callable[[Path], None]] = {
 """Other methods, which PEFT loads, and of which names alone say nothing."""
 
 
+EXPERTS: dict[str, Callable[[Path], None]] = {
+    "per-expert": per_expert(
+        "MixtralForCausalLM", MIXTRAL, "block_sparse_moe", {"w1": (16, 24), "w3": (16, 24), "w2": (24, 16)}
+    ),
+    "per-expert-down": per_expert("MixtralForCausalLM", MIXTRAL, "block_sparse_moe", {"w2": (24, 16)}),
+    "per-expert-qwen": per_expert(
+        "Qwen3MoeForCausalLM", QWEN_MOE, "mlp", {"gate_proj": (16, 24), "up_proj": (16, 24), "down_proj": (24, 16)}
+    ),
+}
+"""Adapters of experts by the names of transformers 4, which PEFT converts to version 5 when it loads them."""
+
+
 def write_families(folder: Path) -> Path:
     """Write all families, each into the folder of its name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, write in {**LORA, **OTHERS, "per-expert": per_expert}.items():
+        for name, write in {**LORA, **OTHERS, **EXPERTS}.items():
             write(folder / name)
     return folder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_lora_ckpt import audit
-from tests.helpers.families import LORA, OTHERS
+from tests.helpers.families import EXPERTS, LORA, OTHERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,11 +43,24 @@ def test_other_methods_are_loaded_by_peft_and_not_compared_without(families: Pat
     assert "loaded" in result.named("passed")
 
 
-def test_what_transformers_fuses_is_said_and_is_no_failure(families: Path) -> None:
-    result = audit(families / "per-expert" / "adapter")
+@pytest.mark.parametrize("name", EXPERTS)
+def test_what_transformers_fuses_is_said_and_is_no_failure(families: Path, name: str) -> None:
+    result = audit(families / name / "adapter")
     assert (result.verdict, result.named("failed")) == ("not-compared", ())
     (why,) = {each.summary for each in result.checks if each.name == "keys"}
     assert "parts of larger tensors" in why
+    assert "--lora-loader=peft" in why
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The following (rank|alpha)_pattern keys:RuntimeWarning"
+)  # PEFT's, of its own patterns.
+@pytest.mark.parametrize("name", EXPERTS)
+def test_what_peft_stacks_arrives(families: Path, name: str) -> None:
+    result = audit(families / name / "adapter", loader="peft")
+    assert result.named("failed") == (), result.findings
+    assert {"keys", "loaded", "base-untouched", "adapter-active"} <= {*result.named("passed")}
+    assert result.proof is not None
 
 
 def test_a_library_that_is_not_installed_is_named(families: Path) -> None:
