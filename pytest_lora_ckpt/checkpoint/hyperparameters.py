@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.checkpoint.pickle.inert import Opaque, describe
+from pytest_lora_ckpt.checkpoint.pickle.inert import Key, Opaque, describe
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.tensors import TensorInfo
 from pytest_lora_ckpt.vocabulary.lora import PEFT_FIELDS
@@ -125,10 +125,10 @@ def _parts(value: object) -> tuple[dict[str, object], list[object]]:
             named, others = [value.kwargs, *states, value.entries], [*(value.args or ()), *(value.elements or ())]
     if isinstance(value, Mapping):
         named = [value]
-    elif isinstance(value, Namespace) or (
-        dataclasses.is_dataclass(value) and not isinstance(value, (type, Opaque, TensorInfo))
-    ):
+    elif isinstance(value, Namespace):
         named = [vars(value)]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, (type, Opaque, TensorInfo)):
+        named = [{field.name: getattr(value, field.name) for field in dataclasses.fields(value)}]
     elif isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (str, bytes)):
         others = sorted(value, key=describe) if isinstance(value, (set, frozenset)) else list(value)
     fields = {str(name): _unwrapped(each) for part in named if isinstance(part, Mapping) for name, each in part.items()}
@@ -136,7 +136,9 @@ def _parts(value: object) -> tuple[dict[str, object], list[object]]:
 
 
 def _unwrapped(value: object) -> object:
-    """Take the value out of an omegaconf node, and the name out of a member of an enumeration."""
+    """Take the value out of a key and an omegaconf node, and the name out of a member of an enumeration."""
+    if isinstance(value, Key):
+        return value.value
     if not isinstance(value, Opaque):
         return value
     if isinstance(value.state, Mapping) and "_val" in value.state:

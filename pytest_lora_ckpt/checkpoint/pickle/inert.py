@@ -206,6 +206,7 @@ def kind_and_size(value: object) -> str:
 
 
 def _text(value: object, depth: int) -> str:  # noqa: PLR0911  # One kind each.
+    value = value.value if isinstance(value, Key) else value
     match value:
         case Opaque():
             return _opaque_text(value, depth)
