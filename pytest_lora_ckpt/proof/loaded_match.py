@@ -18,6 +18,7 @@ from pytest_lora_ckpt.proof.bitwise import holds
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.proof.merging import Merge, MergedModule, find_merge
 from pytest_lora_ckpt.proof.trained_rows import TrainedRows, fused_rows, trained_tokens
+from pytest_lora_ckpt.tensors import KeySet
 from pytest_lora_ckpt.vocabulary.lora import PEFT_PREFIX
 from pytest_lora_ckpt.wording import count, listed
 
@@ -84,10 +85,12 @@ def match_loaded(
     rows = (*trained_tokens(loaded, source), *fused_rows(loaded, source, source.keys.keys() - report.mapping.keys()))
     reference = dataclasses.replace(reference or Reference(), rows=rows)
     # Without LoRA layers the adapter can only be in the weights.
+    copies = tuple(_trained_copies(part, loaded) for part in parts if part.is_own)
     parts = tuple(part for part in parts if not part.is_own)
     merge = find_merge(loaded, source, report.mapping if source is checkpoint else {}, reference)
     merge = _next_to_others(merge, [each.checkpoint for each in parts if each.companion.kind == "adapter"])
     merge, parts = _with_further(merge, parts, loaded, reference)
+    parts = (*copies, *parts)
     # What is merged by another scaling than expected is not lost either: the values decide.
     held = {"merged", "unknown", *(["other"] if merge.count("merged") else [])}
     present = {key for each in merge.parts if each.kind in held and each.model_key for key in each.pair.keys}
@@ -109,6 +112,13 @@ def match_loaded(
     findings = [each for each in report.findings if each.cause != "adapter-not-loaded" or not own & {*each.keys}]
     report = dataclasses.replace(report, findings=(*findings, *_merge_findings(merge)))
     return LoadedMatch(report, parts, merge, rows)
+
+
+def _trained_copies(part: Part, loaded: LoadedModel) -> Part:
+    """Compare what an adapter next to a torch file brings besides LoRA: it has places where LoRA has none."""
+    parsed = part.checkpoint.keys.derived(parse_keys)
+    plain = KeySet({key: info for key, info in part.checkpoint.keys.items() if not parsed[key].is_lora})
+    return dataclasses.replace(part, report=compare(plain, loaded.keys, scope="adapter"))
 
 
 def _names_of_dropped(loaded: LoadedModel, adapter: Checkpoint) -> Iterator[Finding]:
