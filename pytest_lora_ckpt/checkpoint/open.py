@@ -152,8 +152,8 @@ def _assemble(listing: Listing, layouts: Sequence[Layout], index_file: IndexFile
         for layout in layouts:
             if layout.accepts(listing):
                 return layout.assemble(listing, index_file)
-        reasons = [f"{layout.NAME}: expects {layout.EXPECTS}" for layout in LAYOUTS]
-        raise unsupported.directory(listing, reasons, _candidates(listing))
+        known = [layout.NAME for layout in LAYOUTS]
+        raise unsupported.directory(listing, known, _candidates(listing))
     except OSError as error:
         raise unreadable(listing.path, error) from error
 
@@ -225,5 +225,4 @@ def _index_file(listing: Listing, name: str, stretches: Sequence[tuple[int, int]
                 raise broken from error
     except OSError as error:
         raise unreadable(path, error) from error
-    layouts = [f"{layout.NAME}: expects {layout.EXPECTS}" for layout in LAYOUTS if not layout.accepts(listing)]
-    raise unsupported.file(window, head, [*layouts, *reasons])
+    raise unsupported.file(window, head, reasons)

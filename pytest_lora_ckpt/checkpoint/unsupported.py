@@ -80,7 +80,7 @@ def recognise_head(path: str, head: bytes) -> CheckpointError | None:
 
 
 def file(window: Window, head: bytes, reasons: list[str]) -> CheckpointError:
-    """Return the error for a file of no format; `reasons` has one line per layout and format."""
+    """Return the error for a file of no format; `reasons` has one line per format."""
     if (name := place(window.origin).name) in {ADAPTER_CONFIG, MODEL_CONFIG}:
         whose = "an adapter" if name == ADAPTER_CONFIG else "a model"
         remedy = f"Give its directory: {place(window.origin).parent}"
@@ -116,8 +116,8 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def directory(listing: Listing, reasons: list[str], candidates: Sequence[str]) -> CheckpointError:
-    """Return the error for a directory: what it is, and which paths in it may be meant."""
+def directory(listing: Listing, layouts: Sequence[str], candidates: Sequence[str]) -> CheckpointError:
+    """Return the error for a directory of none of the layouts: what it is, and which paths in it may be meant."""
     path = listing.path
     try:
         names = listing.names
@@ -134,7 +134,8 @@ def directory(listing: Listing, reasons: list[str], candidates: Sequence[str]) -
         return _error("training-state", path, what, remedy)
     shown = f"a directory with {listed(names, _SHOWN)}" if names else "an empty directory"
     remedy = "Give the path of a checkpoint file, or of a PEFT adapter directory."
-    return _error("not-a-checkpoint", path, "\n".join([shown, "nothing reads it:", *reasons]), remedy)
+    what = f"{shown}\nby its names it is none of these: {listed(layouts, len(layouts))}"
+    return _error("not-a-checkpoint", path, what, remedy)
 
 
 def _error(kind: str, path: str, found: str, remedy: str) -> CheckpointError:

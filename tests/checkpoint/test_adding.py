@@ -84,7 +84,6 @@ def assemble_halves(listing: Listing, index_file: IndexFile) -> Checkpoint:
 
 HALVES = SimpleNamespace(
     NAME="halves",
-    EXPECTS="two halves",
     accepts=lambda listing: listing.name is None and listing.has("half0"),
     assemble=assemble_halves,
 )

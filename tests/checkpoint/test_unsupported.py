@@ -46,7 +46,7 @@ def test_files(tmp_path: Path, fails: Fails, name: str) -> None:
 def test_the_error_lists_each_reader_with_its_reason(tmp_path: Path, fails: Fails) -> None:
     (tmp_path / "a.ckpt").write_text("hello")
     found = fails(tmp_path / "a.ckpt").found
-    for reader in ("PEFT adapter", "safetensors", "torch legacy", "torch zip"):
+    for reader in ("safetensors", "torch legacy", "torch zip"):
         assert f"\n{reader}: " in found
 
 

@@ -47,7 +47,7 @@ from pytest_lora_ckpt.scoring import faults_check
 from pytest_lora_ckpt.pytest_plugin import session
 
 def in_layout():
-    bad = SimpleNamespace(NAME="bad", EXPECTS="nothing", accepts=broken, assemble=broken)
+    bad = SimpleNamespace(NAME="bad", accepts=broken, assemble=broken)
     patch.setattr(opening, "LAYOUTS", (bad, *opening.LAYOUTS))
 def in_format():
     bad = SimpleNamespace(NAME="bad", EXPECTS="nothing", accepts=lambda *_: True, index=broken)

@@ -42,7 +42,7 @@ def test_the_section_tells_what_it_is(audit: Audit) -> None:
     run = audit("--lora-ckpt=replica:finetune")
     for words in (
         "lightning · torch zip · 173 keys · 2.2 MiB · stage finetune",
-        "adapter default: rank 4, 14 modules",
+        "adapter default: rank 4, alpha 8, 14 modules",
         "lr_schedulers, optimizer_states",
         "language_model LoRA 28 28 0 28",
         "as is: loaded 0 · missing 173 (lora 28, prefix 145) · unexpected 173 (lora 28, prefix 145)",

@@ -47,11 +47,9 @@ class Layout(Protocol):
 
     Attributes:
         NAME: What it knows.
-        EXPECTS: How such a checkpoint is recognised, in words.
     """
 
     NAME: str
-    EXPECTS: str
 
     def accepts(self, listing: Listing) -> bool:
         """Say, by names alone, whether this is such a checkpoint."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.layouts.single_file import checkpoint_of
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_FILES, MERGED_BESIDE
-from pytest_lora_ckpt.wording import listed
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 NAME = "adapter file"
-EXPECTS = f"a directory with {listed((f'`{name}`' for name in ADAPTER_FILES), len(ADAPTER_FILES))}"
 
 
 def accepts(listing: Listing) -> bool:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 NAME = "DeepSpeed checkpoint"
-EXPECTS = f"a directory with `*_model_states.pt`, or with `{ZERO_LATEST}` and such a directory, or one of those files"
 
 
 def accepts(listing: Listing) -> bool:

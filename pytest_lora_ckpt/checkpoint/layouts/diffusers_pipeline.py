@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 NAME = "diffusers pipeline"
-EXPECTS = f"a directory with {PIPELINE_INDEX}, and its components in sub-directories"
 
 _INDEX = "a JSON object that says for each component of the pipeline which class it is of"
 _COPY_AGAIN = "Copy the whole directory again, from one `save_pretrained` of the pipeline."

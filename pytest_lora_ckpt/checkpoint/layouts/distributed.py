@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.layouts import IndexFile
 
 NAME = "torch.distributed checkpoint"
-EXPECTS = f"a directory with `{DISTRIBUTED_METADATA}` and `*{RANK_FILES}`, or one of these files"
 
 
 def accepts(listing: Listing) -> bool:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.layouts import IndexFile
 
 NAME = "shards by rank"
-EXPECTS = "a directory with `shard-00001-model-00001-of-0000N.safetensors` and no index, or one of these files"
 
 _INDEX = MODEL_WEIGHTS[0] + SHARD_INDEX
 

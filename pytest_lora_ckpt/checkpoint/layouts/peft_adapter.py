@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 NAME = "PEFT adapter"
-EXPECTS = f"a directory with `{ADAPTER_CONFIG}`, or an adapter's weights file next to one"
 
 _CONFIG = "a JSON object in UTF-8 with the adapter's settings, as `save_pretrained` writes it"
 _SAVE_AGAIN = "Save the adapter again with `model.save_pretrained(directory)`, or copy the file again."

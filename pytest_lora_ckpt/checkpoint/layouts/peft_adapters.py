@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 NAME = "PEFT adapters"
-EXPECTS = f"a directory with {MODEL_CARD}, and with PEFT adapters in sub-directories of their names"
 
 
 def accepts(listing: Listing) -> bool:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _COVERED = 4  # A shared storage has views, and a packed file unpacks.
 
 NAME = "one file"
-EXPECTS = "a file, not a directory"
 
 
 def accepts(listing: Listing) -> bool:

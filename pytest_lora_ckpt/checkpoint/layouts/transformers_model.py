@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 NAME = "Hugging Face model"
-EXPECTS = f"a directory with {', '.join(MODEL_WEIGHTS[:2])} or one of them in shards (`*{SHARD_INDEX}`)"
 
 # As transformers prefers them: a file before its shards, safetensors before pickles.
 _NAMES = tuple(name for weights in MODEL_WEIGHTS for name in (weights, weights + SHARD_INDEX))
