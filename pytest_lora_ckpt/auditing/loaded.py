@@ -87,10 +87,15 @@ class LoadedEvidence:
         """The model by the names that PEFT saves an adapter of another method by; None for LoRA, and without one."""
         return None if self._file.is_lora else with_saved_names(self.model, self._file.checkpoint)
 
-    @cached_property
+    @property
     def _named(self) -> LoadedModel:
+        return self.method or self._unpacked
+
+    @cached_property
+    def _unpacked(self) -> LoadedModel:
+        """The model with what the checkpoint has, and the model in a larger tensor, by the checkpoint's names."""
         checkpoint = self._file.checkpoint
-        return self.method or with_experts(without_padding(self.model, checkpoint), checkpoint)
+        return with_experts(without_padding(self.model, checkpoint), checkpoint)
 
     @cached_property
     def holds_base_alone(self) -> bool | None:
@@ -137,7 +142,7 @@ class LoadedEvidence:
         try:
             return BaseWeights(
                 given if is_module(given) else open_checkpoint(given, limits=self._limits),
-                self.model,
+                self._unpacked,
                 self._file.lora_config,
             )
         except CheckpointError as error:
@@ -162,7 +167,7 @@ class LoadedEvidence:
         if found.is_named and found.directory is not None:
             with contextlib.suppress(CheckpointError):
                 weights = open_checkpoint(found.directory, limits=self._limits)
-                return BaseWeights(weights, self.model, self._file.lora_config)
+                return BaseWeights(weights, self._unpacked, self._file.lora_config)
         return None
 
     @cached_property
@@ -174,7 +179,7 @@ class LoadedEvidence:
     def _bases(self) -> tuple[BaseWeights, ...]:
         bases = [self.base] if self.base else []
         if is_module(self._project.model):
-            model = BaseWeights(self._project.model, self.model, self._file.lora_config)
+            model = BaseWeights(self._project.model, self._unpacked, self._file.lora_config)
             # A loader may load into the very model that the project gives.
             bases += [] if model.shares_memory_with(self._project.loaded) else [model]
         return tuple(bases)
@@ -284,7 +289,7 @@ class LoadedEvidence:
 
     def provenance(self, base: BaseWeights, unannounced: Collection[str]) -> Provenance:
         """Return where each tensor of the loaded model comes from."""
-        return trace(self.model, base, self.given(unannounced))
+        return trace(self._unpacked, base, self.given(unannounced))
 
 
 def _same_keys(one: KeySet, other: KeySet) -> bool:

@@ -9,6 +9,7 @@ from pytest_lora_ckpt.checkpoint import Checkpoint
 from pytest_lora_ckpt.comparison.compare import infer_remapping
 from pytest_lora_ckpt.lora.scaling import expected_scaling
 from pytest_lora_ckpt.models import is_module
+from pytest_lora_ckpt.proof.experts import WithExperts
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 from pytest_lora_ckpt.tensors import KeySet
 from pytest_lora_ckpt.wording import type_name
@@ -47,9 +48,12 @@ class BaseWeights:
     def __init__(self, base: Any, model: torch.nn.Module | LoadedModel, config: AdapterConfig | None = None) -> None:
         if not isinstance(base, Checkpoint) and not is_module(base):
             raise TypeError(f"A base model is an nn.Module or a Checkpoint, and this is {type_name(base)}.")
+        loaded = LoadedModel.of(model)
         self._base: Checkpoint | LoadedModel = base if isinstance(base, Checkpoint) else LoadedModel(base)
-        pairs = _pair(self._base.keys, LoadedModel.of(model), config.replicated if config else ())
-        ours, theirs = self._base.keys, LoadedModel.of(model).keys
+        if isinstance(loaded, WithExperts) and isinstance(self._base, LoadedModel):
+            self._base = loaded.with_same_names(self._base)
+        pairs = _pair(self._base.keys, loaded, config.replicated if config else ())
+        ours, theirs = self._base.keys, loaded.keys
         self.key_of: Mapping[str, str] = {to: key for to, key in pairs.items() if ours[key].shape == theirs[to].shape}
         self.resized: Mapping[str, str] = {
             to: key

@@ -2,7 +2,8 @@
 
 PEFT stacks their factors when it loads them (peft/utils/transformers_weight_conversion.py): A expert after expert, B
 with the experts of each rank side by side. Where one tensor has gate and up, the ranks of both follow each other, and
-each has its own rows of B, with zeros beside them. Here the experts have their own tensors again, by their own names.
+each has its own rows of B, with zeros beside them. Here the experts have their own tensors again, by their own names:
+their factors, or in a model without LoRA layers, into which they may be merged, their weights.
 """
 
 from __future__ import annotations
@@ -22,28 +23,29 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.lora.layers import AdapterLayer
-    from pytest_lora_ckpt.tensors import StackedPart
 
 
 class WithExperts(LoadedModel):
-    """A live model in which the factors of each expert have a name of their own, and the stacked ones have none.
+    """A live model in which the tensors of each expert have a name of their own, and the stacked ones have none.
 
     Args:
         loaded: The model.
-        experts: Name of a factor of an expert -> its part of the stacked one.
-        stacked: Keys of the stacked factors.
-        unread: Name of a factor of an expert -> why it cannot be read.
+        checkpoint: Has the names.
+        experts: Name of a tensor of an expert -> its part of the stacked one.
+        stacked: Keys of the stacked tensors.
+        unread: Name of a tensor of an expert -> why it cannot be read.
     """
 
     def __init__(
         self,
         loaded: LoadedModel,
+        checkpoint: Checkpoint,
         experts: Mapping[str, torch.Tensor],
         stacked: frozenset[str],
         unread: Mapping[str, str],
     ) -> None:
         super().__init__(loaded.module, experts)
-        self._loaded, self._stacked, self._unread = loaded, stacked, unread
+        self._loaded, self._checkpoint, self._stacked, self._unread = loaded, checkpoint, stacked, unread
 
     @cached_property
     def state(self) -> Mapping[str, Any]:
@@ -56,24 +58,25 @@ class WithExperts(LoadedModel):
         why = self._unread.get(key)
         return super().read(key) if why is None else ModelTensor(None, why)
 
+    def with_same_names(self, base: LoadedModel) -> LoadedModel:
+        """Return the base model of this one by the same names."""
+        return base if self.layers else with_experts(base, self._checkpoint)
+
 
 def with_experts(loaded: LoadedModel, checkpoint: Checkpoint) -> LoadedModel:
-    """Return a loaded model with the experts' own factors, where a checkpoint, or what lies with it, has those."""
-    sources = (checkpoint, *(each.checkpoint for each in checkpoint.trained if each.checkpoint is not None))
-    stacks = list(_stacks(loaded, sources)) if any(each.kind == "stacked" for each in loaded.layers) else []
+    """Return a loaded model with the experts' own tensors, where a checkpoint, or what lies with it, adapts experts."""
     experts: dict[str, torch.Tensor] = {}
     unread: dict[str, str] = {}
     taken: set[str] = set()
-    for stack in stacks:
+    for stack in _stacks(loaded, checkpoint):
         reads = [loaded.read(key) for key in stack.keys]
-        down, up = (_values(loaded, key, read) for key, read in zip(stack.keys, reads, strict=True))
-        parts = dict(stack.experts(down, up))
-        if parts:
+        values = [_values(loaded, key, read) for key, read in zip(stack.keys, reads, strict=True)]
+        if parts := dict(stack.experts(*values)):
             experts |= parts
             taken |= {*stack.keys}
             if why := next((read.why or "is sharded" for read in reads if not read.is_whole and not read.absent), ""):
                 unread |= dict.fromkeys(parts, why)
-    return WithExperts(loaded, experts, frozenset(taken), unread) if experts else loaded
+    return WithExperts(loaded, checkpoint, experts, frozenset(taken), unread) if experts else loaded
 
 
 def _values(loaded: LoadedModel, key: str, read: ModelTensor) -> torch.Tensor:
@@ -84,28 +87,36 @@ def _values(loaded: LoadedModel, key: str, read: ModelTensor) -> torch.Tensor:
     return torch.empty(loaded.keys[key].shape, dtype=value.dtype, device="meta")
 
 
-class _Stack(NamedTuple):
+class _Name(NamedTuple):
+    """The path of the module of an expert, cut at its number."""
+
+    before: str
+    after: str
+
+    def of(self, expert: int) -> str:
+        """The path for one expert."""
+        return f"{self.before}{expert}{self.after}"
+
+
+class _Factors(NamedTuple):
     """The stacked factors of one tensor of experts, and what each part of it was called.
 
     Attributes:
         layer: The adapter of that tensor.
-        path: The path of its module in the model, in front of the experts' own names.
-        names: The path of the module of some expert, cut at its number, for each part.
+        names: The name of each part.
     """
 
     layer: AdapterLayer
-    path: str
-    names: Sequence[tuple[str, str]]
+    names: Sequence[_Name]
 
     @property
-    def keys(self) -> tuple[str, str]:
+    def keys(self) -> tuple[str, ...]:
         """The keys of both stacked factors."""
-        down, up = (f"{self.layer.module}.{factor}.{self.layer.adapter}.weight" for factor in ("lora_A", "lora_B"))
-        return down, up
+        return tuple(f"{self.layer.module}.{factor}.{self.layer.adapter}.weight" for factor in ("lora_A", "lora_B"))
 
     def experts(self, down: torch.Tensor, up: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Give the factors of each expert by their names; none where these are not stacked so."""
-        rank, parts = self.layer.rank or 0, len(self.names)
+        rank, parts, adapter = self.layer.rank or 0, len(self.names), self.layer.adapter
         number = len(down) // rank if rank else 0
         if down.ndim != up.ndim or not number or len(down) != up.shape[1] or rank % parts or len(up) % parts:
             return
@@ -114,29 +125,72 @@ class _Stack(NamedTuple):
         beside = [blocks[at, :, other] for at in range(parts) for other in range(parts) if at != other]
         if any(not block.is_meta and block.any() for block in beside):
             return  # The factors of one part would change the other as well.
-        for at, (before, after) in enumerate(self.names):
+        for at, name in enumerate(self.names):
             for expert in range(number):
-                name = f"{self.path}{before}{expert}{after}"
                 start = expert * rank + at * own
-                yield f"{name}.lora_A.{self.layer.adapter}.weight", down[start : start + own]
-                yield f"{name}.lora_B.{self.layer.adapter}.weight", blocks[at, :, at, :, expert]
+                yield f"{name.of(expert)}.lora_A.{adapter}.weight", down[start : start + own]
+                yield f"{name.of(expert)}.lora_B.{adapter}.weight", blocks[at, :, at, :, expert]
 
 
-def _stacks(loaded: LoadedModel, sources: Sequence[Checkpoint]) -> Iterator[_Stack]:
-    """Find the stacked adapters of a model whose parts are experts of a checkpoint."""
-    published = loaded.keys.published
-    found: defaultdict[str, dict[int, tuple[tuple[str, str], StackedPart]]] = defaultdict(dict)
-    for source in sources if published is not None else ():
-        for pair in source.keys.derived(lora_pairs):
-            part = published.part(f"{pair.module}.weight") if published is not None else None
-            if part is not None and part.at not in found[part.whole]:
-                segments = pair.module.split(".")
-                before, after = segments[: part.number], segments[part.number + 1 :]
-                name = "".join(f"{each}." for each in before), "".join(f".{each}" for each in after)
-                found[part.whole][part.at] = name, part
-    for layer in loaded.layers if found else ():
+class _Weight(NamedTuple):
+    """A tensor of experts, and what each part of it was called.
+
+    Attributes:
+        key: Its key.
+        names: The name of each part.
+    """
+
+    key: str
+    names: Sequence[_Name]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Its key."""
+        return (self.key,)
+
+    def experts(self, weight: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Give the weights of each expert by their names; none where these are not stacked so."""
+        if weight.ndim != _STACK or weight.shape[1] % len(self.names):
+            return
+        rows = weight.shape[1] // len(self.names)
+        for at, name in enumerate(self.names):
+            for expert in range(len(weight)):
+                yield f"{name.of(expert)}.weight", weight[expert, at * rows : (at + 1) * rows]
+
+
+_STACK = 3  # Dimensions of matrices, stacked.
+
+
+def _stacks(loaded: LoadedModel, checkpoint: Checkpoint) -> Iterator[_Factors | _Weight]:
+    """Find the stacked tensors of a model whose parts are experts that a checkpoint adapts."""
+    names = _names(loaded, checkpoint)
+    for layer in loaded.layers if names else ():
         own = parse_key(f"{layer.module}.{layer.parameter}")
-        parts = found.get(own.plain, {})
-        if layer.kind == "stacked" and layer.adapter and parts and len(parts) == next(iter(parts.values()))[1].parts:
+        if layer.kind == "stacked" and layer.adapter and own.plain in names:
             around = layer.module.partition(own.module_path)[0]
-            yield _Stack(layer, around, [parts[at][0] for at in sorted(parts)])
+            yield _Factors(layer, [each._replace(before=around + each.before) for each in names[own.plain]])
+    for key, own in loaded.parsed.items() if names and not loaded.layers else ():
+        if own.plain in names:
+            around = key.partition(own.plain)[0]
+            yield _Weight(key, [each._replace(before=around + each.before) for each in names[own.plain]])
+
+
+def _names(loaded: LoadedModel, checkpoint: Checkpoint) -> Mapping[str, Sequence[_Name]]:
+    """Return the plain name of a stacked tensor -> the names of its parts, where a checkpoint adapts all of them."""
+    published = loaded.keys.published
+    if published is None:
+        return {}
+    found: defaultdict[str, dict[int, _Name]] = defaultdict(dict)
+    wanted: dict[str, int] = {}
+    sources = (checkpoint, *(each.checkpoint for each in checkpoint.trained if each.checkpoint is not None))
+    for pair in (pair for source in sources for pair in source.keys.derived(lora_pairs)):
+        part = published.part(f"{pair.module}.weight")
+        if part is not None and part.at not in found[part.whole]:
+            segments = pair.module.split(".")
+            before, after = segments[: part.number], segments[part.number + 1 :]
+            name = _Name("".join(f"{each}." for each in before), "".join(f".{each}" for each in after))
+            found[part.whole][part.at] = name
+            wanted[part.whole] = part.parts
+    return {
+        whole: [parts[at] for at in range(len(parts))] for whole, parts in found.items() if len(parts) == wanted[whole]
+    }
