@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from pytest_lora_ckpt import audit
 from tests.foreign.running import VOCABULARY, Case, check, rows, train
 
 if TYPE_CHECKING:
@@ -116,3 +117,11 @@ CASES = [
 @pytest.mark.parametrize("case", rows(CASES, WRONG_TODAY))
 def test_sentence_transformers(case: Case, tmp_path: Path) -> None:
     check(case, tmp_path)
+
+
+def test_a_whole_model_is_proved_by_the_older_names_of_its_file(tmp_path: Path) -> None:
+    base().save_pretrained(str(tmp_path / "whole"))
+    result = audit(tmp_path / "whole", loader="sentence-transformers")
+    assert result.named("failed") == (), result.findings
+    assert {"keys", "loaded"} <= {*result.named("passed")}
+    assert result.verdict == "loads-after-remap"
