@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.findings import from_comparison
-from pytest_lora_ckpt.findings.causes import RENAMINGS, TELLING_RENAMINGS, Cause
-from pytest_lora_ckpt.findings.finding import CAUSES, finding
+from pytest_lora_ckpt.findings.causes import Cause
+from pytest_lora_ckpt.findings.finding import CAUSES, RENAMINGS, TELLING_RENAMINGS, finding
 from pytest_lora_ckpt.findings.from_comparison import Comparison
 from pytest_lora_ckpt.findings.from_names import lora_pair_findings
 

@@ -393,14 +393,3 @@ ALL = (
         "tracker with this message, and with the file if it may be shared.",
     ),
 )
-
-RENAMINGS = frozenset(
-    {
-        *("lightning-prefix", "ddp-prefix", "compile-prefix", "fsdp-prefix", "wrapper-prefix", "vlm-refactor-prefix"),
-        *("adapter-name", "modules-to-save", "key-convention", "renamed-module"),
-    }
-)
-"""Causes that ask for a renaming."""
-
-TELLING_RENAMINGS = RENAMINGS - {"renamed-module", "modules-to-save"}
-"""Those of them that explain why nothing arrived: other names of modules are in healthy files too."""

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
 CAUSES = {cause.slug: cause for cause in ALL}
 """Every cause by its slug."""
 
+RENAMINGS = frozenset(
+    {
+        *("lightning-prefix", "ddp-prefix", "compile-prefix", "fsdp-prefix", "wrapper-prefix", "vlm-refactor-prefix"),
+        *("adapter-name", "modules-to-save", "key-convention", "renamed-module"),
+    }
+)
+"""Causes that ask for a renaming."""
+
+TELLING_RENAMINGS = RENAMINGS - {"renamed-module", "modules-to-save"}
+"""Those of them that explain why nothing arrived: other names of modules are in healthy files too."""
+
 _OF_KIND = {kind: cause.slug for cause in ALL for kind in cause.kinds}
 _OF_WRAPPER = {wrapper: cause.slug for cause in ALL for wrapper in cause.wrappers}
 

@@ -18,7 +18,7 @@ from pytest_lora_ckpt.checkpoint.errors import (
     NotMineError,
     big_endian,
 )
-from pytest_lora_ckpt.checkpoint.formats.zip_index import Entry, ZipIndex, read_index
+from pytest_lora_ckpt.checkpoint.formats.zip_index import ZipIndex, read_index
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, read_bytes
 from pytest_lora_ckpt.checkpoint.limits import MAX_CHECKSUMMED, OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
@@ -31,6 +31,7 @@ from pytest_lora_ckpt.wording import listed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pytest_lora_ckpt.checkpoint.formats.zip_directory import Entry
     from pytest_lora_ckpt.checkpoint.index import Stretch
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.checkpoint.window import Window
