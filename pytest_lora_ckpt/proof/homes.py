@@ -67,6 +67,16 @@ class Whole(NamedTuple):
     at: int
     parts: int
 
+    def rows(self, count: int, length: int) -> range | None:
+        """Return the rows of a part of so many: the first begins the projection, the others, alike in size, end it.
+
+        Example:
+            >>> Whole("qkv_proj", 0, 3).rows(4, 8), Whole("qkv_proj", 1, 3).rows(2, 8)
+            (range(0, 4), range(4, 6))
+        """
+        start = length - (self.parts - self.at) * count if self.at else 0
+        return range(start, start + count) if 0 <= start <= length - count else None
+
 
 def fused_with(module: str, by_leaf: Mapping[str, Iterable[str]]) -> Iterator[Whole]:
     """Find the fused projections of which a module may be a part.

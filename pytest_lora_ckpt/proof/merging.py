@@ -15,7 +15,7 @@ from pytest_lora_ckpt.lora.scaling import alpha_of
 from pytest_lora_ckpt.lora.update import factors_of_update
 from pytest_lora_ckpt.proof.bitwise import holds
 from pytest_lora_ckpt.proof.fitting import fit_together, fit_update
-from pytest_lora_ckpt.proof.homes import homes_of
+from pytest_lora_ckpt.proof.homes import fused_with, homes_of
 from pytest_lora_ckpt.proof.proved import STATE_DICT, ProvedTensor
 from pytest_lora_ckpt.proof.residual import move_of
 from pytest_lora_ckpt.proof.traces import shows_none, trace_of
@@ -252,12 +252,21 @@ class _Finder:
         if holds(now, base) and not (up.any() and down.any()):
             return replace(module, kind="merged")
         if self.config.moves_base and module.expected:
-            return self._on_moved_base(module, now, base, self.config.start)
+            own = self._rows(module, len(now), len(up))
+            return self._on_moved_base(module, now[own], base[own], self.config.start)
         magnitude = next((pair.others[name] for name in MAGNITUDES if name in pair.others), None)
         fit = fit_update(now, base, down, up, self.checkpoint.read(magnitude) if magnitude else None)
         if fit.kind == "unknown":
             return replace(module, why="its factors explain the change, but not which rows belong to which of them")
         return replace(module, kind=fit.kind, scaling=fit.scaling or 0.0, doubt=fit.doubt)
+
+    @staticmethod
+    def _rows(module: MergedModule, length: int, count: int) -> slice:
+        """Return which rows of a weight are the module's: a part of a fused projection, or all of them."""
+        path = (module.model_key or "").rpartition(".")[0]
+        whole = next(fused_with(module.pair.module, {path.rpartition(".")[2]: [path]}), None)
+        rows = whole.rows(count, length) if whole and count < length else None
+        return slice(rows.start, rows.stop) if rows else slice(None)
 
     def _on_moved_base(self, module: MergedModule, now: torch.Tensor, base: torch.Tensor, start: str) -> MergedModule:
         """Judge a weight from which PEFT took the start of the factors before they were merged into it."""

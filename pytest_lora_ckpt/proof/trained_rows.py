@@ -80,11 +80,10 @@ def fused_rows(loaded: LoadedModel, checkpoint: Checkpoint, homeless: Collection
 
 
 def _rows_in(loaded: LoadedModel, home: str, checkpoint: Checkpoint, key: str, whole: Whole) -> range | None:
-    """Return the rows that hold a tensor: the first part begins the projection, the others, alike in size, end it."""
+    """Return the rows of a fused projection that are a part, if they hold its tensor."""
     count, *width = checkpoint.keys[key].shape
     length, *wide = loaded.keys[home].shape or (0,)
-    start = length - (whole.parts - whole.at) * count if whole.at else 0
-    live = loaded.read(home)
-    if width != wide or not 0 <= start <= length - count or live.tensor is None or not live.is_whole:
+    rows, live = whole.rows(count, length), loaded.read(home)
+    if width != wide or rows is None or live.tensor is None or not live.is_whole:
         return None
-    return range(start, start + count) if holds(live.tensor[start : start + count], checkpoint.read(key)) else None
+    return rows if holds(live.tensor[rows.start : rows.stop], checkpoint.read(key)) else None

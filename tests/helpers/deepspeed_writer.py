@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,6 @@ def main(what: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
+    torch.distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # All is written, and a thread that DeepSpeed leaves behind may abort the interpreter's own end.

@@ -89,6 +89,30 @@ HEALTHY = {
     "an embedding with DoRA, merged": CheckpointRecipe(
         width=6, targets=("v_proj", "embed_tokens"), rank=2, dora=True, merged="whole", seed=208
     ),
+    "PiSSA in each part of a fused projection": CheckpointRecipe(
+        width=8,
+        biases=True,
+        targets=("v_proj", "down_proj", "k_proj", "q_proj"),
+        by_pattern=True,
+        alpha=8,
+        bias="all",
+        ranks=(("q_proj", 2),),
+        alphas=(("q_proj", 1),),
+        adapter_name="policy",
+        dtype="float16",
+        older=True,
+        base_name="tiny/base",
+        companion="value_head.safetensors",
+        start="pissa",
+        merged="fused",
+        seed=61867,
+    ),
+    "PiSSA in some parts of a fused projection": CheckpointRecipe(
+        targets=("v_proj", "q_proj"), start="pissa", merged="fused", seed=1
+    ),
+    "OLoRA in one part of a fused projection": CheckpointRecipe(
+        targets=("k_proj",), start="olora", merged="fused", seed=3
+    ),
     "a small update with DoRA, merged in half precision": CheckpointRecipe(
         rank=3,
         dora=True,
