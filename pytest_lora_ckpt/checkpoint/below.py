@@ -14,7 +14,8 @@ from pytest_lora_ckpt.checkpoint.address import is_address
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, MAX_LEVELS, Budget
 from pytest_lora_ckpt.checkpoint.meant import stands_for_one
-from pytest_lora_ckpt.checkpoint.storage import LocalStorage, lies_in, storage_for
+from pytest_lora_ckpt.checkpoint.schemes import storage_for
+from pytest_lora_ckpt.checkpoint.storage import LocalStorage, lies_in
 from pytest_lora_ckpt.vocabulary.files import GGUF_ENDING, TRAINING_STATE, WEIGHTS_ENDINGS
 from pytest_lora_ckpt.wording import count, listed, printable
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pytest_lora_ckpt.checkpoint.address import Place
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile, Layout
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
+    from pytest_lora_ckpt.checkpoint.layouts import Layout
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
     Assemble = Callable[[Listing, Sequence[Layout]], Checkpoint]

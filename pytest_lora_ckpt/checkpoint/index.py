@@ -15,11 +15,12 @@ from pytest_lora_ckpt.checkpoint.window import PartWindow
 from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import torch
 
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
+    from pytest_lora_ckpt.checkpoint.storage import Listing
     from pytest_lora_ckpt.checkpoint.window import Window
 
 _MOST = 1 << 63
@@ -140,6 +141,21 @@ def expect(stretches: Iterable[Stretch]) -> None:
         by_file.setdefault(file, []).append((start, length))
     for file, places in by_file.items():
         file.expect(places)
+
+
+class IndexFile(Protocol):
+    """Reads what a file of a listing holds, by the formats; or only the objects in some stretches of it.
+
+    What their pickles ask for is kept, and ends in `Checkpoint.globals`.
+    """
+
+    def __call__(self, listing: Listing, name: str, stretches: Sequence[tuple[int, int]] | None = None) -> FileIndex:
+        """Return its index; with `stretches`, each given by offset and length, `contents` is a list of the objects.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        ...
 
 
 def is_addressable(shape: Iterable[int], stride: Iterable[int] = ()) -> bool:

@@ -27,8 +27,7 @@ from pytest_lora_ckpt.wording import count
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_lora_ckpt.checkpoint.index import FileIndex
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import FileIndex, IndexFile
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.checkpoint.storage import Listing
 

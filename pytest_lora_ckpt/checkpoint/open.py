@@ -17,7 +17,8 @@ from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS, deepspeed, peft_adapter
 from pytest_lora_ckpt.checkpoint.limits import HEAD, Budget, OverLimitError, over_limit
 from pytest_lora_ckpt.checkpoint.meant import meant, name_the_checkpoint
 from pytest_lora_ckpt.checkpoint.neighbours import Neighbours
-from pytest_lora_ckpt.checkpoint.storage import storage_for, unreadable
+from pytest_lora_ckpt.checkpoint.schemes import storage_for
+from pytest_lora_ckpt.checkpoint.storage import unreadable
 from pytest_lora_ckpt.vocabulary.files import LORA_WEIGHTS
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint, Companion
     from pytest_lora_ckpt.checkpoint.formats import Format
-    from pytest_lora_ckpt.checkpoint.index import FileIndex
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile, Layout
+    from pytest_lora_ckpt.checkpoint.index import FileIndex, IndexFile
+    from pytest_lora_ckpt.checkpoint.layouts import Layout
     from pytest_lora_ckpt.checkpoint.limits import Limits
     from pytest_lora_ckpt.checkpoint.storage import Listing
 

@@ -3,7 +3,7 @@
 A link is followed where the user named it, or where it stays in the directory of what the user named, or in the tree in
 which the Hugging Face cache keeps that directory. Any other could make an audit read what is not the checkpoint.
 
-To add a storage, write a class with what `Storage` names and choose it in `storage_for`.
+To add a storage, write a class with what `Storage` names and choose it in `schemes.storage_for`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from pytest_lora_ckpt.checkpoint.address import Place, is_address
 from pytest_lora_ckpt.checkpoint.errors import CheckpointError
 from pytest_lora_ckpt.checkpoint.limits import MAX_ENTRIES, Budget
 from pytest_lora_ckpt.checkpoint.window import FileWindow, Window
@@ -23,7 +22,10 @@ from pytest_lora_ckpt.checkpoint.window import FileWindow, Window
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_LOCAL = ("file://", "local://")
+    from pytest_lora_ckpt.checkpoint.address import Place
+
+LOCAL_SCHEMES = ("file://", "local://")
+"""How addresses of this machine begin."""
 
 
 class Storage(Protocol):
@@ -135,23 +137,6 @@ class Listing:
         return Listing(self.storage, folder) if self.storage.is_directory(folder) else None
 
 
-def storage_for(path: str, budget: Budget) -> Storage:
-    """Return the storage that an address names by its scheme; without one it is a path on this machine.
-
-    Args:
-        path: The address.
-        budget: What its windows carry.
-
-    Raises:
-        CheckpointError: No storage knows the scheme.
-    """
-    if is_address(path) and not path.startswith(_LOCAL):
-        from pytest_lora_ckpt.checkpoint.remote.connect import connect  # It imports more.
-
-        return connect(path, budget)
-    return LocalStorage(budget)
-
-
 @dataclass(frozen=True, slots=True)
 class LocalStorage:
     """The file system of this machine.
@@ -174,7 +159,7 @@ class LocalStorage:
 
     def locate(self, path: str) -> Listing:
         """See `Storage`. Only a regular file is one: reading a pipe could wait for ever."""
-        here = Path(_local_path(path) if path.startswith(_LOCAL) else path)
+        here = Path(_local_path(path) if path.startswith(LOCAL_SCHEMES) else path)
         try:
             mode = here.stat().st_mode
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.checkpoint.distributed.boxes import Part
     from pytest_lora_ckpt.checkpoint.distributed.metadata import Chunk, Saved, Stretch
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
     from pytest_lora_ckpt.checkpoint.window import Window
     from pytest_lora_ckpt.tensors import TensorInfo

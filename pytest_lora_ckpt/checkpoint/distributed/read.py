@@ -32,7 +32,7 @@ from pytest_lora_ckpt.wording import listed
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.distributed.metadata import Saved
     from pytest_lora_ckpt.checkpoint.distributed.state import State
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
     from pytest_lora_ckpt.checkpoint.limits import Budget
     from pytest_lora_ckpt.checkpoint.storage import Listing
 

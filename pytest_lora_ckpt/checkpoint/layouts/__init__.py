@@ -20,26 +20,9 @@ from pytest_lora_ckpt.checkpoint.layouts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
-    from pytest_lora_ckpt.checkpoint.index import FileIndex
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
-
-
-class IndexFile(Protocol):
-    """Reads what a file of a listing holds, by the formats; or only the objects in some stretches of it.
-
-    What their pickles ask for is kept, and ends in `Checkpoint.globals`.
-    """
-
-    def __call__(self, listing: Listing, name: str, stretches: Sequence[tuple[int, int]] | None = None) -> FileIndex:
-        """Return its index; with `stretches`, each given by offset and length, `contents` is a list of the objects.
-
-        Raises:
-            CheckpointError: It cannot be read.
-        """
-        ...
 
 
 class Layout(Protocol):

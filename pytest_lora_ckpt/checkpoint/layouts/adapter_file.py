@@ -11,7 +11,7 @@ from pytest_lora_ckpt.vocabulary.files import ADAPTER_FILES, MERGED_BESIDE
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 NAME = "adapter file"

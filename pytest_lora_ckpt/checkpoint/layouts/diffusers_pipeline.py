@@ -18,7 +18,7 @@ from pytest_lora_ckpt.wording import count, listed, printable
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 NAME = "diffusers pipeline"

@@ -20,7 +20,7 @@ from pytest_lora_ckpt.vocabulary.files import (
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
 
 NAME = "torch.distributed checkpoint"
 

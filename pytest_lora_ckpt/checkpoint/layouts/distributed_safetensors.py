@@ -20,7 +20,7 @@ from pytest_lora_ckpt.wording import count, listed
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.distributed.boxes import Part
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
 
 NAME = "shards by rank"
 

@@ -18,7 +18,7 @@ from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from pytest_lora_ckpt.wording import listed
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 NAME = "PEFT adapter"

@@ -16,7 +16,7 @@ from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, MODEL_CARD, STEP_D
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 NAME = "PEFT adapters"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
 
 COPY_AGAIN = "Copy all files of the model again, from one `save_pretrained`."

@@ -13,8 +13,7 @@ from pytest_lora_ckpt.checkpoint.pickle.torch_types import span
 from pytest_lora_ckpt.tensors import ITEM_SIZES, KeySet
 
 if TYPE_CHECKING:
-    from pytest_lora_ckpt.checkpoint.index import FileIndex
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import FileIndex, IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
     from pytest_lora_ckpt.checkpoint.window import Window
 

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from pytest_lora_ckpt.checkpoint.index import FileIndex
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import FileIndex, IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
     from pytest_lora_ckpt.checkpoint.zero.states import ModelState, OptimizerState
 

@@ -17,8 +17,7 @@ from pytest_lora_ckpt.vocabulary.files import UNIVERSAL_MASTER
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_lora_ckpt.checkpoint.index import FileIndex
-    from pytest_lora_ckpt.checkpoint.layouts import IndexFile
+    from pytest_lora_ckpt.checkpoint.index import FileIndex, IndexFile
     from pytest_lora_ckpt.checkpoint.storage import Listing
     from pytest_lora_ckpt.checkpoint.zero.model import Spread
     from pytest_lora_ckpt.checkpoint.zero.states import Shapes
