@@ -36,6 +36,8 @@ _OFF_INSIDE = frozenset({"use", "enable", "enabled"})
 
 _MOST_CONFIGS = 64
 """Configs that one run may have: each new one is compared with those before it."""
+_MOST_VALUES = 100_000
+"""Values that are looked into: hyper-parameters have some hundreds."""
 _MOST_NAMES = 5000
 """Names in one group of settings."""
 _MOST_ITEMS = 256
@@ -72,7 +74,7 @@ def lora_config_in(hyper_parameters: object) -> list[dict[str, Any]]:
     seen: set[int] = set()
     # No recursion: the depth is the file's choice.
     left: list[tuple[object, bool]] = [(hyper_parameters, False)]
-    while left and len(configs) < _MOST_CONFIGS:
+    while left and len(configs) < _MOST_CONFIGS and len(seen) < _MOST_VALUES:
         value, context = left.pop()
         if id(value) in seen:
             continue

@@ -70,7 +70,7 @@ def in_receiving():
     read = lambda data: broken() if data["name"] == "stage" else from_dict(data)
     patch.setattr(CheckReport, "from_dict", staticmethod(read))
 
-def in_collecting(): patch.setattr(session.LoraAudit, "_ids", broken)
+def in_collecting(): patch.setattr(session.LoraAudit, "parametrize", broken)
 def in_scoring(): patch.setattr(faults_check, "score_loader", broken)
 def in_the_score(): patch.setattr(scoring, "render_score", broken)
 
