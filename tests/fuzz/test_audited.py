@@ -27,7 +27,10 @@ def test_a_change_is_made_again_from_its_label(tmp_path: Path) -> None:
             folder = tmp_path / f"{number}-{again}"
             folder.mkdir()
             path = audited.write(Random(f"1:{number}"), folder)
-            made.append((path.relative_to(folder), sorted((each.name, each.read_bytes()) for each in folder.iterdir())))
+            files = [each for each in folder.rglob("*") if each.is_file()]
+            made.append(
+                (path.relative_to(folder), sorted((str(each.relative_to(folder)), each.read_bytes()) for each in files))
+            )
         assert made[0] == made[1]
 
 

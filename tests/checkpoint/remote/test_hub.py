@@ -39,6 +39,7 @@ def hub(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """The Hub, and an empty cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # The server is on this machine.
     with hub_server(models) as web:
         monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": web.url, "token": False})
         monkeypatch.setattr(HfFileSystem, "_cache", {})
