@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt import stacks  # Its names are resolved at first use.
 from pytest_lora_ckpt.findings import finding
+from pytest_lora_ckpt.keys import parse_key, parse_keys
 from pytest_lora_ckpt.models import model_keys
 from pytest_lora_ckpt.wording import count, grouped, printable, said, sentence
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.results import LoadReport
     from pytest_lora_ckpt.stacks.meta import Blueprint
+    from pytest_lora_ckpt.tensors import KeySet
 
 _GIVE_MODEL = "Give --lora-model=module:factory or --lora-loader=module:function."
 _GIVE_PEFT = "--lora-loader=peft loads it and compares the values."
@@ -53,20 +55,45 @@ def by_config(checkpoint: Checkpoint, base: str | None, stage: Stage | None = No
     if config is None or not config.is_lora:
         return ByConfig()
     try:
-        return ByConfig(_compared(checkpoint, base, stage))
+        made = _made(checkpoint, base)
     except stacks.StackError as error:
         return ByConfig(why=f"{error} {error.remedy}")
     except Exception as error:  # noqa: BLE001 - Of a library, on account of a config: that is no failure of the adapter.
         return ByConfig(
             why=f"its base model cannot be built ({type(error).__name__}: {sentence(said(error))}). {_GIVE_MODEL}"
         )
+    from pytest_lora_ckpt.comparison.companion import compare_with_companion  # Only with something to compare with.
+
+    report = compare_with_companion(checkpoint, made.keys, stage=stage).report
+    if made.kind and (keys := _of_another_class(report, made.keys)):
+        what = f"{count(len(keys), 'trained tensor')} ({grouped(keys)})"
+        return ByConfig(why=f"{made.kind} has no place for {what}: your model is of another class. {_GIVE_MODEL}")
+    return ByConfig(dataclasses.replace(report, findings=(*report.findings, finding("model-by-config", made.told))))
 
 
-def _compared(checkpoint: Checkpoint, base: str | None, stage: Stage | None) -> LoadReport:
+class _Made(NamedTuple):
+    """A base model with the adapter attached.
+
+    Attributes:
+        keys: Its keys and shapes.
+        told: What it was made of, in a sentence.
+        kind: Its class; empty for one that was made of the index of its weights.
+    """
+
+    keys: KeySet
+    told: str
+    kind: str = ""
+
+
+def _made(checkpoint: Checkpoint, base: str | None) -> _Made:
+    """Build the base model of an adapter, with the adapter.
+
+    Raises:
+        StackError: It is not at hand, or cannot be built; whatever transformers and PEFT raise of a config as well.
+    """
     found = stacks.find_base(base, checkpoint)
     try:
         content = found.config(checkpoint.budget)
-        from pytest_lora_ckpt.comparison.companion import compare_with_companion
         from pytest_lora_ckpt.stacks.attach import attached  # torch, transformers and PEFT: only with a base model.
         from pytest_lora_ckpt.stacks.meta import blueprint
 
@@ -75,28 +102,40 @@ def _compared(checkpoint: Checkpoint, base: str | None, stage: Stage | None) -> 
         # What a config's word alone names is not opened in another way, and a class of the project is not its base.
         if base is None or found.directory is None or _is_of_the_project(checkpoint):
             raise
-        return _compared_with_index(checkpoint, found.directory, stage)
+        return _made_of_index(checkpoint, found.directory)
     if plan.fused:
         what = f"{plan.kind.__name__} holds {grouped(plan.fused)} as parts of larger tensors, put together when loading"
         raise stacks.StackError(f"{what}.", _GIVE_PEFT)
-    report = compare_with_companion(checkpoint, model_keys(attached(plan.model, checkpoint)), stage=stage).report
+    return _Made(model_keys(attached(plan.model, checkpoint)), _told(plan, found.name), plan.kind.__name__)
+
+
+def _of_another_class(report: LoadReport, model: KeySet) -> list[str]:
+    """Return what only another class of model explains: trained weights, and factors of modules of unknown names.
+
+    Nothing where anything else is amiss, such as layers that this model does not have, or where no factor has a place.
+    """
     state = report.state("remapped")
+    factors = [*state.unexpected.of("lora", "lora_wrapped", "prefix")]
+    known = {_place(own.modules) for own in model.derived(parse_keys).values()}
+    if state.shape_mismatches or any(_place(parse_key(key).modules) in known for key in factors):
+        return []
+    if factors and not any(parse_key(key).is_lora for key in report.mapping):
+        return []
     others = [key for each in report.findings if each.cause == "companion-not-loaded" for key in each.keys]
-    others += state.unexpected.of("non_lora")
-    if others and not state.unexpected.of("lora", "lora_wrapped", "prefix") and not state.shape_mismatches:
-        _refuse(plan, others)
-    return dataclasses.replace(report, findings=(*report.findings, finding("model-by-config", _told(plan, found.name))))
+    return [*others, *state.unexpected.of("non_lora"), *factors]
 
 
-def _compared_with_index(checkpoint: Checkpoint, directory: Path, stage: Stage | None) -> LoadReport:
-    from pytest_lora_ckpt.comparison.companion import compare_with_companion
+def _place(modules: Sequence[str]) -> tuple[str, ...]:
+    """Return the last two segments of a path, whatever number they have."""
+    return tuple("#" if each.isdecimal() else each for each in modules[-2:])
+
+
+def _made_of_index(checkpoint: Checkpoint, directory: Path) -> _Made:
     from pytest_lora_ckpt.stacks.attach import attached
     from pytest_lora_ckpt.stacks.skeleton import skeleton
 
-    model = model_keys(attached(skeleton(checkpoint, directory), checkpoint))
-    report = compare_with_companion(checkpoint, model, stage=stage).report
     told = f"Compared with the names and shapes of the weights in {printable(directory)}: its config builds no model."
-    return dataclasses.replace(report, findings=(*report.findings, finding("model-by-config", told)))
+    return _Made(model_keys(attached(skeleton(checkpoint, directory), checkpoint)), told)
 
 
 def _is_of_the_project(checkpoint: Checkpoint) -> bool:
@@ -104,13 +143,6 @@ def _is_of_the_project(checkpoint: Checkpoint) -> bool:
 
     trained = trained_class(checkpoint.adapter_config or {})
     return trained is not None and of_transformers(trained) is None
-
-
-def _refuse(plan: Blueprint, keys: Sequence[str]) -> NoReturn:
-    what = f"{count(len(keys), 'trained tensor')} beside the adapter ({grouped(keys)})"
-    raise stacks.StackError(
-        f"{plan.kind.__name__} has no place for {what}: your model is of another class.", _GIVE_MODEL
-    )
 
 
 def _told(plan: Blueprint, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections import defaultdict
 from functools import cached_property
@@ -37,6 +36,7 @@ from pytest_lora_ckpt.proof import (
 )
 from pytest_lora_ckpt.stacks.base import find_base
 from pytest_lora_ckpt.stacks.errors import StackError
+from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -62,7 +62,7 @@ class LoadedEvidence:
         demands: What is asked of it: the training stage, and where the base model lies.
 
     Attributes:
-        closed_base: The directory that the config names as the base model, if it is not opened for where it lies.
+        why_no_base: Why the base model that the user or the config names is not compared with; empty without one.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class LoadedEvidence:
     ) -> None:
         self._project, self._file, self._manifest, self._demands = project, file, manifest, demands
         self.model = LoadedModel(project.loaded)
-        self.closed_base = ""
+        self.why_no_base = ""
 
     @cached_property
     def match(self) -> LoadedMatch:
@@ -157,17 +157,23 @@ class LoadedEvidence:
 
     def _named_base(self) -> BaseWeights | None:
         """Open the base model that the user or `adapter_config.json` names, where that is given or may be opened."""
-        checkpoint = self._file.checkpoint
+        checkpoint, given = self._file.checkpoint, self._demands.base
         try:
-            found = find_base(self._demands.base, checkpoint)
-        except StackError:
+            found = find_base(given, checkpoint)
+        except StackError as error:
             named = checkpoint.config.base if checkpoint.config is not None else None
-            self.closed_base = named if named and not may_be_opened(named, checkpoint.path) else ""
+            if given is not None:
+                self.why_no_base = str(error)
+            elif named and not may_be_opened(named, checkpoint.path):
+                self.why_no_base = f"The config names {printable(named, 200)}, which a file's word alone does not open."
             return None
         if found.is_named and found.directory is not None:
-            with contextlib.suppress(CheckpointError):
+            try:
                 weights = open_checkpoint(found.directory, limits=self._limits)
-                return BaseWeights(weights, self._unpacked, self._file.lora_config)
+            except CheckpointError as error:
+                self.why_no_base = f"{printable(error.path)} cannot be read: {error.found}."
+                return None
+            return BaseWeights(weights, self._unpacked, self._file.lora_config)
         return None
 
     @cached_property

@@ -252,8 +252,26 @@ class MemoryWindow(_Copied):
         return self.data[offset : offset + length]
 
 
+class _Inside:
+    """What windows have in common that lie in another one."""
+
+    __slots__ = ()
+
+    window: Window
+
+    @property
+    def origin(self) -> str:
+        """See `Window`."""
+        return self.window.origin
+
+    @property
+    def budget(self) -> Budget:
+        """See `Window`."""
+        return self.window.budget
+
+
 @dataclass(frozen=True, slots=True)
-class PartWindow:
+class PartWindow(_Inside):
     """A part of another window: a zip archive inside a file, a record inside an archive.
 
     Example:
@@ -265,16 +283,6 @@ class PartWindow:
     window: Window
     start: int
     length: int
-
-    @property
-    def origin(self) -> str:
-        """See `Window`."""
-        return self.window.origin
-
-    @property
-    def budget(self) -> Budget:
-        """See `Window`."""
-        return self.window.budget
 
     @property
     def is_remote(self) -> bool:
@@ -303,21 +311,11 @@ class PartWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class DeflatedWindow(_Copied):
+class DeflatedWindow(_Inside, _Copied):
     """The bytes that another window holds compressed (RFC 1951)."""
 
-    packed: Window
+    window: Window
     length: int
-
-    @property
-    def origin(self) -> str:
-        """See `Window`."""
-        return self.packed.origin
-
-    @property
-    def budget(self) -> Budget:
-        """See `Window`."""
-        return self.packed.budget
 
     def read(self, offset: int, length: int) -> bytes:
         """See `Window`."""
@@ -326,7 +324,7 @@ class DeflatedWindow(_Copied):
         self.budget.spend("inflated_bytes", end)
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            data = unpacker.decompress(self.packed.read(0, self.packed.length), end or 1)
+            data = unpacker.decompress(self.window.read(0, self.window.length), end or 1)
             if end == self.length:
                 more = unpacker.decompress(unpacker.unconsumed_tail, 1)
                 if len(data) != end or more or not unpacker.eof or unpacker.unused_data:
@@ -337,7 +335,7 @@ class DeflatedWindow(_Copied):
 
 
 @dataclass(frozen=True, slots=True)
-class StridedWindow(_Copied):
+class StridedWindow(_Inside, _Copied):
     """The elements of a strided tensor in order, out of a window from its first element to its last.
 
     Example:
@@ -349,16 +347,6 @@ class StridedWindow(_Copied):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     item_size: int
-
-    @property
-    def origin(self) -> str:
-        """See `Window`."""
-        return self.window.origin
-
-    @property
-    def budget(self) -> Budget:
-        """See `Window`."""
-        return self.window.budget
 
     @property
     def length(self) -> int:

@@ -141,3 +141,53 @@ def test_what_is_not_there_is_said_with_what_to_give(families: Path, tmp_path: P
     result = audit(adapter, loader="peft")
     assert result.named("failed") == ("keys",)
     assert "names no base model" in str(result.findings)
+
+
+def test_factors_on_modules_of_a_class_of_the_project_are_no_failure(families: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    adapter = shutil.copytree(families / "plain" / "adapter", tmp_path / "adapter")
+    file = adapter / "adapter_model.safetensors"
+    for number, width in ((0, 8), (2, 16)):
+        path = f"base_model.model.model.mm_projector.{number}"
+        extra = {f"{path}.lora_A.weight": torch.ones(2, width), f"{path}.lora_B.weight": torch.ones(16, 2)}
+        save_file(load_file(file) | extra, file)
+    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    targets = [*config["target_modules"], "mm_projector.0", "mm_projector.2"]
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"target_modules": targets}), "utf-8")
+    result = audit(adapter, base=families / "plain" / "base")
+    assert (result.verdict, result.named("failed")) == ("not-compared", ())
+    (why,) = (each.summary for each in result.checks if each.name == "keys")
+    assert "mm_projector" in why
+    assert "another class" in why
+
+
+def test_a_defect_of_the_comparison_is_not_taken_for_one_of_the_base_model(
+    families: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pytest_lora_ckpt.comparison.companion.compare_with_companion", broken)
+    result = audit(families / "plain" / "adapter", base=families / "plain" / "base")
+    assert "internal-error" in {each.cause for each in result.findings}
+
+
+@pytest.mark.parametrize(
+    ("base", "why"), [("no/such/base/at/all", "neither a directory nor an id"), ("", "cannot be read")]
+)
+def test_a_given_base_that_cannot_be_compared_with_is_named(
+    families: Path, tmp_path: Path, base: str, why: str
+) -> None:
+    import peft
+    import transformers
+
+    def load(path: Path) -> object:
+        model = transformers.AutoModelForCausalLM.from_pretrained(families / "plain" / "base")
+        return peft.PeftModel.from_pretrained(model, path)
+
+    result = audit(families / "plain" / "adapter", loader=load, base=base or tmp_path)  # type: ignore[arg-type]
+    (said,) = (each.summary for each in result.checks if each.name == "base-untouched")
+    assert why in said
+    assert not result.named("failed")

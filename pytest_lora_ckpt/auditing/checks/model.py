@@ -14,7 +14,6 @@ from pytest_lora_ckpt.auditing.judges.versus import same_values
 from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
 from pytest_lora_ckpt.auditing.result import Facts, ProofFacts, UpdateFacts, ValueDifference, ValueFacts
 from pytest_lora_ckpt.findings.from_config import intruder_findings
-from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.evidence import AuditContext
@@ -58,11 +57,10 @@ def base_untouched(context: AuditContext) -> Judgement:
     written, against = context.manifest, evidence.against_manifest
     if written is not None and against is not None:
         return manifest_judges.base_by_manifest(against, written.trained, intruders)
-    named = printable(evidence.closed_base, 200)
-    closed = f"the config names {named}, which a file's word alone does not open; " if named else ""
     return skipped(
-        f"there is no base model to compare with: {closed}give --lora-base=PATH, override the fixture "
-        "lora_base_model (a model, or the path of its weights), or write a manifest when training"
+        f"there is no base model to compare with. {evidence.why_no_base}".rstrip(". ")
+        + ": give --lora-base=PATH, override the fixture lora_base_model (a model, or the path of its weights), or "
+        "write a manifest when training"
     )
 
 
