@@ -61,10 +61,8 @@ def at_hand(base: Base) -> Base:
         return base
     from huggingface_hub import constants, hf_hub_download
 
-    name, download = (
-        printable(base.name),
-        f"Run `hf download {printable(base.name)}` first, or give the base model: --lora-base=PATH.",
-    )
+    name = printable(base.name)
+    download = f"Run `hf download {name}` first, or give the base model: --lora-base=PATH."
     if constants.HF_HUB_OFFLINE:
         raise StackError(
             f"The base model {name} is not in the local Hugging Face cache, and HF_HUB_OFFLINE is set.", download

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.window import Window
 
 _SMALL = 1 << 16  # Bytes of a chunk that is read at once.
-_EDGE = (
-    1 << 12
-)  # Bytes at both ends of a larger one: what `torch.save` writes around a tensor takes one to two thousand.
+_EDGE = 1 << 12  # Bytes at both ends of a larger one: `torch.save` writes one to two thousand around a tensor.
 
 COPY_AGAIN = "Copy all files of the checkpoint again, from one save; or take the one before it."
 

@@ -27,6 +27,7 @@ COPY_AGAIN = "Copy all files of the model again, from one `save_pretrained`."
 _INDEX = "a JSON object whose `weight_map` says for each key which file of this directory holds it"
 _IS_INDEX = re.compile(rf".+{re.escape(SHARD_INDEX.removesuffix('.json'))}(\.[\w-]+)?\.json")
 _SHOWN = 6
+_MOST = 1 << 60  # Bytes: more than any model has.
 
 
 class _Index(NamedTuple):
@@ -188,9 +189,6 @@ def _read(listing: Listing, index: str) -> _Index:
     metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     return _Index(index, shard_of, int(total) if isinstance(total, (int, float)) and 0 < total < _MOST else None)
-
-
-_MOST = 1 << 60
 
 
 def _error(problem: str, listing: Listing, name: str, found: str) -> CheckpointError:
