@@ -239,8 +239,9 @@ def test_they_are_always_the_same_and_touch_nothing() -> None:
 
 
 def test_they_do_not_lie_where_new_tensors_lie() -> None:
+    model = plain("llava")
     with torch.device("meta"):
-        inputs = default_inputs(plain("llava"))
+        inputs = default_inputs(model)
     assert inputs is not None
     assert {str(value.device) for value in inputs.values()} == {"cpu"}
 
