@@ -1,4 +1,4 @@
-"""The table of options: what the README says of it, and how values are read."""
+"""The table of options: what its page says of it, and how values are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pytest_lora_ckpt.option_values import Reference
 from pytest_lora_ckpt.options import OPTIONS, Given, Option, OptionError, Reading, read_settings, read_stages
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "options.md"
 HERE = Path(__file__).parent
 
 
@@ -23,8 +23,8 @@ def reading(**texts: str | tuple[str, ...]) -> Reading:
     return Reading(find)
 
 
-def test_the_readme_has_a_row_for_each_option() -> None:
-    rows = [line for line in README.read_text("utf-8").splitlines() if "| `lora_" in line]
+def test_the_page_has_a_row_for_each_option() -> None:
+    rows = [line for line in PAGE.read_text("utf-8").splitlines() if "| `lora_" in line]
     code = "`{}`".format
     expected = [
         f"| {code(option.usage) if option.usage else ''} | {code(option.name)} | {option.help} |"
