@@ -132,7 +132,15 @@ _ROWS = (
         lambda text, _: read.number(text, 0.0, 1.0, "from 0.0 to 1.0"),
         default=1.0,
     ),
-    Option("lora_report", "Write the result to this .json file (repeatable).", "FILE", read.report, (), "many"),
+    Option(
+        "lora_report",
+        "Write the result to this file (repeatable), in the form that its ending names: .json, or .sarif for code "
+        "scanning.",
+        "FILE",
+        read.report,
+        (),
+        "many",
+    ),
     Option(
         "lora_manifest",
         "The manifest that was written when the checkpoint was trained (write_manifest, LoraManifestCallback); by "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unicodedata import combining
 
 from pytest_lora_ckpt.auditing.result import SCHEMA
@@ -12,7 +12,7 @@ from pytest_lora_ckpt.wording.addresses import redacted
 from pytest_lora_ckpt.wording.safe import COMMAND, is_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pytest_lora_ckpt.auditing.result import AuditResult
 
@@ -26,13 +26,14 @@ class JsonRenderer:
     ending: str | None = ".json"
 
     def render(self, results: Sequence[AuditResult]) -> str:
-        """Return the report, without credentials.
+        """Return the report: what does not show as itself (controls, bidirectional overrides) is escaped."""
+        return as_json({"schema": SCHEMA, "runs": [result.to_dict() for result in results]})
 
-        What does not show as itself (controls, bidirectional overrides) is escaped.
-        """
-        report = {"schema": SCHEMA, "runs": [result.to_dict() for result in results]}
-        text = json.dumps(report, indent=2, ensure_ascii=False)
-        return _DOUBTFUL.sub(_escaped, redacted(text)) + "\n"
+
+def as_json(data: Mapping[str, Any]) -> str:
+    """Write data as JSON, without credentials, and with what does not show as itself escaped."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    return _DOUBTFUL.sub(_escaped, redacted(text)) + "\n"
 
 
 def _escaped(found: re.Match[str]) -> str:
