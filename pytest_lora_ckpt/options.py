@@ -134,7 +134,7 @@ _ROWS = (
     ),
     Option(
         "lora_report",
-        "Write the result to this file (repeatable), in the form that its ending names: .json, or .sarif for code "
+        "Write the result to this file (repeatable), in the form that its ending names: .json, .md, or .sarif for code "
         "scanning.",
         "FILE",
         read.report,

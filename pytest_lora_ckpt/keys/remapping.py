@@ -135,7 +135,7 @@ class Remapping:
             >>> space["rename_keys"]({"module.fc.weight": "a tensor"})
             {'fc.weight': 'a tensor'}
         """
-        return python_source(self.rules, name)
+        return python_source(((rule.pattern, rule.replacement, rule.text) for rule in self.rules), name)
 
     def as_key_mapping(self, loader: Loader | None = None) -> dict[str, str]:
         r"""Return the regular expressions that `key_mapping=` of transformers or PEFT takes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_lora_ckpt.auditing.render.json import JsonRenderer
+from pytest_lora_ckpt.auditing.render.markdown import MarkdownRenderer
 from pytest_lora_ckpt.auditing.render.sarif import SarifRenderer
 from pytest_lora_ckpt.auditing.render.terminal import TerminalRenderer
 
@@ -28,7 +29,7 @@ class Renderer(Protocol):
         """Return the text of a file that reports these results, in their order."""
 
 
-RENDERERS: tuple[Renderer, ...] = (TerminalRenderer(), JsonRenderer(), SarifRenderer())
+RENDERERS: tuple[Renderer, ...] = (TerminalRenderer(), JsonRenderer(), SarifRenderer(), MarkdownRenderer())
 """All forms of a report."""
 
 ENDINGS = {renderer.ending: renderer for renderer in RENDERERS if renderer.ending}

@@ -13,9 +13,7 @@ from pytest_lora_ckpt.vocabulary.lora import MAGNITUDE, PEFT_PREFIX
 from pytest_lora_ckpt.wording import literal, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from pytest_lora_ckpt.keys.rules.rule import Rule
+    from collections.abc import Iterable, Mapping
 
 Loader: TypeAlias = Literal["transformers", "peft"]
 
@@ -23,8 +21,13 @@ Loader: TypeAlias = Literal["transformers", "peft"]
 _MOST_PROOFS = 20_000
 
 
-def python_source(rules: Sequence[Rule], name: str) -> str:
-    """Write a function that renames a state dict's keys, in plain Python."""
+def python_source(rules: Iterable[tuple[str, str, str]], name: str) -> str:
+    """Write a function that renames a state dict's keys, in plain Python.
+
+    Args:
+        rules: Pattern, replacement and text of each.
+        name: Name of the function.
+    """
     lines = [
         "import re",
         "",
@@ -33,8 +36,8 @@ def python_source(rules: Sequence[Rule], name: str) -> str:
         '    """Return the state dict with the names that the model has (written by pytest-lora-ckpt)."""',
         "    rules = [",
         *(
-            f"        ({literal(rule.pattern)}, {literal(rule.replacement)}),  # {printable(rule.text)}"
-            for rule in rules
+            f"        ({literal(pattern)}, {literal(replacement)}),  # {printable(text)}"
+            for pattern, replacement, text in rules
         ),
         "    ]",
         "    renamed = {}",

@@ -13,7 +13,7 @@ STRIP = Rule("strip", r"^module\.", "", "you", 1, ("module.fc", "fc"), "strip mo
 
 
 def test_the_source_names_each_rule_in_a_comment_of_one_line() -> None:
-    source = python_source([STRIP], "mend")
+    source = python_source([(STRIP.pattern, STRIP.replacement, STRIP.text)], "mend")
     assert "def mend(state_dict):" in source
     assert not any(line.startswith("import os") for line in source.splitlines())
     space: dict[str, object] = {}
