@@ -10,6 +10,7 @@ import yaml
 import pytest_lora_ckpt
 
 ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 def text(name: str) -> str:
@@ -23,3 +24,16 @@ def test_the_version_and_its_date_are_the_same_everywhere() -> None:
     assert newest["version"] == citation["version"] == pytest_lora_ckpt.__version__
     assert newest["date"] == citation["date-released"]
     assert f"[{newest['version']}]: " in text("CHANGELOG.md")
+
+
+def test_every_action_is_pinned_by_its_commit_and_names_its_version() -> None:
+    used = [line.strip() for path in WORKFLOWS for line in path.read_text("utf-8").splitlines() if "uses:" in line]
+    assert used
+    assert [line for line in used if not re.fullmatch(r"- uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+
+
+def test_the_workflow_runs_on_the_pythons_that_are_promised() -> None:
+    promised = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', text("pyproject.toml"))
+    matrix = yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]["tests"]["strategy"]["matrix"]
+    assert matrix["python"] == promised
+    assert f'requires-python = ">={promised[0]}"' in text("pyproject.toml")
