@@ -183,11 +183,10 @@ def trusted(text: str, _: Path) -> str:
 
 def report(text: str, base: Path) -> Path:
     """Read the path of a report."""
-    from pytest_lora_ckpt.auditing.render import ENDINGS
+    from pytest_lora_ckpt.auditing.render import check_ending
 
     path = base / Path(text).expanduser()
-    if path.suffix not in ENDINGS:
-        raise ValueError(f"the file's ending is one of {', '.join(ENDINGS)}.")
+    check_ending(path)
     if not path.parent.is_dir():
         raise ValueError(f"the directory {path.parent} does not exist.")
     return path

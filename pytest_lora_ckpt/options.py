@@ -134,8 +134,8 @@ _ROWS = (
     ),
     Option(
         "lora_report",
-        "Write the result to this file (repeatable), in the form that its ending names: .json, .md, or .sarif for code "
-        "scanning.",
+        "Write the result to this file (repeatable), in the form that its ending names: .json, .html, .md, or .sarif "
+        "for code scanning.",
         "FILE",
         read.report,
         (),

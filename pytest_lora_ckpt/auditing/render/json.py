@@ -24,6 +24,7 @@ class JsonRenderer:
     """One object with the schema's version and the runs."""
 
     ending: str | None = ".json"
+    needs: tuple[str, ...] = ()
 
     def render(self, results: Sequence[AuditResult]) -> str:
         """Return the report: what does not show as itself (controls, bidirectional overrides) is escaped."""

@@ -35,6 +35,7 @@ class SarifRenderer:
     """One run, with the results of all checkpoints: a server that shows them takes one run of a tool."""
 
     ending: str | None = ".sarif"
+    needs: tuple[str, ...] = ()
 
     def render(self, results: Sequence[AuditResult]) -> str:
         """Return the log; the paths in it are relative to the working directory."""

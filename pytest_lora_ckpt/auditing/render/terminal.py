@@ -43,6 +43,7 @@ class TerminalRenderer:
     """The sections of the terminal."""
 
     ending: str | None = None
+    needs: tuple[str, ...] = ()
 
     def render(self, results: Sequence[AuditResult]) -> str:
         """Return one section per checkpoint."""
