@@ -31,6 +31,7 @@ class Broken:
     """A renderer that fails."""
 
     ending = ".json"
+    needs = ()
 
     def render(self, results: Sequence[AuditResult]) -> str:
         raise RuntimeError(len(results))

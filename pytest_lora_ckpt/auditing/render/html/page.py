@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PATTERNS = 40
-_LONGEST_LINE = 100_000
+_LONGEST_CODE = 50_000
 
 
 def page(results: Sequence[AuditResult]) -> str:
@@ -79,9 +79,11 @@ def _grouped(keys: Iterable[str]) -> list[tuple[str, int]]:
 
 def _code(text: str) -> Markup:
     """Show lines of code as they are: they are to be copied."""
-    return Markup("\n").join(escape(tame(each, _LONGEST_LINE)) for each in text.splitlines())
+    return Markup("\n").join(escape(tame(each, 10 * _LONGEST_CODE)) for each in text.splitlines())
 
 
 def _renaming(rules: Sequence[RuleFacts]) -> str:
-    """Return the source of a function that does what these rules say."""
+    """Return the source of a function that does what these rules say; empty where it is too long for a page."""
+    if sum(len(rule.pattern) + len(rule.replacement) for rule in rules) > _LONGEST_CODE:
+        return ""
     return python_source([(rule.pattern, rule.replacement, rule.rule) for rule in rules], "rename_keys")
