@@ -22,8 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lora_ckpt: a built-in check of the checkpoint given with --lora-ckpt.")
     if is_asked_for(config):
         from pytest_lora_ckpt._garbage import no_garbage_collection
+        from pytest_lora_ckpt.pytest_plugin.importing import no_assertion_rewriting
 
-        with no_garbage_collection():
+        with no_garbage_collection(), no_assertion_rewriting():
             from pytest_lora_ckpt.pytest_plugin.hooks import AuditHooks  # Nobody else pays for it.
 
         config.pluginmanager.register(AuditHooks(config), "lora_ckpt_audit")

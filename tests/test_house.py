@@ -31,6 +31,14 @@ from pytest_lora_ckpt import audit
 assert audit(sys.argv[1]).verdict == "not-compared"
 print(*sys.modules)
 """
+PYTEST = """
+import sys
+import pytest
+args = ["-q", "-p", "no:cacheprovider", f"--lora-ckpt={sys.argv[1]}"]
+assert pytest.main(args) == 0
+ours = {name: module for name, module in sys.modules.items() if name.startswith("pytest_lora_ckpt.")}
+print("taken by pytest:", *(name for name, module in ours.items() if "_pytest" in type(module.__loader__).__module__))
+"""
 
 
 def test_modules_stay_small() -> None:
@@ -50,3 +58,14 @@ def test_the_audit_of_a_plain_file_imports_nothing_for_other_layouts(ending: str
     run = subprocess.run([sys.executable, "-c", AUDIT, path], capture_output=True, text=True, check=True)
     assert "pytest_lora_ckpt.checkpoint.formats" in run.stdout
     assert [name for name in RARE if name in run.stdout.split()] == []
+
+
+def test_pytest_imports_the_audit_as_python_does(tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "adapter.pt"
+    torch.save({"fc.lora_A.weight": torch.ones(2, 4), "fc.lora_B.weight": torch.ones(4, 2)}, path)
+    run = subprocess.run([sys.executable, "-c", PYTEST, path], capture_output=True, text=True, check=True, cwd=tmp_path)
+    (taken,) = [line for line in run.stdout.splitlines() if line.startswith("taken by pytest:")]
+    # What every run pays for, and the few that are asked for late.
+    assert [name for name in taken.split() if ".checkpoint." in name or ".findings." in name] == []
