@@ -51,7 +51,8 @@ class Option:
         default: The value where none is given.
         kind: `"one"` value, `"many"` (repeatable), `"several"` (the same, and one text may stand for several values:
             `parse` gives a tuple), a `"flag"`, an `"optional"` value, or the `"lines"` of an ini file,
-            which the command line does not have.
+            which pytest's command line does not have.
+        called: How it is written on a command line that is not pytest's.
     """
 
     name: str
@@ -60,11 +61,12 @@ class Option:
     parse: Callable[[str, Path], Any] = lambda text, _: text
     default: Any = None
     kind: Literal["one", "many", "several", "flag", "optional", "lines"] = "one"
+    called: str = ""
 
     @property
     def flag(self) -> str:
         """Its name on the command line; empty for one that only an ini file has."""
-        return "" if self.kind == "lines" else f"--{self.name.replace('_', '-')}"
+        return self.called or ("" if self.kind == "lines" else f"--{self.name.replace('_', '-')}")
 
     @property
     def usage(self) -> str:
@@ -216,11 +218,12 @@ class Reading:
 
     Args:
         find: Finds what was given for an option, on the command line or else in an ini file; None where nothing was.
+        rows: The options by name, as the front end calls them.
     """
 
-    def __init__(self, find: Callable[[Option], Given | None]) -> None:
+    def __init__(self, find: Callable[[Option], Given | None], rows: Mapping[str, Option] = OPTIONS) -> None:
         """Read nothing yet."""
-        self.find = find
+        self.find, self._rows = find, rows
 
     def get(self, name: str) -> Any:
         """Return an option's value; of a repeatable one a tuple.
@@ -228,7 +231,7 @@ class Reading:
         Raises:
             OptionError: It is not valid.
         """
-        option = OPTIONS[name]
+        option = self._rows[name]
         given = self.find(option)
         if given is None:
             return option.default
@@ -246,7 +249,8 @@ class Reading:
 
     def error(self, name: str, problem: object, text: str | None = None) -> OptionError:
         """Say what is wrong with an option's value, and where it came from."""
-        option, given = OPTIONS[name], self.find(OPTIONS[name])
+        option = self._rows[name]
+        given = self.find(option)
         text = "\n".join(given.texts) if text is None and given else text
         value = f"{option.flag}={text}" if option.flag else name
         return OptionError(f"{value} (from: {given.source if given else 'default'}): {problem}")

@@ -16,11 +16,12 @@ from pytest_lora_ckpt.auditing.render.terminal import section
 from pytest_lora_ckpt.options import OPTIONS, OVERRIDABLE, Settings, read_settings
 from pytest_lora_ckpt.pytest_plugin import settings, transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
-from pytest_lora_ckpt.pytest_plugin.naming import short_names, written_by_pytest
+from pytest_lora_ckpt.pytest_plugin.naming import written_by_pytest
 from pytest_lora_ckpt.pytest_plugin.ranks import is_started_by_torchrun, join_ranks
 from pytest_lora_ckpt.pytest_plugin.safe_reports import Pages, safe_id
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
 from pytest_lora_ckpt.pytest_plugin.sources import Sources
+from pytest_lora_ckpt.sources import short_names
 from pytest_lora_ckpt.wording import WIDTH, SafeText, block, count, line, listed, printable
 
 if TYPE_CHECKING:

@@ -10,9 +10,7 @@ import pytest
 from pytest_lora_ckpt.options import OPTIONS, Given, Option, OptionError, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from pytest_lora_ckpt.option_values import Library, Reference
+    from collections.abc import Iterable, Iterator
 
 _INI_TYPES: dict[str, Literal["linelist", "bool"]] = {
     "many": "linelist",
@@ -93,18 +91,3 @@ def usage_errors() -> Iterator[None]:
         from pytest_lora_ckpt.wording import block
 
         raise pytest.UsageError(block(str(error), wrapped=False)) from None
-
-
-def resolve(config: pytest.Config, name: str, reference: Reference | Library) -> Callable[..., Any]:
-    """Import what an option refers to, from the project's own directories as well.
-
-    Raises:
-        pytest.UsageError: It cannot be imported.
-    """
-    try:
-        return reference.resolve([config.invocation_params.dir, config.rootpath])
-    except ValueError as error:
-        from pytest_lora_ckpt.wording import block
-
-        text = block(str(options_of(config).error(name, error)), wrapped=False)
-        raise pytest.UsageError(text) from error

@@ -1,74 +1,29 @@
-"""Where a checkpoint under test comes from, with its model, loader, base model and inputs: options, or a replica."""
+"""What the fixtures give unless the project overrides them: what the options name, or what a replica brings."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lora_ckpt import manifest, replicas, stacks  # Their names are resolved at first use.
 from pytest_lora_ckpt.auditing.evidence import AuditContext
-from pytest_lora_ckpt.auditing.guard import InternalError, guard
 from pytest_lora_ckpt.auditing.project import Project, TestOutcomes
-from pytest_lora_ckpt.checkpoint import CheckpointError
-from pytest_lora_ckpt.checkpoint.address import AddressText, is_address
-from pytest_lora_ckpt.checkpoint.limits import Budget
-from pytest_lora_ckpt.checkpoint.open import open_within
-from pytest_lora_ckpt.comparison.stages import STAGES
-from pytest_lora_ckpt.option_values import REPLICA, OtherCheckpoint, Reference
 from pytest_lora_ckpt.pytest_plugin.progress import TerminalProgress
-from pytest_lora_ckpt.pytest_plugin.settings import resolve
+from pytest_lora_ckpt.pytest_plugin.settings import options_of
+from pytest_lora_ckpt.sources import Given, loader_of, model_of, target
 from pytest_lora_ckpt.wording import block
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from pytest_lora_ckpt.auditing.project import Others
-    from pytest_lora_ckpt.comparison.stages import Stage
     from pytest_lora_ckpt.options import Settings
+    from pytest_lora_ckpt.sources import Target
 
 _OUTCOMES = TestOutcomes((pytest.skip.Exception,), (pytest.fail.Exception,), (pytest.exit.Exception,))
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What one `--lora-ckpt` names: a checkpoint of the project, or a replica, which brings the rest along.
-
-    Attributes:
-        spec: The option's value.
-        locate: Returns where it lies, or its address; given a function that makes a directory.
-        stage: The stage that it must hold where no other is asked for.
-        loader: Returns its own loading code, or None.
-        base_model: Returns its base model, or None.
-        inputs: Returns inputs for its model, or None.
-    """
-
-    spec: str
-    locate: Callable[[Callable[[str], Path]], Path | str]
-    stage: Stage | None = None
-    loader: Callable[[], Callable[[Path], Any] | None] = lambda: None
-    base_model: Callable[[], Any] = lambda: None
-    inputs: Callable[[], dict[str, Any] | None] = lambda: None
-
-
-def target(spec: str) -> Target:
-    """Return what a value of `--lora-ckpt` names."""
-    if spec.startswith(REPLICA):
-        return Target(
-            spec,
-            lambda make_directory: replicas.replica_checkpoint(
-                spec, make_directory(spec.replace(":", "-")), callbacks=[manifest.LoraManifestCallback()]
-            ),
-            STAGES[spec.removeprefix(REPLICA)],
-            lambda: replicas.PanoramaVLM.from_checkpoint,
-            lambda: replicas.make_panorama_vlm(lora=False),
-            lambda: replicas.replica_inputs(),  # noqa: PLW0108  # Not before it is called.
-        )
-    # As a `Path`, an address would lose a slash.
-    return Target(spec, lambda _: AddressText(spec) if is_address(spec) else Path(spec))
 
 
 class Sources:
@@ -84,33 +39,27 @@ class Sources:
         self._config, self._settings, self._others = config, settings, others
         self.targets = {spec: target(spec) for spec in settings.ckpt}
         self.at: dict[Path | str, Target] = {}
-        self._make_model: Callable[[], Any] | None = None
-        self._loader: Callable[[Path], Any] | None = None
+        self._given = Given()
 
     def resolve(self) -> None:
         """Import and read what the options name, so that a wrong name ends the run before anything is collected.
 
         Raises:
-            pytest.UsageError: It cannot be imported, or is not a manifest.
+            pytest.UsageError: It cannot be imported or read.
         """
-        model, loader = self._settings.model, self._settings.loader
-        if isinstance(model, Path) and model.is_file():
-            try:
-                with guard("reading the manifest", model, (manifest.ManifestError, OSError)):
-                    keys = manifest.read_manifest(model).keys
-            except (manifest.ManifestError, OSError, InternalError) as error:
-                raise pytest.UsageError(block(f"--lora-model={model}: {error}", wrapped=False)) from None
-            self._make_model = lambda: keys
-        elif isinstance(model, OtherCheckpoint):
-            try:
-                other = open_within(model.path, Budget(self._settings.demands.limits))
-            except CheckpointError as error:
-                raise pytest.UsageError(block(f"--lora-model={model.path}: {error}", wrapped=False)) from None
-            self._make_model = lambda: other
-        elif isinstance(model, Reference):
-            self._make_model = resolve(self._config, "lora_model", model)
-        if loader is not None:
-            self._loader = resolve(self._config, "lora_loader", loader)
+        settings, directories = self._settings, [self._config.invocation_params.dir, self._config.rootpath]
+        with self._usage_errors("lora_model"):
+            model = model_of(settings, directories)
+        with self._usage_errors("lora_loader"):
+            self._given = Given(model, loader_of(settings.loader, directories), settings.demands.base)
+
+    @contextlib.contextmanager
+    def _usage_errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            text = block(str(options_of(self._config).error(name, error)), wrapped=False)
+            raise pytest.UsageError(text) from error
 
     def locate(self, spec: str | None, make_directory: Callable[[str], Path]) -> Path | str:
         """Return the path of what was asked for, the first by default; a replica is made on the spot."""
@@ -139,16 +88,8 @@ class Sources:
         Raises:
             TypeError: The callable returned None.
         """
-        if self._make_model is None:
-            return None
-        model = self._make_model()
-        if model is None:
-            raise TypeError(f"{self._settings.model} returned None, and should return the nn.Module to load into")
-        return model
+        return self._given.model() if self._given.model else None
 
     def loader(self, path: Path | str) -> Callable[[Path], Any] | None:
         """Return what `--lora-loader` names; the checkpoint's own loader where no model is given either."""
-        if self._loader is not None and isinstance(self._loader, stacks.StackLoader):
-            original = None if isinstance(path, str) else path
-            return dataclasses.replace(self._loader, base=self._settings.demands.base, original=original)
-        return self._loader or (None if self._make_model else self.at[path].loader())
+        return self._given.loader_for(path, self.at[path])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_lora_ckpt.pytest_plugin.naming import short_names
+from pytest_lora_ckpt.sources import short_names
 
 # Paths -> their names.
 NAMES: list[tuple[list[str], list[str]]] = [

@@ -1,0 +1,183 @@
+"""An `Inspection` as a page for a terminal, and several as a table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_lora_ckpt.cli.output import columns
+from pytest_lora_ckpt.cli.words import as_here
+from pytest_lora_ckpt.wording import WIDTH, SafeText, count, line, listed, printable, size, table, wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import TypeAlias
+
+    from pytest_lora_ckpt.auditing.result import CompanionFacts
+    from pytest_lora_ckpt.cli.inspection import AdapterFacts, ComponentFacts, Inspection
+
+    Part: TypeAlias = "SafeText | tuple[SafeText, Mapping[str, Any]]"
+    Line: TypeAlias = "tuple[Part, ...]"
+
+_LABEL = 11  # Columns.
+_COMPONENTS, _NOTES, _TARGETS, _NAMES, _DIFFERENT = 12, 4, 8, 12, 4  # A page fits a screen.
+
+_FAINT: Mapping[str, Any] = {"dim": True}
+_HEAD: Mapping[str, Any] = {"bold": True}
+_BAD: Mapping[str, Any] = {"fg": "red", "bold": True}
+_DOUBTFUL: Mapping[str, Any] = {"fg": "yellow"}
+
+
+def page(found: Inspection) -> Iterator[Line]:
+    """Give the lines of one checkpoint, which fit a screen."""
+    facts = found.checkpoint
+    yield ((shown(facts.path), _HEAD),)
+    if found.error is not None:
+        for number, each in enumerate(found.error.text.split("\n")):
+            yield ((as_here(each), _BAD if not number else {}),)
+        if facts.globals:
+            yield from _safety(found)
+        return
+    yield from _row("holds", _held(found))
+    if found.training:
+        yield from _row("trained", ", ".join(f"{name} {value}" for name, value in found.training.items()))
+    for name, adapter in found.adapters.items():
+        yield from _row("adapter", _adapter(name, adapter))
+        yield from _row("", _targets(adapter))
+    yield from _around(found)
+    yield from _safety(found)
+    for note in facts.notes[:_NOTES]:
+        yield from _row("note", as_here(printable(note, 5 * WIDTH)))
+    if left := facts.notes[_NOTES:]:
+        yield from _row("", f"… and {count(len(left), 'more note')}: see --json")
+    yield ()
+    yield from _components(found.components)
+    yield ()
+    # A command is of use in one piece alone.
+    yield (SafeText(f"  {'next'.ljust(_LABEL)}"), _FAINT), SafeText(_next(found))
+
+
+def overview(found: Sequence[Inspection]) -> Iterator[Line]:
+    """Give a line for each of several checkpoints."""
+    rows = [("checkpoint", "layout", "keys", "size", "adapter", "stage"), *map(_cells, found)]
+    for number, each in enumerate(table(rows, indent="", numbers=False)):
+        yield ((each, _HEAD if not number else _BAD if found[number - 1].error else {}),)
+
+
+def shown(path: str) -> SafeText:
+    """Write a path as people give it: from the working directory, where it lies below that."""
+    here = f"{Path.cwd()}{os.sep}"
+    return printable(path.removeprefix(here), 2 * WIDTH)
+
+
+def _cells(found: Inspection) -> tuple[str, ...]:
+    facts = found.checkpoint
+    if found.error is not None:
+        return (shown(facts.path), "-", "-", "-", f"cannot be read: {found.error.problem}", "-")
+    adapters = listed((_numbers(each) for each in found.adapters.values()), 2)
+    keys, nbytes = str(facts.keys), size(facts.bytes or 0)
+    return (shown(facts.path), str(facts.layout), keys, nbytes, adapters or "-", facts.stage or "-")
+
+
+def _row(label: str, text: str, style: Mapping[str, Any] | None = None) -> Iterator[Line]:
+    """Give a labelled text in as many lines as it takes."""
+    first, indent = f"  {label.ljust(_LABEL)}", " " * (_LABEL + 2)
+    for each in wrap(text, indent, first=first, width=min(columns(), WIDTH)):
+        yield (SafeText(each[: len(first)]), _FAINT), (SafeText(each[len(first) :]), style or {})
+
+
+def _held(found: Inspection) -> str:
+    facts = found.checkpoint
+    parts = [facts.layout, facts.format, count(facts.keys or 0, "key"), size(facts.bytes or 0)]
+    return " · ".join(
+        [*(printable(part, WIDTH // 4) for part in parts), *([f"stage {facts.stage}"] * bool(facts.stage))]
+    )
+
+
+def _adapter(name: str, facts: AdapterFacts) -> str:
+    parts = [f"{printable(name, WIDTH // 2)}: {_numbers(facts)}"]
+    if facts.scaling is not None:
+        parts.append(f"scaling {_number(facts.scaling)}{' (rsLoRA)' if facts.rslora else ''}")
+    parts += ["DoRA"] if facts.dora else []
+    return ", ".join([*parts, count(facts.modules, "module")])
+
+
+def _numbers(facts: AdapterFacts) -> str:
+    """Write rank and alpha."""
+    kind = f"{facts.method} " if facts.method not in {None, "LORA"} else ""
+    if facts.rank is None and facts.modules == 0:
+        return f"{kind}no modules"
+    alpha = "alpha not written down" if facts.alpha is None else f"alpha {_number(facts.alpha)}"
+    return f"{kind}rank {_number(facts.rank)}, {alpha}"
+
+
+def _number(numbers: float | tuple[float, ...] | None) -> str:
+    if isinstance(numbers, tuple):
+        return f"({listed(map(_number, numbers), _DIFFERENT)})"
+    return "?" if numbers is None else f"{numbers:.6g}"
+
+
+def _targets(facts: AdapterFacts) -> str:
+    """Say which modules are adapted, what else was trained, and on which base."""
+    numbers = set(facts.targets.values())
+    each = f" ({numbers.copy().pop()} each)" if len(numbers) == 1 and len(facts.targets) > 1 else ""
+    names = [name if len(numbers) == 1 else f"{name} {number}" for name, number in facts.targets.items()]
+    parts = [f"on {listed(names, _TARGETS)}{each}"] if names else []
+    parts += [f"trained whole: {listed(facts.saved, _TARGETS)}"] if facts.saved else []
+    parts += [f"base {printable(facts.base, WIDTH)}"] if facts.base else []
+    return "; ".join(parts)
+
+
+def _components(rows: Sequence[ComponentFacts]) -> Iterator[Line]:
+    cells = [["component", "keys", "size", "dtype"]]
+    for row in rows[:_COMPONENTS]:
+        name = f"{printable(row.name or '(top)', WIDTH // 2)}{' LoRA' if row.lora else ''}"
+        cells.append([name, str(row.keys), size(row.bytes), listed(row.dtypes, 2)])
+    for number, each in enumerate(table(cells)):
+        yield ((each, {} if number else _FAINT),)
+    if left := rows[_COMPONENTS:]:
+        keys, nbytes = sum(row.keys for row in left), sum(row.bytes for row in left)
+        yield (line(f"  … and {len(left)} more, with {count(keys, 'key')}, {size(nbytes)}"),)
+
+
+def _around(found: Inspection) -> Iterator[Line]:
+    """Give what lies around the state dict, and around the file."""
+    facts = found.checkpoint
+    if facts.envelope:
+        yield from _row("beside", listed(facts.envelope, _NAMES))
+    if found.opaque:
+        yield from _row("not plain", f"{count(len(found.opaque), 'entry', 'entries')}: {listed(found.opaque, 2)}")
+    for each in facts.companions:
+        yield from _row("with it", _companion(each), {} if each.error is None else _BAD)
+    if found.manifest:
+        yield from _row("manifest", printable(found.manifest, WIDTH))
+
+
+def _companion(each: CompanionFacts) -> str:
+    name = printable(each.path.replace("\\", "/").rpartition("/")[2], WIDTH)
+    if each.error is not None:
+        return f"{name}: cannot be read ({each.error})"
+    what = f"{name}{'/' * (each.kind == 'adapter')}: {count(each.keys or 0, 'key')}, {size(each.bytes or 0)}"
+    return f"{what} ({each.why})" if each.why else what
+
+
+def _safety(found: Inspection) -> Iterator[Line]:
+    safety = found.safety
+    if safety.outcome == "failed":
+        yield from _row("pickles", as_here(SafeText(safety.summary.partition("\n")[0])), _BAD)
+        return
+    if found.checkpoint.globals:
+        yield from _row("pickles", safety.summary.partition("\n")[0])
+    for each in safety.warnings:
+        yield from _row("", each, _DOUBTFUL)
+
+
+def _next(found: Inspection) -> str:
+    """Name the command to run next."""
+    path = shown(found.checkpoint.path)
+    if found.safety.outcome == "failed":
+        return f"do not load it; see docs/security.md, and lora-ckpt check {path}"
+    adapter = any(each.method for each in found.adapters.values())
+    loader = "peft" if adapter and found.checkpoint.layout == "peft_adapter" else "my_project.loading:load"
+    return f"lora-ckpt check {path} --loader {loader}"
