@@ -186,22 +186,30 @@ def assert_stage(report: LoadReport, stage: str | Stage) -> None:
         _require(names.stage_loaded(stage, report.remapped), report)
 
 
-def assert_adapter_active(model: torch.nn.Module, inputs: Mapping[str, Any]) -> None:
+def assert_adapter_active(model: torch.nn.Module, inputs: Mapping[str, Any] | None = None) -> None:
     """Assert that the adapter does something: switching it off changes the output.
 
     Model, random state and modes are as before afterwards.
 
     Args:
         model: A module with LoRA, by PEFT or another library.
-        inputs: Keyword arguments of its `forward`.
+        inputs: Keyword arguments of its `forward`. None, as the fixture `lora_inputs` is where nobody overrides it:
+            they are made from the config of a Hugging Face model, as for the check `adapter-active`.
 
     Raises:
-        AssertionError: There is no LoRA, it is off, zero or merged, or the output is the same or not finite.
+        AssertionError: There is no LoRA, it is off, zero or merged, or the output is the same or not finite; or no
+            inputs are given, and none can be made.
     """
     __tracebackhide__ = True
-    from pytest_lora_ckpt.proof import adapter_effect  # torch, only here.
+    from pytest_lora_ckpt.proof import adapter_effect, default_inputs  # torch, only here.
 
-    _require(models.effect(adapter_effect(model, inputs)))
+    tried = default_inputs(model) if inputs is None else inputs
+    if tried is None:
+        raise AssertionError(
+            "There are no inputs for the forward pass, and none can be made from the model's config: give keyword "
+            "arguments, or override the fixture lora_inputs."
+        )
+    _require(models.effect(adapter_effect(model, tried)))
 
 
 def assert_generates(model: Any, *, max_new_tokens: int = 10, **inputs: Any) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from pytest_lora_ckpt import (
     Stage,
+    assert_adapter_active,
     assert_loaded_ratio,
     assert_lora_complete,
     assert_lora_loaded,
@@ -153,3 +154,10 @@ def test_stage() -> None:
         assert_stage(compare(keys, {**keys, "tower.bias": (1,)}), own)
     with pytest.raises(ValueError, match="The stages are vision, resampler, finetune, and this was 'sft'"):
         assert_stage(compare(keys, keys), "sft")
+
+
+def test_inputs_that_nobody_gave_are_made_from_the_config() -> None:
+    vlm = make_panorama_vlm(random_lora_b=True)
+    assert_adapter_active(vlm.language_model)
+    with pytest.raises(AssertionError, match=r"no inputs for the forward pass, .* override the fixture lora_inputs"):
+        assert_adapter_active(torch.nn.Linear(1, 1))

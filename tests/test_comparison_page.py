@@ -106,6 +106,10 @@ def test_the_readme_quotes_the_scores(scores: list[list[str]]) -> None:
     assert {"loader", "silent and wrong", "gate"} <= set(quoted[0])
 
 
+def test_the_readme_counts_the_faults() -> None:
+    assert f"\n{len(FAULTS)} ways in which checkpoints go wrong" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_script_runs_and_the_page_says_what_it_finds(script: Any, matrix: list[list[str]]) -> None:
     column = script.score("torch not strict", SUBSET)
     # The last two of the subset: one befalls base weights, the other the config of an adapter directory.

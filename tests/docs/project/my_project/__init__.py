@@ -1,0 +1,1 @@
+"""The project that the pages speak of: a language model with LoRA, trained with Lightning."""
