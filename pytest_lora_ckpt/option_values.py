@@ -192,6 +192,15 @@ def report(text: str, base: Path) -> Path:
     return path
 
 
+def github(text: str, _: Path) -> Literal["auto", "off"]:
+    """Read whether anything is told to GitHub Actions."""
+    if text == "auto":
+        return "auto"
+    if text == "off":
+        return "off"
+    raise ValueError("give auto or off.")
+
+
 def number(text: str, least: float, most: float, what: str) -> float:
     """Read a number between two bounds."""
     try:

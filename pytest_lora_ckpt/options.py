@@ -144,6 +144,14 @@ _ROWS = (
         "many",
     ),
     Option(
+        "lora_github",
+        "Under GitHub Actions, annotate what asks for an action, and add to the summary of the job: auto (the default) "
+        "or off.",
+        "WHEN",
+        read.github,
+        default="auto",
+    ),
+    Option(
         "lora_manifest",
         "The manifest that was written when the checkpoint was trained (write_manifest, LoraManifestCallback); by "
         "default the lora_manifest.json next to the checkpoint.",
@@ -276,6 +284,7 @@ class Settings:
     stage: Stage | None
     min_ratio: float
     report: tuple[Path, ...]
+    github: Literal["auto", "off"]
     manifest: Path | None
     companion: tuple[Path, ...]
     trust: tuple[str, ...]

@@ -19,6 +19,10 @@ pytest_plugins = ["pytester"]
 # Tiny models gain nothing from threads, and lose much where several processes share the cores. Read when torch starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The runs that tests start would annotate there, and add to the summary of the job.
+for _name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
+    os.environ.pop(_name, None)
+
 # How long an example takes is the machine's affair; what Hypothesis chooses for CI stays.
 hypothesis.settings.register_profile("any-machine", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("any-machine")

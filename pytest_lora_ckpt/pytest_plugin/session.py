@@ -14,7 +14,7 @@ from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.render import write_report
 from pytest_lora_ckpt.auditing.render.terminal import section
 from pytest_lora_ckpt.options import OPTIONS, OVERRIDABLE, Settings, read_settings
-from pytest_lora_ckpt.pytest_plugin import settings, transport
+from pytest_lora_ckpt.pytest_plugin import github, settings, transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
 from pytest_lora_ckpt.pytest_plugin.naming import written_by_pytest
 from pytest_lora_ckpt.pytest_plugin.ranks import is_started_by_torchrun, join_ranks
@@ -97,6 +97,7 @@ class LoraAudit:
         self._pages = Pages()
         self._sections: list[tuple[str, SafeText, list[SafeText]]] = []
         self._written: list[Path] = []
+        self._for_github: list[SafeText] = []
 
     @property
     def ids(self) -> list[str]:
@@ -233,6 +234,11 @@ class LoraAudit:
             with self._counted(session, path.name, "writing the report"):
                 write_report(path, results)
                 self._written.append(path)
+        if github.is_asked_for(self.settings):
+            with self._counted(session, "GitHub", "telling GitHub Actions"):
+                self._for_github = github.told(results)
+        if not self.config.pluginmanager.has_plugin("terminalreporter"):
+            github.say(self._for_github, None)
 
     @contextlib.contextmanager
     def _counted(self, session: pytest.Session, name: str, doing: str) -> Iterator[None]:
@@ -261,6 +267,7 @@ class LoraAudit:
                 reporter.write_line(each)
         for path in self._written:
             reporter.write_line(line(f"LoRA report written to {path}"))
+        github.say(self._for_github, reporter)
 
     @property
     def _is_worker(self) -> bool:

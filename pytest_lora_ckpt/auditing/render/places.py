@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import quote
 
 from pytest_lora_ckpt.wording.addresses import redacted
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _OF_AN_ADDRESS = "%:/?#[]@!$&'()*+,;=~"
 
 
-def relative(path: str) -> str:
-    """Return a path relative to the working directory, with slashes; as it is where it does not lie below that.
+def is_address(path: str) -> bool:
+    """Whether a path is an address.
+
+    Example:
+        >>> is_address("s3://bucket/best.ckpt"), is_address("runs/http://best.ckpt")
+        (True, False)
+    """
+    return _ADDRESS.match(path) is not None
+
+
+def relative(path: str, top: Path | None = None) -> str:
+    """Return a path relative to a directory, with slashes; as it is where it does not lie below that.
+
+    Args:
+        path: The path, or an address, which loses its credentials.
+        top: The directory; by default the working directory.
 
     Example:
         >>> relative(str(Path("runs", "best.ckpt").absolute())), relative("https://me:secret@host/a.pt")
         ('runs/best.ckpt', 'https://***@host/a.pt')
     """
-    if "://" in path:
+    if is_address(path):
         return redacted(path)
-    place = Path(path)
-    return (place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place).as_posix()
+    place, top = Path(path), top or Path.cwd()
+    return (place.relative_to(top) if place.is_relative_to(top) else place).as_posix()
 
 
 def uri(path: str) -> str:
@@ -31,7 +47,7 @@ def uri(path: str) -> str:
         ('runs%207/gr%C3%B6%C3%9Fe.ckpt', 'https://host/a%20b.pt?download=1')
     """
     shown = relative(path)
-    if "://" in shown:
+    if is_address(shown):
         return quote(shown, _OF_AN_ADDRESS, errors="backslashreplace")
     start = "file://" if Path(shown).is_absolute() else "./" * (":" in shown.partition("/")[0])
     return start + quote(shown, errors="backslashreplace")
