@@ -40,7 +40,11 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.models import model_keys as model_keys
     from pytest_lora_ckpt.proof import Proof as Proof
     from pytest_lora_ckpt.proof import ProvedTensor as ProvedTensor
+    from pytest_lora_ckpt.proof import default_inputs as default_inputs
     from pytest_lora_ckpt.proof import prove_load as prove_load
+    from pytest_lora_ckpt.replicas import FAMILIES as FAMILIES
+    from pytest_lora_ckpt.replicas import tiny_base as tiny_base
+    from pytest_lora_ckpt.replicas import tiny_lora as tiny_lora
     from pytest_lora_ckpt.results import Finding as Finding
     from pytest_lora_ckpt.results import LoadReport as LoadReport
     from pytest_lora_ckpt.scoring import InjectedFault as InjectedFault
@@ -75,7 +79,8 @@ __getattr__, __dir__, __all__ = attach(
         "manifest": ("Manifest", "ManifestError", "read_manifest", "write_manifest"),
         "manifest.callbacks": ("LoraManifestCallback",),
         "models": ("model_keys",),
-        "proof": ("Proof", "ProvedTensor", "prove_load"),
+        "proof": ("Proof", "ProvedTensor", "default_inputs", "prove_load"),
+        "replicas": ("FAMILIES", "tiny_base", "tiny_lora"),
         "results": ("Finding", "LoadReport"),
         "scoring": ("InjectedFault", "LoaderScore", "assert_loader_notices", "score_loader"),
         "tensors": ("KeySet", "TensorInfo"),

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pytest_lora_ckpt.lora.layers import adapter_layers
 from pytest_lora_ckpt.models import attribute, is_module
-from pytest_lora_ckpt.proof.running import ForwardHooks, at_rest, tensors_in
+from pytest_lora_ckpt.proof.media import Inputs, Media, generator, images, is_size, sound, takes_of, tensor_of
+from pytest_lora_ckpt.proof.running import ForwardHooks, at_rest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
 _TOKENS, _DECODER_TOKENS, _ROOM, _DRAWN = 8, 4, 10, 256
-
-Inputs = dict[str, Any]
 
 
 def default_inputs(model: Any) -> Inputs | None:
@@ -26,7 +25,7 @@ def default_inputs(model: Any) -> Inputs | None:
     The dict that a Lightning module has as its `example_input_array` goes before. Else the model is the one
     `PreTrainedModel` in what is given, be it wrapped by PEFT, `torch.compile` or a module of the project. The values
     are drawn from a generator of their own, so they are the same each time and no random state is touched. They are
-    tried: the forward pass must accept them, and reach every tower that has adapters.
+    tried: the forward pass must accept them, and reach every tower that has adapters. It never raises.
 
     | model | inputs |
     | --- | --- |
@@ -34,10 +33,15 @@ def default_inputs(model: Any) -> Inputs | None:
     | encoder-decoder | the same, and `decoder_input_ids` (1, 4) |
     | image classifiers and encoders | `pixel_values` (1, channels, height, width) |
     | image and text (LLaVA, PaliGemma; CLIP, SigLIP) | ids with as many image tokens as the model makes, and pixels |
+    | the same with tiles (Idefics3), or with patches (Qwen2-VL) | the same, and the size of the image in patches |
+    | speech (Whisper, wav2vec 2.0) | `input_features` (1, bins, frames) and `decoder_input_ids`, or `input_values` |
+
+    Args:
+        model: Any module.
 
     Returns:
-        Keyword arguments on the model's device; None where the config does not tell what the model needs (audio, video,
-        images cut into tiles, models of no library).
+        Keyword arguments on the model's device; None where the config does not tell what the model needs (video, sound
+        among text, models of no library).
 
     Example:
         >>> default_inputs(torch.nn.Linear(1, 1)) is None
@@ -66,18 +70,17 @@ def _hugging_face_model(model: torch.nn.Module) -> Any:
 
 def _candidates(model: Any) -> Iterator[Inputs]:
     """Make what the model may take, the likeliest first."""
-    config, takes = model.config, inspect.signature(model.forward).parameters
-    pixels = _pixels(model) if "pixel_values" in takes else None
-    images = {} if pixels is None else {"pixel_values": pixels}
-    if "input_ids" not in takes:
-        yield from [images] if images else []
-        return
+    config, takes = model.config, takes_of(model)
+    senses = [*sound(model, takes), *images(model, takes)]
     text = attribute(config, "text_config") or config
-    image_tokens = _image_tokens(model, pixels)
-    if image_tokens is None or not _is_size(attribute(text, "vocab_size")):
+    if "input_ids" not in takes and "decoder_input_ids" not in takes:
+        yield from (each.inputs for each in senses)
+        return
+    blind = attribute(config, "vision_config") is not None and not senses
+    if blind or not is_size(attribute(text, "vocab_size")):
         return
     ids = _draw_ids(model, text)
-    device = _tensor_of(model).device
+    device = tensor_of(model).device
     decoder: Inputs = {}
     if attribute(config, "is_encoder_decoder", default=False) and "decoder_input_ids" in takes:
         if isinstance(end := attribute(config, "eos_token_id"), int):
@@ -85,11 +88,21 @@ def _candidates(model: Any) -> Iterator[Inputs]:
         starts = (attribute(config, f"{name}_token_id") for name in ("decoder_start", "bos", "pad"))
         start = next((token for token in starts if isinstance(token, int)), ids[0])
         decoder = {"decoder_input_ids": torch.tensor([[start, *ids[: _DECODER_TOKENS - 1]]], device=device)}
-    given = torch.tensor([image_tokens + ids], device=device)
-    words = {"input_ids": given} | ({"attention_mask": torch.ones_like(given)} if "attention_mask" in takes else {})
-    if decoder:
-        yield words | decoder | images
-    yield words | images  # A classifier that is an encoder-decoder makes its decoder's inputs itself.
+    for each in senses or [Media()]:
+        words = _words(each.tokens, ids, takes, device) if "input_ids" in takes else {}
+        if decoder:
+            yield words | decoder | each.inputs
+        yield words | each.inputs  # A classifier that is an encoder-decoder makes its decoder's inputs itself.
+
+
+def _words(image: Sequence[int], ids: list[int], takes: Collection[str], device: torch.device) -> Inputs:
+    """Put the tokens of an image before those of a text, and say which are which to a model that asks."""
+    given = torch.tensor([[*image, *ids]], device=device)
+    further = {
+        "attention_mask": torch.ones_like(given),
+        "mm_token_type_ids": torch.tensor([[1] * len(image) + [0] * len(ids)], device=device),
+    }
+    return {"input_ids": given} | {name: each for name, each in further.items() if name in takes}
 
 
 def _runs(model: torch.nn.Module, inputs: Inputs) -> bool:
@@ -111,36 +124,6 @@ def _is_reached(path: str, ran: Collection[str]) -> bool:
     return not numbers or ".".join(segments[: numbers[0] + 1]) in ran or path in ran
 
 
-def _image_tokens(model: Any, pixels: torch.Tensor | None) -> list[int] | None:
-    """Return the tokens that stand for an image among the ids; None where their number cannot be known."""
-    if pixels is None:
-        return None if attribute(model.config, "vision_config") is not None else []
-    token = attribute(model.config, "image_token_id") or attribute(model.config, "image_token_index")
-    if not isinstance(token, int):
-        return []
-    # How many tokens an image becomes depends on CLS tokens, strides and poolers, so the model itself is asked.
-    try:
-        with at_rest(model):
-            features = model.get_image_features(pixel_values=pixels)
-    except Exception:  # noqa: BLE001  # The user's model: it needs more than pixels.
-        return None
-    features = attribute(features, "pooler_output", features)
-    return [token] * sum(one.numel() // one.shape[-1] for one in tensors_in(features))
-
-
-def _pixels(model: Any) -> torch.Tensor | None:
-    """(1, channels, height, width), floats around 0, by the sizes in the config; None without sizes."""
-    config = attribute(model.config, "vision_config") or model.config
-    size = attribute(config, "image_size")
-    sizes = [attribute(config, "num_channels", 3), *(size if isinstance(size, (list, tuple)) else [size, size])]
-    shape = [1, *filter(_is_size, sizes)]
-    if len(sizes) != 3 or len(shape) != 4:  # noqa: PLR2004  # Channels and two sides, all of them numbers.
-        return None
-    like = _tensor_of(model)
-    values = torch.randn(shape, generator=_generator(), device="cpu", dtype=torch.float32)
-    return values.to(like.device, like.dtype)
-
-
 def _draw_ids(model: Any, text: Any) -> list[int]:
     """Draw token ids that are not special tokens."""
     vocabulary = text.vocab_size
@@ -153,20 +136,6 @@ def _draw_ids(model: Any, text: Any) -> list[int]:
                 special |= {*value} if isinstance(value, (list, tuple)) else {value}
     # Leave room for what is generated after them, where positions are few.
     longest = attribute(text, "max_position_embeddings")
-    length = min(_TOKENS, max(1, longest - _ROOM)) if _is_size(longest) else _TOKENS
-    drawn = torch.randint(vocabulary, (_DRAWN,), generator=_generator(), device="cpu").tolist()
+    length = min(_TOKENS, max(1, longest - _ROOM)) if is_size(longest) else _TOKENS
+    drawn = torch.randint(vocabulary, (_DRAWN,), generator=generator(), device="cpu").tolist()
     return ([token for token in drawn if token not in special] or drawn)[:length]
-
-
-def _is_size(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and value > 0
-
-
-def _tensor_of(model: torch.nn.Module) -> torch.Tensor:
-    """Return a parameter that has the model's device and dtype: the first floating one that has data."""
-    floats = (each for each in model.parameters() if each.dtype.itemsize > 1 and each.is_floating_point())
-    return next((each for each in floats if not each.is_meta), torch.empty(0, device="cpu", dtype=torch.float32))
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator(device="cpu").manual_seed(0)

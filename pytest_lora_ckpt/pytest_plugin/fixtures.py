@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from peft import PeftModel
 
     from pytest_lora_ckpt.auditing.evidence import AuditContext
     from pytest_lora_ckpt.checkpoint import Checkpoint
@@ -218,6 +219,23 @@ def make_panorama_vlm() -> Callable[..., PanoramaVLM]:
 def panorama_vlm(make_panorama_vlm: Callable[..., PanoramaVLM]) -> PanoramaVLM:
     """One tiny PanoramaVLM, with LoRA."""
     return make_panorama_vlm(lora=True)
+
+
+@pytest.fixture(scope="session")
+def make_tiny_lora() -> Callable[..., PeftModel]:
+    """Factory of tiny models with LoRA by architecture family, `make("qwen3", rank=4)`: `tiny_lora`.
+
+    Skips the test where the installed transformers cannot build the family.
+    """
+    from pytest_lora_ckpt.replicas import FamilyNotAvailable, tiny_lora
+
+    def make(family: str, **kwargs: Any) -> PeftModel:
+        try:
+            return tiny_lora(family, **kwargs)
+        except FamilyNotAvailable as reason:
+            pytest.skip(str(reason))
+
+    return make
 
 
 @pytest.fixture

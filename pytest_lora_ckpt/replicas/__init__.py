@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt._lazy import attach
+from pytest_lora_ckpt.replicas.families import FAMILIES as FAMILIES
 from pytest_lora_ckpt.replicas.names import LAYOUTS as LAYOUTS
 from pytest_lora_ckpt.replicas.names import LORA_WEIGHTS as LORA_WEIGHTS
 from pytest_lora_ckpt.replicas.names import SCALES as SCALES
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.replicas.saving import save_adapter as save_adapter
     from pytest_lora_ckpt.replicas.saving import save_replica as save_replica
     from pytest_lora_ckpt.replicas.saving import save_stage_checkpoint as save_stage_checkpoint
+    from pytest_lora_ckpt.replicas.tiny import FamilyNotAvailable as FamilyNotAvailable
+    from pytest_lora_ckpt.replicas.tiny import tiny_base as tiny_base
+    from pytest_lora_ckpt.replicas.tiny import tiny_lora as tiny_lora
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -29,8 +33,10 @@ __getattr__, __dir__, __all__ = attach(
         "config": ("LoraSpec", "PanoramaConfig"),
         "factory": ("make_panorama_vlm", "replica_inputs"),
         "model": ("PanoramaVLM",),
+        "tiny": ("FamilyNotAvailable", "tiny_base", "tiny_lora"),
         "saving": ("replica_checkpoint", "save_adapter", "save_replica", "save_stage_checkpoint"),
     },
+    "FAMILIES",
     "LAYOUTS",
     "LORA_WEIGHTS",
     "SCALES",

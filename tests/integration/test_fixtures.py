@@ -119,6 +119,10 @@ def test_make(make_panorama_vlm, panorama_vlm):
 def test_save(make_lora_checkpoint):
     path = make_lora_checkpoint(layout="torch", fault="nan")
     assert path.is_file() and path != make_lora_checkpoint(layout="torch")
+def test_families(make_tiny_lora):
+    assert make_tiny_lora("qwen3", rank=2).peft_config["default"].r == 2
+    with pytest.raises(ValueError, match="no family 'qwen'"):
+        make_tiny_lora("qwen")
 def test_old_names(make_lora_checkpoint):
     assert make_lora_checkpoint(layout="peft_adapter", fault="int8").name == "lora_weights"
     with pytest.raises(NotApplicable, match="applies to: peft_adapter"):

@@ -12,6 +12,7 @@ from torch import nn
 
 from pytest_lora_ckpt.proof import adapter_effect, generate
 from pytest_lora_ckpt.proof.inputs import default_inputs
+from pytest_lora_ckpt.replicas import tiny_base
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.* is deprecated:FutureWarning")
 
@@ -96,22 +97,6 @@ def clip() -> Any:
     return transformers.CLIPModel(config)
 
 
-def qwen2_vl() -> Any:
-    config = transformers.Qwen2VLConfig(
-        text_config={**TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
-        vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2},
-        image_token_id=IMAGE,
-    )
-    return transformers.Qwen2VLForConditionalGeneration(config)
-
-
-def whisper() -> Any:
-    sizes = {f"{side}_{what}": 1 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
-    return transformers.WhisperForConditionalGeneration(
-        transformers.WhisperConfig(vocab_size=VOCABULARY, d_model=8, num_mel_bins=8, pad_token_id=0, **sizes)
-    )
-
-
 # What is built for each, and the modules that LoRA is put on.
 MODELS: dict[str, tuple[Any, list[str], dict[str, tuple[int, ...]]]] = {
     "llama": (llama, ["q_proj"], {"input_ids": (1, 8)}),
@@ -138,6 +123,23 @@ MODELS: dict[str, tuple[Any, list[str], dict[str, tuple[int, ...]]]] = {
     ),
     "paligemma": (paligemma, ["q_proj"], {"input_ids": (1, 12), "pixel_values": (1, 3, 28, 28)}),
     "clip": (clip, ["q_proj"], {"input_ids": (1, 8), "pixel_values": (1, 3, 28, 28)}),
+    # Two images of 14 x 2 pixels a side are one token; four of them are an image of 4 x 4 patches.
+    "qwen2-vl": (
+        lambda: tiny_base("qwen2_vl"),
+        ["q_proj", "qkv"],
+        {"input_ids": (1, 12), "pixel_values": (16, 1176), "image_grid_thw": (1, 3), "mm_token_type_ids": (1, 12)},
+    ),
+    "idefics3": (
+        lambda: tiny_base("idefics3"),
+        ["q_proj"],
+        {"input_ids": (1, 9), "pixel_values": (1, 1, 3, 28, 28)},
+    ),
+    "whisper": (
+        lambda: tiny_base("whisper"),
+        ["q_proj"],
+        {"input_features": (1, 8, 32), "decoder_input_ids": (1, 4)},
+    ),
+    "wav2vec2": (lambda: tiny_base("wav2vec2"), ["q_proj"], {"input_values": (1, 256)}),
 }
 
 
@@ -341,8 +343,6 @@ class Broken(nn.Module):
         lambda: None,
         lambda: "llama",
         Broken,
-        qwen2_vl,
-        whisper,
         lambda: bert("BertForMultipleChoice"),
         lambda: SeeingLlama(transformers.LlamaConfig(**TEXT)),
         lambda: nn.Sequential(plain("llama")),
@@ -352,8 +352,6 @@ class Broken(nn.Module):
         "None",
         "str",
         "broken",
-        "qwen2-vl",
-        "whisper",
         "multiple-choice",
         "images-of-its-own",
         "sequential",
