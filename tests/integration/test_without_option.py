@@ -29,8 +29,10 @@ def imported(result: pytest.RunResult, word: str = "imported:") -> list[str]:
 
 def test_nothing_is_collected_and_nothing_heavy_imported(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(TELL_IMPORTS % (HEAVY,))
-    # Hypothesis has an entry point of its own, as anyio has; none of them is ours.
-    result = pytester.runpytest_subprocess("-p", "no:hypothesispytest", "-p", "no:benchmark", "-W", "error")
+    # Hypothesis has an entry point of its own, as anyio and pytest-html have; none of them is ours.
+    result = pytester.runpytest_subprocess(
+        "-p", "no:hypothesispytest", "-p", "no:benchmark", "-p", "no:html", "-W", "error"
+    )
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     result.stdout.fnmatch_lines(["*collected 0 items*"])
     result.stdout.no_fnmatch_line("*LoRA checkpoint*")
@@ -103,7 +105,15 @@ def test_an_audit_of_the_file_alone_imports_no_torch(pytester: pytest.Pytester, 
     pytester.makeconftest(TELL_IMPORTS % (HEAVY,))
     for layout in ("safetensors", "torch"):
         result = pytester.runpytest_subprocess(
-            "-p", "no:hypothesispytest", "-p", "no:benchmark", "-W", "error", f"--lora-ckpt={replica(layout=layout)}"
+            "-p",
+            "no:hypothesispytest",
+            "-p",
+            "no:benchmark",
+            "-p",
+            "no:html",
+            "-W",
+            "error",
+            f"--lora-ckpt={replica(layout=layout)}",
         )
         assert result.ret == pytest.ExitCode.OK
         result.stdout.fnmatch_lines(["verdict: not-compared *"])
