@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.auditing.by_config import ByConfig, by_config
 from pytest_lora_ckpt.auditing.file_evidence import FileEvidence
 from pytest_lora_ckpt.auditing.judges.safety import judge_globals
+from pytest_lora_ckpt.auditing.picture import draw, draw_names
 from pytest_lora_ckpt.auditing.plain import from_plain
 from pytest_lora_ckpt.auditing.project import Once, Project, ProjectError
 from pytest_lora_ckpt.auditing.result import CheckpointFacts, ComparisonFacts, Facts, GlobalFacts
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
     from pytest_lora_ckpt.auditing.loaded import LoadedEvidence
+    from pytest_lora_ckpt.auditing.picture import Stack
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.checkpoint.pickle.globals import Global
     from pytest_lora_ckpt.checkpoint.window import Window
@@ -257,9 +259,15 @@ class AuditContext:
         """
         compared = self.report
         if compared.remapped is None:
-            return Facts(components=compared.components)
+            return Facts(components=compared.components, picture=self._picture)
         facts = from_plain(ComparisonFacts, compared.to_dict())
         if "loader-renames" in {each.cause for each in compared.findings}:
             applied = tuple(dataclasses.replace(rule, applied=rule.by == "you") for rule in facts.rules)
             facts = dataclasses.replace(facts, rules=applied)
-        return Facts(comparison=facts)
+        return Facts(comparison=facts, picture=self._picture)
+
+    @cached_property
+    def _picture(self) -> tuple[Stack, ...]:
+        """What names and shapes say of each key; that it is there, where it is compared with nothing."""
+        compared = self.report
+        return draw({"held": self.checkpoint.keys}) if compared.remapped is None else draw_names(compared)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.checks import CHECKS
 from pytest_lora_ckpt.auditing.guard import InternalError, guard
+from pytest_lora_ckpt.auditing.picture import Renaming, mark
 from pytest_lora_ckpt.auditing.result import (
     MEANINGS,
     AuditResult,
@@ -23,6 +24,8 @@ from pytest_lora_ckpt.findings import RENAMINGS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pytest_lora_ckpt.auditing.picture import Stack
+    from pytest_lora_ckpt.auditing.result import UpdateFacts
     from pytest_lora_ckpt.results import Finding
 
 _ORDER = {name: place for place, name in enumerate(CHECKS)}
@@ -92,11 +95,24 @@ def _gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         updates=facts.updates or (),
         provenance=facts.provenance or {},
         faults=facts.faults,
+        picture=_picture(facts, found),
         checks=tuple(CheckResult(report.name, report.outcome, report.summary) for report in merged),
         findings=tuple(found),
         failed_by=_failed_by(merged, found),
         errors=tuple(report.error for report in merged if report.error is not None),
     )
+
+
+def _picture(facts: Facts, found: Iterable[Finding]) -> tuple[Stack, ...]:
+    """Mark in the picture of names and values what is wrong with single tensors."""
+    rules = facts.comparison.rules if facts.comparison else ()
+    renamings = [Renaming(rule.pattern, rule.replacement) for rule in rules]
+    odd = [(each.module, "zero" if each.finite else "broken") for each in facts.updates or () if _is_odd(each)]
+    return mark(facts.picture or (), found, renamings, odd)
+
+
+def _is_odd(update: UpdateFacts) -> bool:
+    return update.update == 0 or not update.finite
 
 
 def _severity(each: Finding) -> int:

@@ -258,6 +258,11 @@ class LoadedEvidence:
         """The size of each update in the loaded model, against that of the weight that it changes."""
         return tuple(update_sizes(self.layers))
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether factors lie in parts on several ranks, which have to come together to read them."""
+        return any(hasattr(part, "full_tensor") for layer in self.layers for part in (layer.down, layer.up))
+
     def given(self, unannounced: Collection[str]) -> Given:
         """Return what the checkpoint is meant to give to the loaded model.
 

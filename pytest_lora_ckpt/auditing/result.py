@@ -6,6 +6,7 @@ from collections.abc import Mapping  # noqa: TC003  # `from_plain` reads the ann
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pytest_lora_ckpt.auditing.picture.facts import Stack, union
 from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
 from pytest_lora_ckpt.lora.adapters import AdapterInfo  # noqa: TC001  # The same.
 from pytest_lora_ckpt.results import Component, Finding  # noqa: TC001  # `from_plain` reads the annotations.
@@ -15,7 +16,7 @@ SCHEMA = 1
 """Version of `AuditResult.to_dict()` and of the JSON report; raised when a field changes its meaning.
 
 1: the first. Fields were added since: `schema`, `spec`, `faults`, `meaning` and `failed_by` of a run, its `values`,
-`ranks` of a proof.
+`ranks` of a proof, `picture`.
 """
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -203,11 +204,13 @@ class Facts:
     updates: tuple[UpdateFacts, ...] | None = None
     provenance: Mapping[str, Mapping[str, int]] | None = None
     faults: Mapping[str, Any] | None = None
+    picture: tuple[Stack, ...] | None = None
 
     def __or__(self, other: Facts) -> Facts:
-        """Return these facts, with those of the other where these have none."""
+        """Return these facts, with those of the other where these have none; their pictures are put together."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.__slots__}
-        return Facts(**{name: second if first is None else first for name, (first, second) in pairs.items()})
+        known = {name: second if first is None else first for name, (first, second) in pairs.items()}
+        return Facts(**known | {"picture": union(self.picture, other.picture)})
 
 
 NO_FACTS = Facts()
@@ -288,6 +291,7 @@ class AuditResult:
         updates: The size of each update in the loaded model.
         provenance: Where the loaded model's tensors come from: component -> origin -> how many; empty without a base.
         faults: The score of the loader (`LoaderScore.to_dict()`), where it was asked for.
+        picture: What became of each key, layer by layer and module by module.
         errors: The exceptions behind failed checks, with their tracebacks; only in the process that made the audit.
     """
 
@@ -304,6 +308,7 @@ class AuditResult:
     updates: tuple[UpdateFacts, ...] = ()
     provenance: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     faults: Mapping[str, Any] | None = None
+    picture: tuple[Stack, ...] = ()
     checks: tuple[CheckResult, ...] = ()
     findings: tuple[Finding, ...] = ()
     failed_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -30,3 +30,10 @@ WRAPPERS = frozenset(
 )
 """What each wrapper puts into the keys: DataParallel and DistributedDataParallel `module`, torch.compile `_orig_mod`,
 FSDP `_fsdp_wrapped_module`, activation checkpointing `_checkpoint_wrapped_module`, Fabric `_forward_module`."""
+
+LAYER_LISTS = frozenset({"layers", "layer", "h", "blk", "block", "blocks", "attentions", "resnets", "stages"})
+"""What the lists of a model's layers are called, as a whole or in their last word (transformers; PEFT's
+`COMMON_LAYERS_PATTERN`; `blk` of GGUF; `down_blocks.0.attentions.1.transformer_blocks.0` of diffusers)."""
+
+EXPERTS = "experts"
+"""The list of a layer's experts (transformers, Megatron, llama.cpp)."""

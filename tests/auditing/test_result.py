@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_lora_ckpt.auditing.gather import gather, merge
+from pytest_lora_ckpt.auditing.picture import draw
 from pytest_lora_ckpt.auditing.result import (
     SCHEMA,
     AuditResult,
@@ -44,6 +45,11 @@ FACTS = st.builds(
     updates=st.none()
     | st.lists(st.builds(UpdateFacts, TEXT, st.none() | TEXT, st.none() | st.floats(0, 1))).map(tuple),
     faults=st.none() | st.dictionaries(TEXT, st.integers()),
+    picture=st.none()
+    | st.dictionaries(
+        st.sampled_from(("missing", "loaded", "proved")),
+        st.lists(st.sampled_from(("a", "layers.0.q.w", "layers.1.q.w", "layers.1.k.w", "layers.3.q.b", "b.2.c.7.d"))),
+    ).map(draw),
 )
 REPORTS = st.lists(
     st.builds(

@@ -11,6 +11,7 @@ from pytest_lora_ckpt.auditing.judges import manifest as manifest_judges
 from pytest_lora_ckpt.auditing.judges import model as judges
 from pytest_lora_ckpt.auditing.judges.judgement import failed, skipped
 from pytest_lora_ckpt.auditing.judges.versus import same_values
+from pytest_lora_ckpt.auditing.picture import draw_origins, draw_proof
 from pytest_lora_ckpt.auditing.plain import from_plain, to_plain
 from pytest_lora_ckpt.auditing.result import Facts, ProofFacts, UpdateFacts, ValueDifference, ValueFacts
 from pytest_lora_ckpt.findings.from_config import intruder_findings
@@ -33,7 +34,7 @@ def loaded(context: AuditContext) -> Judgement:
         return dataclasses.replace(same_values(compared), facts=Facts(values=values))
     evidence = _loaded(context)
     proof = evidence.proof
-    facts = Facts(proof=from_plain(ProofFacts, proof.to_dict()))
+    facts = Facts(proof=from_plain(ProofFacts, proof.to_dict()), picture=draw_proof(proof))
     judgement = judges.loaded(proof) if evidence.method is None else judges.method_loaded(proof)
     return dataclasses.replace(judgement, facts=facts)
 
@@ -50,7 +51,7 @@ def base_untouched(context: AuditContext) -> Judgement:
     evidence = _loaded(context)
     if evidence.base is not None:
         origins = evidence.provenance(evidence.base, {key for each in intruders for key in each.keys})
-        facts = Facts(provenance=origins.to_dict())
+        facts = Facts(provenance=origins.to_dict(), picture=draw_origins(origins))
         config = context.file.lora_config
         start = config.start if config is not None and config.moves_base else ""
         return dataclasses.replace(judges.base_untouched(origins, start, intruders), facts=facts)
@@ -84,8 +85,20 @@ def adapter_active(context: AuditContext) -> Judgement:
     wrong = idle or scaling.off_alpha(evidence.layers, evidence.scalings_in_file)
     wrong = wrong or scaling.off_scale(evidence.layers, file.lora_config, file.checkpoint.hints)
     if wrong is not None:
-        return failed(wrong.message, [wrong])
-    return needs.inputs(context) or needs.invocation(context) or _at_work(context, evidence)
+        judgement = failed(wrong.message, [wrong])
+    else:
+        judgement = needs.inputs(context) or needs.invocation(context) or _at_work(context, evidence)
+    return _with_sizes(judgement, evidence)
+
+
+def _with_sizes(judgement: Judgement, evidence: LoadedEvidence) -> Judgement:
+    """Report how big the updates are, however the check ended; where it failed, not of factors that all ranks hold."""
+    if not judgement.passed and evidence.is_sharded:
+        return judgement
+    updates = evidence.updates
+    facts = Facts(updates=tuple(from_plain(UpdateFacts, to_plain(each)) for each in updates))
+    told = judges.sizes(updates) if judgement.passed else ""
+    return dataclasses.replace(judgement, summary=f"{judgement.summary}{told}", facts=facts)
 
 
 def _at_work(context: AuditContext, evidence: LoadedEvidence) -> Judgement:
@@ -100,11 +113,7 @@ def _at_work(context: AuditContext, evidence: LoadedEvidence) -> Judgement:
         return judgement
     layers = evidence.layers
     zeros = judges.zero_updates(zero_but_used(model, inputs, layers), len(layers))
-    if not zeros.passed:
-        return zeros
-    updates = evidence.updates
-    facts = Facts(updates=tuple(from_plain(UpdateFacts, to_plain(each)) for each in updates))
-    return dataclasses.replace(judgement, summary=f"{judgement.summary}{judges.sizes(updates)}", facts=facts)
+    return judgement if zeros.passed else zeros
 
 
 @check("generate", needs=(needs.loader, needs.generates), show_when_passed=True, model_alone=True)
