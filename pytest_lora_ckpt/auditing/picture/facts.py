@@ -42,9 +42,9 @@ class LayerCells:
 
 @dataclass(frozen=True, slots=True)
 class ModuleCells:
-    """One module of each layer, by its name within the layer."""
+    """Modules that are alike, by their names within the layer."""
 
-    name: str
+    names: tuple[str, ...]
     cells: tuple[LayerCells, ...]
 
 
@@ -55,7 +55,7 @@ class Stack:
     Attributes:
         name: Path of the layers, `#` for numbers before the last; empty for modules that stand in no layer.
         layers: Numbers of the layers, in order; `0.1.0` where the path has several. One empty name in no layer.
-        modules: Their modules, by name.
+        modules: Their modules, those together that are alike.
     """
 
     name: str
@@ -99,6 +99,8 @@ class Place(NamedTuple):
     layer: str
 
 
+_Keys = tuple[tuple[str, int], ...]
+
 Cells = dict[Place, dict[str, int]]
 """Place -> status -> number of keys."""
 
@@ -106,10 +108,11 @@ Cells = dict[Place, dict[str, int]]
 def cells_of(picture: Iterable[Stack]) -> Cells:
     """Return every cell of a picture by its place."""
     return {
-        Place(stack.name, module.name, stack.layers[position]): dict(alike.keys)
+        Place(stack.name, module, stack.layers[position]): dict(alike.keys)
         for stack in picture
-        for module in stack.modules
-        for alike in module.cells
+        for modules in stack.modules
+        for module in modules.names
+        for alike in modules.cells
         for position in positions(alike.at)
     }
 
@@ -125,13 +128,16 @@ def of_cells(cells: Cells) -> tuple[Stack, ...]:
 def _stack(name: str, modules: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Stack:
     layers = sorted({layer for own in modules.values() for layer in own}, key=_natural)
     order = {layer: position for position, layer in enumerate(layers)}
-    rows = []
+    like: defaultdict[tuple[tuple[tuple[int, ...], _Keys], ...], list[str]] = defaultdict(list)
     for module in sorted(modules, key=_natural):
-        alike: defaultdict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
+        alike: defaultdict[_Keys, list[int]] = defaultdict(list)
         for layer, keys in modules[module].items():
             alike[tuple(sorted(keys.items()))].append(order[layer])
-        cells = sorted((sorted(own), keys) for keys, own in alike.items())
-        rows.append(ModuleCells(module, tuple(LayerCells(runs(own), dict(keys)) for own, keys in cells)))
+        like[tuple(sorted((tuple(sorted(own)), keys) for keys, own in alike.items()))].append(module)
+    rows = (
+        ModuleCells(tuple(names), tuple(LayerCells(runs(own), dict(keys)) for own, keys in cells))
+        for cells, names in like.items()
+    )
     return Stack(name, tuple(layers), tuple(rows))
 
 
@@ -144,8 +150,8 @@ def union(one: tuple[Stack, ...] | None, other: tuple[Stack, ...] | None) -> tup
     """Put two pictures of one model together. Associative, commutative, idempotent.
 
     Example:
-        >>> names = Stack("layers", ("0", "1"), (ModuleCells("q", (LayerCells("0-1", {"loaded": 2}),)),))
-        >>> values = Stack("layers", ("1",), (ModuleCells("q", (LayerCells("0", {"zero": 1}),)),))
+        >>> names = Stack("layers", ("0", "1"), (ModuleCells(("q",), (LayerCells("0-1", {"loaded": 2}),)),))
+        >>> values = Stack("layers", ("1",), (ModuleCells(("q",), (LayerCells("0", {"zero": 1}),)),))
         >>> union((names,), (values,))[0].modules[0].cells
         (LayerCells(at='0', keys={'loaded': 2}), LayerCells(at='1', keys={'loaded': 2, 'zero': 1}))
     """
