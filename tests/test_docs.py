@@ -36,14 +36,16 @@ def scrubbed(text: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("heavy_libraries")
-def test_the_readme_shows_what_the_replica_prints(pytester: pytest.Pytester) -> None:
+def test_the_readme_shows_what_the_replica_prints(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     result = pytester.runpytest_inprocess("--lora-ckpt=replica:finetune", "-p", "no:cacheprovider")
     assert scrubbed(str(result.stdout)) == scrubbed(marked("finetune"))
     assert result.ret == 0
 
 
 @pytest.mark.usefixtures("heavy_libraries")
-def test_the_page_shows_what_the_guides_loader_gets(pytester: pytest.Pytester) -> None:
+def test_the_page_shows_what_the_guides_loader_gets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     pytester.makeconftest(
         "import pytest\nfrom tests.helpers.guide_loader import load_like_the_guide\n\n"
         "@pytest.fixture\ndef lora_loader():\n    return load_like_the_guide\n"

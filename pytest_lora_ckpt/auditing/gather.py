@@ -17,6 +17,7 @@ from pytest_lora_ckpt.auditing.result import (
     CheckReport,
     CheckResult,
     Facts,
+    NextStep,
 )
 from pytest_lora_ckpt.auditing.roots import with_roots
 from pytest_lora_ckpt.findings import RENAMINGS
@@ -99,6 +100,7 @@ def _gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         checks=tuple(CheckResult(report.name, report.outcome, report.summary) for report in merged),
         findings=tuple(found),
         failed_by=_failed_by(merged, found),
+        next_step=_next_step(merged),
         errors=tuple(report.error for report in merged if report.error is not None),
     )
 
@@ -130,6 +132,18 @@ def _failed_by(reports: Iterable[CheckReport], found: Iterable[Finding]) -> dict
         if report.outcome == "failed" and causes:
             failed.setdefault(root[causes[0]], []).append(report.name)
     return {cause: tuple(names) for cause, names in failed.items()}
+
+
+def _next_step(reports: Iterable[CheckReport]) -> NextStep | None:
+    """Return what would make the most of the skipped checks possible; of two, what is for the earlier check."""
+    opened: dict[str, list[CheckReport]] = {}
+    for report in reports:
+        for each in report.gives:
+            opened.setdefault(each, []).append(report)
+    if not opened:
+        return None
+    give = max(opened, key=lambda each: (sum(report.applies for report in opened[each]), len(opened[each])))
+    return NextStep(give, tuple(report.name for report in opened[give]))
 
 
 def not_made(name: str, why: str) -> CheckReport:

@@ -16,7 +16,7 @@ SCHEMA = 1
 """Version of `AuditResult.to_dict()` and of the JSON report; raised when a field changes its meaning.
 
 1: the first. Fields were added since: `schema`, `spec`, `faults`, `meaning` and `failed_by` of a run, its `values`,
-`ranks` of a proof, `picture`.
+`next_step` and `picture`; `ranks` of a proof.
 """
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -226,6 +226,7 @@ class CheckReport:
         summary: The result in a sentence.
         findings: Causes and remedies that this check adds to those of the comparison.
         applies: False where the checkpoint has nothing of the kind, so that there was nothing to check.
+        gives: What to give, each of which would do to make the check, as far as is known; where it was skipped.
         facts: What it established.
         made: False where the run ended before it was made, or while it was: then it is skipped.
         same_as: The check that reported all of its errors, or their root cause, before; only in that process as well.
@@ -237,6 +238,7 @@ class CheckReport:
     summary: str
     findings: tuple[Finding, ...] = ()
     applies: bool = True
+    gives: tuple[str, ...] = ()
     facts: Facts = NO_FACTS
     made: bool = True
     same_as: str = field(default="", compare=False, metadata={"plain": False})
@@ -271,6 +273,14 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
+class NextStep:
+    """What to give so that the most of the checks that were not made can be, and which these are."""
+
+    give: str
+    checks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AuditResult:
     """The audit of one checkpoint, as data: what every renderer shows and computes nothing of.
 
@@ -286,6 +296,7 @@ class AuditResult:
         checks: How each check ended, in the order of the checks.
         findings: Causes and remedies, the gravest first, each once; what follows from an error is a warning.
         failed_by: Root cause -> the checks that failed for it, or for what follows from it.
+        next_step: What to give so that more is checked; None where nothing that could be given would help.
         proof: The proof by value; None without a loaded model.
         values: The values against another checkpoint's; None where none was given as the model.
         updates: The size of each update in the loaded model.
@@ -312,6 +323,7 @@ class AuditResult:
     checks: tuple[CheckResult, ...] = ()
     findings: tuple[Finding, ...] = ()
     failed_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    next_step: NextStep | None = None
     errors: tuple[BaseException, ...] = field(default=(), compare=False, repr=False, metadata={"plain": False})
 
     def check(self, name: str) -> CheckResult:
@@ -330,6 +342,14 @@ class AuditResult:
     def passed(self) -> bool:
         """Whether no check failed."""
         return not self.named("failed")
+
+    @property
+    def standing(self) -> Literal["good", "doubtful", "bad"]:
+        """Whether all is well (`"good"`), a check failed (`"bad"`), or there are warnings or nothing to load."""
+        if not self.passed:
+            return "bad"
+        is_warned = any(each.severity == "warning" for each in self.findings)
+        return "good" if self.verdict in {"loads", "loads-after-remap"} and not is_warned else "doubtful"
 
     def to_dict(self) -> dict[str, Any]:
         """Return one run of the JSON report, in JSON's types."""

@@ -13,7 +13,7 @@ from pytest_lora_ckpt.wording import WIDTH, SafeText, beginning, capped, count, 
 
 if TYPE_CHECKING:
     import warnings
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pytest
 
@@ -59,6 +59,14 @@ def _make_safe(report: pytest.TestReport, *, is_check: bool) -> None:
         shown.sections = [(tame(name), _lines(text, line), mark) for name, text, mark in getattr(shown, "sections", ())]
     if is_check:
         report.sections = [(tame(name), _lines(_end(text), line)) for name, text in report.sections]
+
+
+def show_instead(report: pytest.TestReport, lines: Sequence[SafeText]) -> None:
+    """Let the text of a failed check be these lines; tracebacks of the project's code stay."""
+    for trace, *_ in _chain(report.longrepr) if hasattr(report.longrepr, "reprtraceback") else ():
+        for entry in trace.reprentries:
+            if entry.style == "value":
+                entry.lines = [*lines]
 
 
 def _chain(shown: Any) -> Iterator[tuple[Any, Any, Any]]:

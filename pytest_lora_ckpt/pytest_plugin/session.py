@@ -12,7 +12,6 @@ import pytest
 from pytest_lora_ckpt.auditing.gather import gather, not_made
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.render import write_report
-from pytest_lora_ckpt.auditing.render.terminal import section
 from pytest_lora_ckpt.options import OPTIONS, OVERRIDABLE, Settings, read_settings
 from pytest_lora_ckpt.pytest_plugin import github, settings, transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
@@ -21,8 +20,9 @@ from pytest_lora_ckpt.pytest_plugin.ranks import is_started_by_torchrun, join_ra
 from pytest_lora_ckpt.pytest_plugin.safe_reports import Pages, safe_id
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
 from pytest_lora_ckpt.pytest_plugin.sources import Sources
+from pytest_lora_ckpt.pytest_plugin.summary import Summary
 from pytest_lora_ckpt.sources import short_names
-from pytest_lora_ckpt.wording import WIDTH, SafeText, block, count, line, listed, printable
+from pytest_lora_ckpt.wording import SafeText, block, count, line, listed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -95,7 +95,7 @@ class LoraAudit:
         self._planned: dict[str, dict[str, None]] = {}
         self._directories: list[pytest.Directory] = []
         self._pages = Pages()
-        self._sections: list[tuple[str, SafeText, list[SafeText]]] = []
+        self._summary = Summary(config, NAME)
         self._written: list[Path] = []
         self._for_github: list[SafeText] = []
 
@@ -226,10 +226,12 @@ class LoraAudit:
         for result in results:
             name = self.names[result.spec]
             with self._counted(session, name, "printing the results"):
-                self._sections += [(mark, title, list(lines)) for mark, title, lines in _sections(name, result)]
+                self._summary.add(name, result, of=len(results))
             for error in result.errors:
                 if isinstance(error, InternalError):
                     self._fail(session, name, error.text)
+        with self._counted(session, NAME, "printing the results"):
+            self._summary.close([(self.names[result.spec], result) for result in results])
         for path in self.settings.report:
             with self._counted(session, path.name, "writing the report"):
                 write_report(path, results)
@@ -260,25 +262,12 @@ class LoraAudit:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def summarize(self, reporter: pytest.TerminalReporter) -> None:
-        """Print one section per checkpoint."""
-        for mark, title, lines in self._sections:
-            reporter.write_sep(mark, title)
-            for each in lines:
-                reporter.write_line(each)
-        for path in self._written:
+        """Print a section for each checkpoint, and where the reports were written."""
+        self._summary.write(reporter)
+        for path in self._written if self.config.get_verbosity() >= 0 else ():
             reporter.write_line(line(f"LoRA report written to {path}"))
         github.say(self._for_github, reporter)
 
     @property
     def _is_worker(self) -> bool:
         return hasattr(self.config, "workerinput")
-
-
-def _sections(name: str, result: AuditResult) -> Iterator[tuple[str, SafeText, Iterator[SafeText]]]:
-    """Give the sections of one checkpoint, with their headings: the result, and the score of its loader."""
-    yield "=", SafeText(f"LoRA checkpoint: {printable(name, WIDTH)}"), section(result)
-    if result.faults:
-        from pytest_lora_ckpt.scoring import render_score
-
-        heading = SafeText(f"faults: {printable(result.faults['loader'], WIDTH)}")
-        yield "-", heading, map(line, render_score(result.faults))

@@ -114,17 +114,18 @@ def _head(text: str, most: int) -> tuple[list[str], int]:
 
 
 def wrap(text: str, indent: str = "  ", *, first: str = "", width: int = WIDTH) -> list[SafeText]:
-    """Break text into lines, with whole words; a word that is longer than a line is shortened.
+    """Break text into lines, with whole words; a word that is longer than `WIDTH` is shortened.
 
     Example:
         >>> wrap("two words", width=7)
         ['two', '  words']
     """
-    shown = sentence(text, width - max(len(indent), len(first)))
+    longest = max(width, WIDTH)  # A key or a path stays whole in a narrow terminal, which breaks it.
+    shown = sentence(text, longest - max(len(indent), len(first)))
     lines = textwrap.wrap(
         shown, width, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
-    return [line(each, width) for each in lines]
+    return [line(each, longest) for each in lines]
 
 
 def block(text: str, *, most: int = 60, wrapped: bool = True) -> SafeText:

@@ -9,9 +9,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pytest_lora_ckpt import audit
-from pytest_lora_ckpt.auditing.render.terminal import section
 from pytest_lora_ckpt.findings import RENAMINGS
 from tests.helpers import loading_world
+from tests.helpers.sections import flat, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def test_what_arrived_needs_no_renaming(tmp_path: Path, prefix: str) -> None:
     assert (note.severity, note.remedy) == ("note", "")
     assert note.message.startswith(f"Your loader renames the keys: strip {prefix}")
     assert result.meaning == "everything is loaded: the loader renames the keys"
-    lines = "\n".join(section(result))
+    lines = flat(shown(result, verbose=True))
     assert "your loader does it" in lines
     assert "your loader must" not in lines
     assert "re.sub" not in lines

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_lora_ckpt import audit
-from pytest_lora_ckpt.auditing.render.terminal import section
 from pytest_lora_ckpt.auditing.roots import root_of, with_roots
 from pytest_lora_ckpt.findings import CAUSES, finding
 from tests.helpers import loading_world
+from tests.helpers.sections import flat, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +47,8 @@ def test_an_adapter_that_was_dropped(adapter: Path) -> None:
     result = audit(adapter, loader=lambda _: loading_world.llama(), base_model=loading_world.llama)
     assert errors(result) == ["adapter-not-loaded"]
     assert result.failed_by["adapter-not-loaded"] == ("keys", "loaded", "adapter-active")
-    lines = " ".join(" ".join(section(result)).split())
-    assert lines.count("These checks failed for the same reason: keys, loaded, adapter-active.") == 1
+    lines = flat(shown(result))
+    assert lines.count("failed checks: keys, loaded, adapter-active") == 1
     assert lines.count("-> Attach the LoRA") == 1
 
 
@@ -58,7 +58,7 @@ def test_names_with_a_prefix_are_the_only_error(adapter: Path) -> None:
     result = audit(adapter, loader=load, base_model=loading_world.llama)
     assert errors(result) == ["compile-prefix"]
     assert "keys" in result.named("failed")
-    lines = " ".join(" ".join(section(result)).split())
+    lines = flat(shown(result, verbose=True))
     assert CAUSES["compile-prefix"].remedy in lines
     for remedy in ("Look at what your loader does after", "load them last", "Attach the LoRA"):
         assert remedy not in lines

@@ -10,8 +10,8 @@ import torch
 
 from pytest_lora_ckpt import audit
 from pytest_lora_ckpt.auditing.render.json import JsonRenderer
-from pytest_lora_ckpt.auditing.render.terminal import section
 from tests.helpers.outputs import forged
+from tests.helpers.sections import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,4 +61,4 @@ def test_a_field_of_another_type(tmp_path: Path, field: str, kind: str) -> None:
     result = audit(tmp_path, model={"layers.0.q_proj.weight": (4, 4)})
     assert "internal-error" not in {each.cause for each in result.findings}
     json.loads(JsonRenderer().render([result]), parse_constant=pytest.fail)  # No NaN, which JSON has not.
-    assert forged("\n".join(section(result))) == []
+    assert forged("\n".join(shown(result, verbose=True))) == []

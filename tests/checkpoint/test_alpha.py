@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from pytest_lora_ckpt import KeySet, TensorInfo, audit, open_checkpoint
-from pytest_lora_ckpt.auditing.render.terminal import section
 from pytest_lora_ckpt.checkpoint import AdapterInfo
 from pytest_lora_ckpt.lora.pairs import lora_pairs
+from tests.helpers.sections import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ def test_the_line_of_the_terminal(tmp_path: Path) -> None:
     state = kohya(**{UNET: torch.tensor(2.0), TEXT: torch.tensor(0.5)})
     state[f"{UNET}.lora_down.weight"], state[f"{UNET}.lora_up.weight"] = torch.ones(2, 8), torch.ones(8, 2)
     result = audit(saved(state, tmp_path))
-    assert "adapter default: rank (2, 4), alpha (0.5, 2), 2 modules" in list(section(result))
+    assert "adapter default: rank (2, 4), alpha (0.5, 2), 2 modules" in shown(result)
     assert type(result).from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 

@@ -28,7 +28,8 @@ _OUTCOME = re.compile(r"\s*(?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS|INTERNALER
 _SUMMARY = re.compile(r"\d+ (?:passed|failed|error|skipped)\b.*\bin [\d.]+s")
 _TITLES = re.compile(
     r"test session starts|FAILURES|ERRORS|PASSES|warnings summary|short test summary info|slowest.*|Captured .*"
-    r"|LoRA checkpoint: .*|faults: .*|stopping after \d+ failures|generated xml file: .*"
+    r"|LoRA checkpoint: .*|LoRA checkpoints: (?:\d+|none) of \d+ failed|faults: .*|stopping after \d+ failures"
+    r"|generated xml file: .*"
     r"|(?:ERROR at \w+ of )?[\w-]+(?:\[.*\])?(?: \(.*\))?|xdist.*|.*Interrupted.*|KeyboardInterrupt|_pytest.*|"
 )
 _OWN_OUTCOME = re.compile(r"(?:PASSED|FAILED|ERROR) (?:\S+/)?(?:lora-ckpt|test_own.py)\b|SKIPPED \[\d+\] |ERROR: ")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt import CheckpointError, audit, open_checkpoint
 from pytest_lora_ckpt.auditing.render.json import JsonRenderer
+from pytest_lora_ckpt.auditing.render.lines import View
 from pytest_lora_ckpt.auditing.render.terminal import TerminalRenderer
 from tests.helpers.outputs import MOST_BYTES, MOST_LINES, forged
 from tests.hostile.archives import checkpoint, written
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LONG = 200_000  # Characters of a report that is handed on.
+VIEWS = (View(60), View(verbose=True))
 _OURS = re.compile(r"itself (failed|raised)|INTERNALERROR|Traceback")
 
 acts = Acts()
@@ -46,11 +48,12 @@ def audited(path: Path, folder: Path) -> dict[str, Any]:
     """Audit whatever lies under a path."""
     found: dict[str, Any] = {"checks": {}, "problem": "", "said": False, "causes": [], "asked": ""}
     faults: list[str] = []
-    result, section, report = None, "", ""
+    result, sections, report = None, [""], ""
     with Measured() as cost, acts:
         try:
             result = audit(path)
-            section, report = TerminalRenderer().render([result]), JsonRenderer().render([result])
+            sections = [TerminalRenderer(view).render([result]) for view in VIEWS]
+            report = JsonRenderer().render([result])
         except Exception as error:  # noqa: BLE001 - Whatever it is, it is a fault of ours.
             faults.append(f"audit raised {type(error).__name__}: {error!s:.300}")
     faults += [f"did {each}" for each in acts.seen]
@@ -62,8 +65,8 @@ def audited(path: Path, folder: Path) -> dict[str, Any]:
         found["asked"] = report if len(report) < _LONG else ""
         faults += [f"an exception of ours: {each:.300}" for each in summaries if _OURS.search(each)]
         faults += [f"forged in the report: {each}" for each in forged(report, longest=None)]
-        faults += [each for text in (section, *summaries, *map(str, result.errors)) for each in forged(text)]
-        faults += too_much(section)
+        faults += [each for text in (*sections, *summaries, *map(str, result.errors)) for each in forged(text)]
+        faults += [each for section in sections for each in too_much(section)]
     found["problem"], more = opened(path)
     faults += more
     faults += ["the payload ran"] if (folder / MARKER).exists() else []

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_lora_ckpt import AuditResult
+from pytest_lora_ckpt.auditing.render.lines import View
+from pytest_lora_ckpt.auditing.render.terminal_failures import failure
+from pytest_lora_ckpt.auditing.render.terminal_overview import FEW, needs_section
+from pytest_lora_ckpt.scoring import render_score
 from tests.helpers import loading_world
+from tests.helpers.sections import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,40 +121,50 @@ def adapters(adapter: Path, folder: Path) -> Iterator[Path]:
         yield folder / name
 
 
+WIDE = 200
+"""Columns of the inner run's terminal (`conftest.py`)."""
+
+
 def run_on(audit: Audit, paths: list[Path], *options: str) -> AuditRun:
     return audit(*(f"--lora-ckpt={path}" for path in paths), *options, verbose=False)
 
 
-def outputs(run: AuditRun, folder: str) -> dict[str, str]:
-    """Split what a run printed and wrote by checkpoint: a section with its failures, and the JSON of the run."""
-    texts = {Path(each["checkpoint"]["path"]).name: each for each in run.json["runs"]}
+def outputs(run: AuditRun, folder: str, golden: Golden) -> dict[str, str]:
+    """Return for each checkpoint what is printed of it in brief, with `-v` and as failures, and the JSON of the run.
+
+    What the run printed is this for the paths as they are. What is compared with the golden files is rendered without
+    them: a path that is longer breaks lines elsewhere.
+    """
     found = {}
-    for name, report in texts.items():
-        failures = [
-            block
-            for block in re.split(r"\n(?=_{3,} )", _section(run.lines, "FAILURES"))
-            if re.match(rf"_+ [\w-]+\[{re.escape(name)}\]", block)
-        ]
-        summary = [line for line in run.lines if line.startswith("FAILED ") and f"[{name}]" in line]
-        parts = [_section(run.lines, f"LoRA checkpoint: {name}"), *map(_unruled, failures), *summary]
-        stem = name.replace(".", "-")
-        found[f"{folder}/{stem}.txt"] = "\n".join(parts)
-        found[f"{folder}/{stem}.json"] = json.dumps(report, indent=1, ensure_ascii=False)
+    for each in run.json["runs"]:
+        name = Path(each["checkpoint"]["path"]).name
+        as_printed = AuditResult.from_dict(each)
+        if len(run.json["runs"]) <= FEW or needs_section(as_printed):
+            assert _section(run.lines, f"LoRA checkpoint: {name}") == shown(as_printed, WIDE)
+        for check in as_printed.named("failed"):
+            assert _section(run.lines, f"{check}[{name}]", rule="_") == failing(as_printed, check, WIDE)
+        report = golden.scrub(json.dumps(each, indent=1, ensure_ascii=False))
+        result, stem = AuditResult.from_dict(json.loads(report.replace("<measured>", "0.55"))), name.replace(".", "-")
+        parts = [("", shown(result, 80)), ("with -v", shown(result, 80, verbose=True))]
+        parts += [(f"{check}[{name}]", failing(result, check, 80)) for check in result.named("failed")]
+        if result.faults:
+            parts.append(("faults", [*render_score(result.faults)]))
+        found[f"{folder}/{stem}.txt"] = "\n".join(
+            line for title, lines in parts for line in [*([f"--- {title}"] if title else []), *lines]
+        )
+        found[f"{folder}/{stem}.json"] = report
     return found
 
 
-def _section(lines: list[str], heading: str) -> str:
-    """Return the lines below a heading `=== heading ===`, to the next."""
-    start = next((n for n, line in enumerate(lines) if line.strip("= ") == heading and line.startswith("=")), None)
-    if start is None:
-        return ""
-    end = next((n for n in range(start + 1, len(lines)) if lines[n].startswith("=====")), len(lines))
-    return "\n".join(line for line in lines[start + 1 : end] if not line.startswith("LoRA report written to"))
+def failing(result: AuditResult, check: str, width: int) -> list[str]:
+    return [each.text for each in failure(result, check, View(width))]
 
 
-def _unruled(block: str) -> str:
-    """Shorten the rules around headings: they are as wide as the terminal."""
-    return re.sub(r"_{3,}", "___", block)
+def _section(lines: list[str], heading: str, rule: str = "=") -> list[str]:
+    """Return the lines below a heading between rules, to the next."""
+    start = next(n for n, line in enumerate(lines) if line.startswith(rule) and line.strip(f"{rule} ") == heading)
+    end = next(n for n in range(start + 1, len(lines)) if re.match(r"={5}|_{5}|-{5}|LoRA report", lines[n]))
+    return lines[start + 1 : end]
 
 
 @pytest.fixture
@@ -168,14 +184,14 @@ def test_the_file_alone(audit: Audit, adapter: Path, replica: Callable[..., Path
     lightning = replica(layout="lightning")
     unreadable = Path("unreadable.ckpt").resolve()
     unreadable.write_bytes(lightning.read_bytes()[:-500])
-    found = outputs(run_on(audit, [adapter, lightning, replica(layout="safetensors"), unreadable]), "file")
+    found = outputs(run_on(audit, [adapter, lightning, replica(layout="safetensors"), unreadable]), "file", scrubbed)
     assert sum(name.endswith(".txt") for name in found) == 4
     scrubbed.check(found)
 
 
 def test_compared_by_names(audit: Audit, project: Project, compared: list[Path], scrubbed: Golden) -> None:
     project(conftest=CONFTEST.format(model="MODEL", loader=None, base=None, inputs=None))
-    found = outputs(run_on(audit, compared), "compared")
+    found = outputs(run_on(audit, compared), "compared", scrubbed)
     verdicts = {name: json.loads(text)["verdict"] for name, text in found.items() if name.endswith(".json")}
     assert verdicts == {
         "compared/healthy-pt.json": "loads",
@@ -192,7 +208,7 @@ def test_with_a_loader(audit: Audit, project: Project, adapter: Path, tmp_path: 
     project(conftest="import torch\n" + CONFTEST.format(
         model=None, loader="loaded", base="loading_world.llama()", inputs=inputs,
     ))  # fmt: skip
-    found = outputs(run_on(audit, list(adapters(adapter, tmp_path))), "loader")
+    found = outputs(run_on(audit, list(adapters(adapter, tmp_path))), "loader", scrubbed)
     assert sum(name.endswith(".txt") for name in found) == len(LOADED)
     scrubbed.check(found)
 
@@ -209,7 +225,7 @@ def test_a_score_of_faults(audit: Audit, project: Project, toy_checkpoint: Path,
         "    return model\n",
     )
     faults = "--lora-faults=wrapper-prefix,nan,truncated,lora-b-zero,one-lora-b-missing,dtype-changed"
-    found = outputs(run_on(audit, [toy_checkpoint], "--lora-loader=my_loading:load", faults), "faults")
+    found = outputs(run_on(audit, [toy_checkpoint], "--lora-loader=my_loading:load", faults), "faults", scrubbed)
     scrubbed.check(found)
 
 

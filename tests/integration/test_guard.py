@@ -44,7 +44,7 @@ from pytest_lora_ckpt.checkpoint import open as opening
 from pytest_lora_ckpt.comparison import compare as comparing
 from pytest_lora_ckpt import findings, manifest, scoring
 from pytest_lora_ckpt.scoring import faults_check
-from pytest_lora_ckpt.pytest_plugin import session
+from pytest_lora_ckpt.pytest_plugin import session, summary
 
 def in_layout():
     bad = SimpleNamespace(NAME="bad", accepts=broken, assemble=broken)
@@ -59,7 +59,7 @@ def in_need():
 def in_recogniser():
     patch.setattr(findings, "RECOGNISERS", (broken, *findings.RECOGNISERS))
 def in_gathering(): patch.setattr(gather, "with_roots", broken)
-def in_rendering(): patch.setattr(session, "section", broken)
+def in_rendering(): patch.setattr(summary, "section", broken)
 def in_json(): patch.setattr(type(ENDINGS[".json"]), "render", broken)
 def in_sending():
     to_dict = CheckReport.to_dict

@@ -115,7 +115,13 @@ def _make(check: Check, context: AuditContext) -> CheckReport:
     except outcomes.fail as failure:
         judgement = failed(str(failure))
     report = CheckReport(
-        check.name, judgement.outcome, judgement.summary, judgement.findings, judgement.applies, judgement.facts
+        check.name,
+        judgement.outcome,
+        judgement.summary,
+        judgement.findings,
+        applies=judgement.applies,
+        gives=judgement.gives if judgement.outcome == "skipped" else (),
+        facts=judgement.facts,
     )
     same_as = _same_as(report, context)
     return dataclasses.replace(report, facts=report.facts | context.checkpoint_facts(), same_as=same_as, error=error)

@@ -47,7 +47,8 @@ def base_untouched(context: AuditContext) -> Judgement:
     if any(each.severity == "error" for each in intruders):
         return failed(intruders[0].message, intruders)
     if (lacking := needs.loader(context)) is not None:
-        return lacking
+        is_base_known = config is not None or context.demands.base is not None
+        return lacking if is_base_known else dataclasses.replace(lacking, gives=())
     evidence = _loaded(context)
     if evidence.base is not None:
         origins = evidence.provenance(evidence.base, {key for each in intruders for key in each.keys})
@@ -61,7 +62,8 @@ def base_untouched(context: AuditContext) -> Judgement:
     return skipped(
         f"there is no base model to compare with. {evidence.why_no_base}".rstrip(". ")
         + ": give --lora-base=PATH, override the fixture lora_base_model (a model, or the path of its weights), or "
-        "write a manifest when training"
+        "write a manifest when training",
+        gives=["--lora-base=PATH"],
     )
 
 
@@ -134,7 +136,8 @@ def manifest(context: AuditContext) -> Judgement:
     if written is None:
         return skipped(
             "there is no lora_manifest.json, so lora_alpha, use_rslora, layers exchanged before saving and which base "
-            "model it was could not be checked: let LoraManifestCallback or write_manifest write one when training"
+            "model it was could not be checked: let LoraManifestCallback or write_manifest write one when training",
+            gives=["a lora_manifest.json, which LoraManifestCallback writes when training"],
         )
     from pytest_lora_ckpt.manifest import compare_checkpoint, replay_probe  # torch, only for a probe.
 

@@ -48,6 +48,7 @@ def stage(context: AuditContext) -> Judgement:
     wanted, detected = context.demands.stage, context.file.stage
     if wanted is None:
         holds = f"; the checkpoint holds what {detected.name} needs" if detected else ""
-        return skipped(f"no stage was asked for (--lora-stage){holds}", applies=False)
+        gives = [f"--lora-stage={detected.name}"] if detected else []
+        return skipped(f"no stage was asked for (--lora-stage){holds}", applies=False, gives=gives)
     holdings = judges.Holdings.of(context.file.alone)
     return judges.stage(wanted, dataclasses.replace(holdings, stage=detected.name if detected else None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt import stacks  # Its names are resolved at first use.
 from pytest_lora_ckpt.auditing.judges.judgement import failed, skipped
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.wording import printable
@@ -11,6 +12,9 @@ from pytest_lora_ckpt.wording import printable
 if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.evidence import AuditContext
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
+
+_MODEL = "--lora-model=module:factory"
+_INPUTS = "the fixture lora_inputs"
 
 
 def lora(context: AuditContext) -> Judgement | None:
@@ -25,7 +29,10 @@ def method_in_model(context: AuditContext) -> Judgement | None:
         return None
     kind = f"adapter_config.json has peft_type {printable(config.method, 40)!r}"
     if context.loaded is None:
-        return skipped(f"{kind}: its names are compared with those that PEFT would save, which needs a loader")
+        return skipped(
+            f"{kind}: its names are compared with those that PEFT would save, which needs a loader",
+            gives=[loader_option(context)],
+        )
     if context.loaded.method is not None:
         return None
     if context.loaded.holds_base_alone:
@@ -38,11 +45,13 @@ def comparison(context: AuditContext) -> Judgement | None:
     """There is a model, a manifest or a loader to compare with."""
     if context.report.remapped is not None:
         return None
+    gives = (loader_option(context), _MODEL)
     if context.by_config.why:
-        return skipped(f"there is no model to compare with: {context.by_config.why}")
+        return skipped(f"there is no model to compare with: {context.by_config.why}", gives=gives)
     return skipped(
         "there is no model to compare with: give --lora-model=module:factory or --lora-loader=module:function, "
-        "or override the fixture lora_model or lora_loader"
+        "or override the fixture lora_model or lora_loader",
+        gives=gives,
     )
 
 
@@ -52,8 +61,20 @@ def loader(context: AuditContext) -> Judgement | None:
         return None
     library = "--lora-loader=peft or " if context.file.lora_config is not None else ""
     return skipped(
-        f"there is no loader: give {library}--lora-loader=module:function, or override the fixture lora_loader"
+        f"there is no loader: give {library}--lora-loader=module:function, or override the fixture lora_loader",
+        gives=[loader_option(context)],
     )
+
+
+def loader_option(context: AuditContext) -> str:
+    """Return the options that give a loader: PEFT's for its adapters, with a base model where none is known."""
+    if context.file.lora_config is None:
+        return "--lora-loader=module:function"
+    try:
+        stacks.find_base(context.demands.base, context.checkpoint)
+    except stacks.StackError:
+        return "--lora-loader=peft --lora-base=PATH_OR_ID"
+    return "--lora-loader=peft"
 
 
 def loader_or_other(context: AuditContext) -> Judgement | None:
@@ -83,14 +104,14 @@ def inputs(context: AuditContext) -> Judgement | None:
     """There are inputs for a forward pass; after `loader`."""
     if context.loaded is not None and context.loaded.inputs is not None:
         return None
-    return skipped("there are no inputs for a forward pass: override the fixture lora_inputs")
+    return skipped("there are no inputs for a forward pass: override the fixture lora_inputs", gives=[_INPUTS])
 
 
 def generate_inputs(context: AuditContext) -> Judgement | None:
     """There are inputs for `generate`; after `loader`."""
     if context.loaded is not None and context.loaded.generate_inputs is not None:
         return None
-    return skipped("there are no inputs: override the fixture lora_inputs, or lora_generate_inputs")
+    return skipped("there are no inputs: override the fixture lora_inputs, or lora_generate_inputs", gives=[_INPUTS])
 
 
 def invocation(context: AuditContext) -> Judgement | None:
@@ -103,7 +124,8 @@ def invocation(context: AuditContext) -> Judgement | None:
     written = ", ".join(map(str, tokens))
     return skipped(
         f"the adapter acts only after its invocation tokens ({written}), which the inputs do not hold: let the fixture "
-        "lora_inputs give input_ids with them"
+        "lora_inputs give input_ids with them",
+        gives=["input_ids with the invocation tokens, in the fixture lora_inputs"],
     )
 
 

@@ -29,6 +29,7 @@ class Judgement:
         keys: The keys that a failure without a finding is about.
         remedy: What to do, for a failure without a finding.
         applies: False where the checkpoint has nothing of the kind, so that there is nothing to judge.
+        gives: What to give instead, each of which would do to judge it, as far as is known.
         facts: What the check established, for the report; a judge leaves it empty.
     """
 
@@ -38,6 +39,7 @@ class Judgement:
     keys: tuple[str, ...] = ()
     remedy: str = ""
     applies: bool = True
+    gives: tuple[str, ...] = ()
     facts: Facts = NO_FACTS
 
     @property
@@ -56,9 +58,9 @@ def failed(summary: str, findings: Iterable[Finding] = (), *, keys: Iterable[str
     return Judgement("failed", summary, tuple(findings), tuple(keys), remedy)
 
 
-def skipped(reason: str, *, applies: bool = True) -> Judgement:
-    """Judge nothing, and say why."""
-    return Judgement("skipped", reason, applies=applies)
+def skipped(reason: str, *, applies: bool = True, gives: Iterable[str] = ()) -> Judgement:
+    """Judge nothing, and say why; and what to give, each of which would do to judge it."""
+    return Judgement("skipped", reason, applies=applies, gives=tuple(gives))
 
 
 def by_findings(findings: Iterable[Finding], healthy: str) -> Judgement:
