@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -334,7 +333,9 @@ def _global_state() -> Iterator[None]:
 
     What a model may need later on (environment, `sys.path`) is left as the loader made it.
     """
-    import torch  # Only a loader needs it.
+    import random
+
+    import torch  # Only a loader needs them.
 
     dtype, device, grad = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
     strictness, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import glob
 import os
 import re
@@ -169,6 +168,8 @@ def _nothing_matches(pattern: str) -> str:
             names |= dict.fromkeys(entry.name for _, entry in zip(range(MAX_ENTRIES), os.scandir(top), strict=False))
     ordered = sorted(names, key=counting)
     where = printable(wrong.parent) if len(tops) == 1 else f"the {len(tops)} matches of {printable(wrong.parent)}"
+    import difflib  # Only a failure pays for it.
+
     near = difflib.get_close_matches(wrong.name, ordered, n=1)
     said = (
         f"nothing matches: {where} has no {printable(wrong.name)}, but {listed(ordered, _SHOWN) or 'nothing at all'}."

@@ -6,7 +6,6 @@ import contextlib
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from unittest import SkipTest
 
 import pytest
 
@@ -133,6 +132,8 @@ def _raised(error: BaseException | None) -> BaseException | None:
     """
     if not isinstance(error, ProjectError) or error.cause == "manifest-unreadable":
         return None
+    from unittest import SkipTest  # The whole of unittest comes with it.
+
     raised = error.__cause__
     if not isinstance(raised, Exception) or isinstance(raised, (CheckpointError, stacks.StackError, SkipTest)):
         return None

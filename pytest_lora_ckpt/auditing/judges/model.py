@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -233,6 +232,8 @@ def sizes(updates: Sequence[UpdateSize]) -> str:
     zero = [each for each in updates if each.zero]
     text = ""
     if relative:
+        import statistics  # With fractions and decimals, only for this.
+
         text = f" Updates ‖s·BA‖/‖W‖ of {len(relative)} modules: {min(relative):.2%} to {max(relative):.2%}, "
         text += f"median {statistics.median(relative):.2%}."
     return f"{text} {count(len(zero), 'update')} zero: {listed(each.module for each in zero)}." if zero else text

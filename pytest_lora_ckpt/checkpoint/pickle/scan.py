@@ -7,7 +7,6 @@ import binascii
 import dataclasses
 import io
 import re
-import zipfile
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -157,6 +156,8 @@ def _inner(value: bytes | bytearray | str, place: Place, entry: str, budget: Bud
 
 def _in_archive(data: bytes, entry: str, budget: Budget, depth: int) -> tuple[Global, ...]:
     """Return what the pickles in a zip archive ask for that lies in a value; nothing where it is none."""
+    import zipfile  # With five compressors, for what few checkpoints have.
+
     found: list[Global] = []
     with suppress(zipfile.BadZipFile, zlib.error, *_UNREADABLE), zipfile.ZipFile(io.BytesIO(data)) as archive:
         for info in archive.infolist():
