@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("any-machine")
 
 
 # Folders whose tests run pytest on whole projects, train, or write many checkpoints: `-m "not slow"` leaves them out.
-SLOW = {"docs", "faults", "foreign", "hostile", "integration", "replicas", "scoring", "strategies"}
+SLOW = {"docs", "faults", "foreign", "fuzz", "hostile", "integration", "replicas", "scoring", "strategies"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -57,7 +57,7 @@ def test_the_page_shows_what_the_guides_loader_gets(pytester: pytest.Pytester, m
 
 def test_the_commands() -> None:
     assert marked("try-command").count("\n") == 1
-    install, test = 'pip install -c constraints.txt -e ".[test]"', "pytest -n 2 --dist loadgroup"
+    install, test = 'pip install -c constraints.txt -e ".[test]"', "pytest -n 2 --dist loadfile"
     assert marked("test-command") == f"{install} && {test}\n"
     assert re.search(r"^torch==\d+\.\d+\.\d+$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
 

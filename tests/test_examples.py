@@ -117,9 +117,6 @@ COMMANDS: dict[str, dict[str, Expected]] = {
     },
 }
 
-# One worker of xdist runs all that is asked of an example: its commands run once.
-EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in COMMANDS]
-
 # What a user's own run writes into an example's folder.
 _LEFTOVERS = shutil.ignore_patterns("runs", "base", "adapter*", "__pycache__", ".*cache", ".benchmarks")
 
@@ -212,7 +209,7 @@ def _scrubbed(line: str) -> str:
 @pytest.mark.parametrize(
     ("name", "command", "expected"),
     [
-        pytest.param(name, command, expected, id=f"{name}-{command}", marks=pytest.mark.xdist_group(name))
+        pytest.param(name, command, expected, id=f"{name}-{command}")
         for name, commands in COMMANDS.items()
         for command, expected in commands.items()
     ],
@@ -232,7 +229,7 @@ def test_every_command_ends_as_told(
         assert line in result.stdout, told
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_readme_quotes_a_real_run(example: Callable[[str], Example], name: str) -> None:
     for command, lines in _quoted(name):
         if not _can_run(command):
@@ -243,7 +240,7 @@ def test_readme_quotes_a_real_run(example: Callable[[str], Example], name: str) 
             assert _scrubbed(line) in remaining, f"{command} does not print, here: {line}\n" + "\n".join(actual)
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_an_audit_writes_nothing_into_the_project(example: Callable[[str], Example], name: str) -> None:
     assert example(name).left == example(name).made
 

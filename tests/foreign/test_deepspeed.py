@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.foreign,
-    pytest.mark.xdist_group("deepspeed"),
     pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"),
 ]
 EVERY = pytest.mark.parametrize("case", CASES)

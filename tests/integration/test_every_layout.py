@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 for name in ("layout_samples", "hub_samples", "format_samples", "distributed_layouts", "deepspeed_runs"):
     importlib.import_module(f"tests.helpers.{name}")
 
-pytestmark = pytest.mark.xdist_group("every-layout")
 EVERY = pytest.mark.parametrize(
     "sample",
     [pytest.param(each, id=each.name, marks=[pytest.mark.foreign] if each.needs else []) for each in SAMPLES],

@@ -17,7 +17,6 @@ from tests.helpers.families import configured
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("families")
 
 COMMIT = "0" * 40
 

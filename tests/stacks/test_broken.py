@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt import AuditResult
 
-pytestmark = pytest.mark.xdist_group("families")
-
 
 def of_another_base(folder: Path, **sizes: int) -> None:
     shutil.rmtree(folder / "base")

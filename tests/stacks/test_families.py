@@ -14,7 +14,6 @@ from tests.helpers.families import EXPERTS, LORA, OTHERS, configured
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("families")
 
 RUN_ALONE = {"sequence", "roberta", "tokens", "embedding", "headless", "image-classes"}  # They generate nothing.
 LOADED = ["plain", "modules-to-save", "trained-new-tokens", "resized", "roberta", "t5", "llava-projector", "experts"]

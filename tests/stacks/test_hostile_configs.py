@@ -16,7 +16,6 @@ from tests.helpers.families import configured
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("families")
 
 SECONDS = 60
 BASE = "base/config.json"

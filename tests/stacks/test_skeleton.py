@@ -13,7 +13,6 @@ from tests.helpers.families import configured
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("families")
 
 FAMILIES = [
     *("plain", "dora", "modules-to-save", "tied-head-adapted", "regex", "rank-pattern", "biases", "old-peft"),

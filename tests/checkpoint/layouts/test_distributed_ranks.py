@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Fails = Callable[..., CheckpointError]
 
 # Slow: four processes with torch in each.
-pytestmark = [pytest.mark.xdist_group("every-layout"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 WHOLE = [
     *("fsdp2", "flat_optimizer", "file_a_tensor", "two_threads", "metadata_a_rank", "safetensors_format"),
