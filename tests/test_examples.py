@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
-import re
-import shlex
-import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.helpers.examples import EXAMPLES, Example, Expected, can_run, check_quotes, check_result, quoted, run_example
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = Path(__file__).parents[1] / "conftest_examples"
 NEEDS_OPTION = "needs --lora-ckpt=PATH (try --lora-ckpt=replica:finetune)"
-
-
-@dataclass(frozen=True)
-class Expected:
-    code: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    failed: frozenset[str] = frozenset()
-    lines: tuple[str, ...] = ()
+# Those that need a library which is only installed in an environment of its own.
+ELSEWHERE = {"diffusers_lora": "tests/foreign/test_diffusers_example.py"}
 
 
 COMMANDS: dict[str, dict[str, Expected]] = {
@@ -103,6 +90,50 @@ COMMANDS: dict[str, dict[str, Expected]] = {
             lines=("verdict: noop", "[adapter-all-zero]"),
         ),
     },
+    "hf_trainer": {
+        "python train.py": Expected(lines=("wrote runs/checkpoint-2 and runs/checkpoint-4",)),
+        "pytest --lora-ckpt=runs": Expected(counts={"passed": 12, "skipped": 1}, lines=("verdict: loads-after-remap",)),
+        "pytest --lora-ckpt=runs/checkpoint-4 --lora-loader=serving:load_by_hand": Expected(
+            code=1,
+            counts={"failed": 4, "passed": 8, "skipped": 1},
+            failed=frozenset(
+                f"lora-ckpt::{check}[checkpoint-4]" for check in ("keys", "loaded", "adapter-active", "manifest")
+            ),
+            lines=("verdict: noop", "[adapter-not-loaded]"),
+        ),
+    },
+    "many_checkpoints": {
+        "python make_runs.py": Expected(lines=("wrote runs/rank-2, runs/rank-4 and runs/rank-8",)),
+        "pytest -n 2 --lora-report=report.json": Expected(
+            code=1,
+            counts={"failed": 2, "passed": 31, "skipped": 6},
+            failed=frozenset({"lora-ckpt::values[rank-8]", "lora-ckpt::adapter-active[rank-8]"}),
+            lines=("[adapter-all-zero]",),
+            writes=frozenset({Path("report.json")}),
+        ),
+        "python table.py": Expected(),
+    },
+    "strategies_only": {
+        "pytest": Expected(counts={"passed": 1}),
+        "pytest test_before.py": Expected(
+            code=1,
+            counts={"failed": 1},
+            failed=frozenset({"test_before.py::test_every_tensor_gets_its_own_name_back"}),
+            lines=("wrapping=Wrapping(name='_orig_mod in front'",),
+        ),
+    },
+    "manifest_in_git": {
+        "python train.py": Expected(lines=("wrote adapter/, released.lora.json and adapter-retrained/",)),
+        "pytest --lora-ckpt=adapter": Expected(
+            counts={"passed": 8, "skipped": 5}, lines=("verdict: loads-after-remap",)
+        ),
+        "pytest --lora-ckpt=adapter-retrained": Expected(
+            code=1,
+            counts={"failed": 1, "passed": 7, "skipped": 5},
+            failed=frozenset({"lora-ckpt::manifest[adapter-retrained]"}),
+            lines=("[other-step]",),
+        ),
+    },
     "loader_mutation": {
         "python make_checkpoint.py": Expected(lines=("wrote runs/panorama-finetune.ckpt and runs/lora_weights/",)),
         "python score.py guide:load_like_the_guide": Expected(
@@ -117,19 +148,6 @@ COMMANDS: dict[str, dict[str, Expected]] = {
     },
 }
 
-# What a user's own run writes into an example's folder.
-_LEFTOVERS = shutil.ignore_patterns("runs", "base", "adapter*", "__pycache__", ".*cache", ".benchmarks")
-
-
-@dataclass(frozen=True)
-class Example:
-    """A copy of an example project, and what its commands gave there."""
-
-    results: dict[str, subprocess.CompletedProcess[str]]
-    made: frozenset[Path]
-    left: frozenset[Path]
-
-
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Example]:
     """Give the example of a name; each is run once."""
@@ -138,72 +156,11 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Example
 
     @functools.cache
     def run(name: str) -> Example:
-        project = tmp_path_factory.mktemp("examples") / name
-        shutil.copytree(EXAMPLES / name, project, ignore=_LEFTOVERS)
-        first, *others = (command for command in COMMANDS[name] if _can_run(command))
-        results = {first: _run(first, project)}
-        made = _files(project)
-        # Two at a time: each imports torch and transformers for seconds.
-        with ThreadPoolExecutor(2) as pool:
-            results |= zip(others, pool.map(lambda command: _run(command, project), others), strict=True)
-        return Example(results, made, _files(project))
+        # What a command writes, the next one may read.
+        at_once = 1 if any(expected.writes for expected in COMMANDS[name].values()) else 2
+        return run_example(name, COMMANDS[name], tmp_path_factory.mktemp("examples"), at_once=at_once)
 
     return run
-
-
-def _can_run(command: str) -> bool:
-    return " -n " not in command or importlib.util.find_spec("xdist") is not None
-
-
-def _run(command: str, project: Path) -> subprocess.CompletedProcess[str]:
-    program, *arguments = shlex.split(command)
-    runner = {"python": [], "pytest": ["-m", "pytest", "-p", "no:cacheprovider", "-rfs"]}[program]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    # The width that the READMEs were written at, and wide enough for the names of the tests.
-    environment |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *runner, *arguments],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-    )
-
-
-def _files(project: Path) -> frozenset[Path]:
-    """List the files, without what Python and pytest keep for themselves."""
-    own = {"__pycache__", ".benchmarks"}
-    return frozenset(
-        found
-        for path in project.rglob("*")
-        if path.is_file() and own.isdisjoint((found := path.relative_to(project)).parts)
-    )
-
-
-def _counts(output: str) -> dict[str, int]:
-    summary = output.rstrip().splitlines()[-1]
-    return {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|error|warning)", summary)}
-
-
-def _quoted(name: str) -> list[tuple[str, list[str]]]:
-    """Take a README's `console` blocks apart: each command after a `$`, with the lines quoted below it."""
-    text = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
-    quoted: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"^```console\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                quoted.append((line.removeprefix("$ "), []))
-            elif line not in {"", "..."}:
-                quoted[-1][1].append(line)
-    return quoted
-
-
-def _scrubbed(line: str) -> str:
-    """Take out of a line what differs from run to run: the time, and with it the rule's length."""
-    return re.sub(r"in \d+\.\d+s", "in TIME", line).strip("= ")
 
 
 @pytest.mark.parametrize(
@@ -217,38 +174,27 @@ def _scrubbed(line: str) -> str:
 def test_every_command_ends_as_told(
     example: Callable[[str], Example], name: str, command: str, expected: Expected
 ) -> None:
-    if not _can_run(command):
+    if not can_run(command):
         pytest.skip("needs pytest-xdist")
-    result = example(name).results[command]
-    told = f"{result.stdout}\n{result.stderr}"
-    assert result.returncode == expected.code, told
-    if expected.counts:
-        assert _counts(result.stdout) == expected.counts, told
-    assert set(re.findall(r"^FAILED (\S+)", result.stdout, flags=re.MULTILINE)) == expected.failed, told
-    for line in expected.lines:
-        assert line in result.stdout, told
+    check_result(example(name).results[command], expected)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_readme_quotes_a_real_run(example: Callable[[str], Example], name: str) -> None:
-    for command, lines in _quoted(name):
-        if not _can_run(command):
-            continue
-        actual = [_scrubbed(line) for line in example(name).results[command].stdout.splitlines()]
-        remaining = iter(actual)
-        for line in lines:
-            assert _scrubbed(line) in remaining, f"{command} does not print, here: {line}\n" + "\n".join(actual)
+    check_quotes(name, example(name))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_audit_writes_nothing_into_the_project(example: Callable[[str], Example], name: str) -> None:
-    assert example(name).left == example(name).made
+    asked = {path for expected in COMMANDS[name].values() for path in expected.writes}
+    assert example(name).left == example(name).made | asked
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_readme_and_tests_know_the_same_commands(name: str) -> None:
-    assert {command for command, _ in _quoted(name)} == set(COMMANDS[name])
+    assert {command for command, _ in quoted(name)} == set(COMMANDS[name])
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == set(COMMANDS)
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == {*COMMANDS, *ELSEWHERE}
+    assert [path for path in ELSEWHERE.values() if not (EXAMPLES.parent / path).is_file()] == []
