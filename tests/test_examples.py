@@ -148,6 +148,7 @@ COMMANDS: dict[str, dict[str, Expected]] = {
     },
 }
 
+
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Example]:
     """Give the example of a name; each is run once."""

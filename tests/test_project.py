@@ -28,7 +28,9 @@ def test_the_version_and_its_date_are_the_same_everywhere() -> None:
 
 def test_no_conflict_was_left_in_a_page() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "conftest_examples").rglob("*.md")]
-    assert [page for page in pages if re.search(r"^(<<<<<<<|>>>>>>>) ", page.read_text("utf-8"), flags=re.MULTILINE)] == []
+    assert [
+        page for page in pages if re.search(r"^(<<<<<<<|>>>>>>>) ", page.read_text("utf-8"), flags=re.MULTILINE)
+    ] == []
 
 
 def test_every_action_is_pinned_by_its_commit_and_names_its_version() -> None:
