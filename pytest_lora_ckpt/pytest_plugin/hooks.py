@@ -99,6 +99,11 @@ class AuditHooks:
         """Print one section per checkpoint."""
         self.audit.summarize(terminalreporter)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_summary(self, prefix: list[str]) -> None:
+        """Show the verdicts above the table of pytest-html."""
+        prefix.append(self.audit.html_summary())
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Put the results together and write the reports, while a failure still counts."""

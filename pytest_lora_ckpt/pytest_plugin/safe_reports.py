@@ -44,7 +44,9 @@ def _make_safe(report: pytest.TestReport, *, is_check: bool) -> None:
     shown: Any = report.longrepr
     if isinstance(shown, tuple):
         path, number, reason = shown
-        report.longrepr = (tame(path), number, sentence(reason))
+        # A check has no place in the project: pytest would name the line of this package that skips.
+        place: Any = (report.nodeid.partition("::")[0], None) if is_check else (tame(path), number)
+        report.longrepr = (*place, sentence(reason))
     elif shown is not None and not hasattr(shown, "reprtraceback"):  # A text, or what another plugin shows.
         report.longrepr = _lines(str(shown), tame)
     elif shown is not None:
@@ -117,7 +119,8 @@ def safe_id(name: str) -> SafeText:
         >>> safe_id("a.ckpt"), safe_id("a] PASSED")
         ('a.ckpt', 'a\\x5d PASSED')
     """
-    return SafeText(printable(name, WIDTH).replace("] ", r"\x5d "))
+    # pytest-html puts ids into its page as they are.
+    return SafeText(printable(name, WIDTH).replace("] ", r"\x5d ").replace("<", r"\x3c"))
 
 
 class Pages:

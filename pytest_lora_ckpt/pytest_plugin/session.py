@@ -13,7 +13,7 @@ from pytest_lora_ckpt.auditing.gather import gather, not_made
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
 from pytest_lora_ckpt.auditing.render import write_report
 from pytest_lora_ckpt.options import OPTIONS, OVERRIDABLE, Settings, read_settings
-from pytest_lora_ckpt.pytest_plugin import github, settings, transport
+from pytest_lora_ckpt.pytest_plugin import github, html_extras, properties, settings, transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
 from pytest_lora_ckpt.pytest_plugin.naming import written_by_pytest
 from pytest_lora_ckpt.pytest_plugin.ranks import is_started_by_torchrun, join_ranks
@@ -98,6 +98,8 @@ class LoraAudit:
         self._summary = Summary(config, NAME)
         self._written: list[Path] = []
         self._for_github: list[SafeText] = []
+        self._properties: dict[str, list[tuple[str, str]]] = {}
+        self._verdicts: list[tuple[str, AuditResult]] = []
 
     @property
     def ids(self) -> list[str]:
@@ -184,11 +186,19 @@ class LoraAudit:
         try:
             with guard("receiving what a check found", test_report.nodeid):
                 for spec, report in transport.receive(test_report):
-                    self.reports.setdefault(spec, []).append(report)
+                    self._take(test_report, spec, report)
+                test_report.user_properties += self._properties.get(test_report.nodeid, [])
         except InternalError as error:
             test_report.outcome, test_report.longrepr = "failed", error.text
         if test_report.failed and test_report.nodeid.startswith(f"{NAME}::"):
             self._pages.shorten(test_report)
+
+    def _take(self, test_report: pytest.TestReport, spec: str, report: CheckReport) -> None:
+        own = self.reports.setdefault(spec, [])
+        own.append(report)
+        compared = [each.facts.comparison for each in own if each.facts.comparison is not None]
+        self._properties[test_report.nodeid] = properties.of_a_check(spec, report, compared[-1] if compared else None)
+        html_extras.add_extras(self.config, test_report, report)
 
     def plan(self, nodeids: Iterable[str]) -> None:
         """Note which checks are to be run, so that those are told of that are not."""
@@ -230,8 +240,11 @@ class LoraAudit:
             for error in result.errors:
                 if isinstance(error, InternalError):
                     self._fail(session, name, error.text)
+        self._verdicts = [(self.names[result.spec], result) for result in results]
         with self._counted(session, NAME, "printing the results"):
-            self._summary.close([(self.names[result.spec], result) for result in results])
+            self._summary.close(self._verdicts)
+        with self._counted(session, NAME, "writing the properties of the run"):
+            properties.of_the_run(self.config, self._verdicts)
         for path in self.settings.report:
             with self._counted(session, path.name, "writing the report"):
                 write_report(path, results)
@@ -267,6 +280,10 @@ class LoraAudit:
         for path in self._written if self.config.get_verbosity() >= 0 else ():
             reporter.write_line(line(f"LoRA report written to {path}"))
         github.say(self._for_github, reporter)
+
+    def html_summary(self) -> str:
+        """Return what pytest-html shows above its table."""
+        return html_extras.verdicts(self._verdicts)
 
     @property
     def _is_worker(self) -> bool:

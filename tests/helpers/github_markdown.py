@@ -35,6 +35,14 @@ class _Reading(HTMLParser):
         self.elements.append("comment")
 
 
+def elements_of(html: str) -> list[str]:
+    """Return the elements of a page in their order, with the names of their attributes."""
+    reading = _Reading()
+    reading.feed(html)
+    reading.close()
+    return reading.elements
+
+
 def read(markdown: str) -> tuple[list[str], list[str], str]:
     """Return the elements in order, with the names of their attributes; all code; the text that is no code."""
     reading = _Reading()
