@@ -226,6 +226,13 @@ def limits(text: str, _: Path) -> Limits:
     return parse_limits(text.splitlines())
 
 
+def ignored(text: str, _: Path) -> dict[str, str]:
+    """Read causes with the reasons why they are accepted."""
+    from pytest_lora_ckpt.findings.accepted import parse_ignored
+
+    return parse_ignored(text.splitlines())
+
+
 def faults(text: str, _: Path) -> list[str]:
     """Read names of faults."""
     from pytest_lora_ckpt.scoring import parse_fault_names

@@ -210,6 +210,14 @@ _ROWS = (
         kind="lines",
     ),
     Option(
+        "lora_ignore",
+        "Causes that the project accepts, one a line: `slug: reason`, or `slug[pattern]: reason` for some checkpoints "
+        "or keys. Their findings fail no check, and are told as accepted.",
+        parse=read.ignored,
+        default={},
+        kind="lines",
+    ),
+    Option(
         "lora_accepted_faults",
         "Faults that the project accepts of its loader, one a line: `slug: reason`.",
         parse=read.accepted,
@@ -293,6 +301,7 @@ class Settings:
     strict: bool
     stages: Mapping[str, Stage]
     limits: Limits | None
+    ignore: Mapping[str, str]
     accepted_faults: Mapping[str, str] | None
 
     @property
@@ -309,6 +318,7 @@ class Settings:
             companions=self.companion,
             base=str(self.model) if isinstance(self.model, Path) and self.model.is_dir() else self.base,
             trust=self.trust,
+            ignored=self.ignore,
             **({} if self.limits is None else {"limits": self.limits}),
         )
 

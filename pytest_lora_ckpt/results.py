@@ -164,6 +164,7 @@ class Finding:
         remedy: What to do, in a sentence.
         keys: The keys that it is about.
         follows: Slug of the root cause, where it follows from another one; then it is a warning, without a remedy.
+        accepted: Why the project accepts it (`lora_ignore`); then it is a note, whatever it was.
     """
 
     cause: str
@@ -172,10 +173,11 @@ class Finding:
     remedy: str
     keys: tuple[str, ...] = ()
     follows: str = ""
+    accepted: str = ""
 
     def __post_init__(self) -> None:
         """Make the texts safe to print, whoever wrote them."""
-        for name in ("message", "remedy"):
+        for name in ("message", "remedy", "accepted"):
             object.__setattr__(self, name, sentence(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def test_each_option_is_written_in_one_way() -> None:
     assert [name for name, option in OPTIONS.items() if not option.flag] == [
         "lora_stages",
         "lora_limits",
+        "lora_ignore",
         "lora_accepted_faults",
     ]
 

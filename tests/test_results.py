@@ -33,7 +33,7 @@ def test_to_dict_is_the_contracts_json() -> None:
     assert told["remapped"]["loaded"] == 1
     assert set(told["rules"][0]) == {"rule", "kind", "keys", "by", "pattern", "replacement", "example"}
     assert told["rules"][0]["keys"] == 1
-    assert set(told["findings"][0]) == {"cause", "severity", "message", "remedy", "keys", "follows"}
+    assert set(told["findings"][0]) == {"cause", "severity", "message", "remedy", "keys", "follows", "accepted"}
 
 
 def test_ratio_of_model_and_of_checkpoint() -> None:

@@ -16,6 +16,7 @@ from pytest_lora_ckpt.auditing.project import Project
 from pytest_lora_ckpt.checkpoint.address import AddressText, is_address
 from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.comparison.stages import STAGES, Demands, Stage
+from pytest_lora_ckpt.findings.accepted import check_ignored
 from pytest_lora_ckpt.models import is_module
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
     manifest: str | os.PathLike[str] | None = None,
     companions: Iterable[str | os.PathLike[str]] = (),
     trust: Iterable[str] = (),
+    ignore: Mapping[str, str] | None = None,
     strict: bool = False,
     checks: Iterable[str] | None = None,
     limits: Limits | None = None,
@@ -69,6 +71,8 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
         companions: Trained weights in files or adapter directories that lie elsewhere: part of the checkpoint, as are
             those that are found in an adapter's directory.
         trust: Names that its pickles may ask for, `module.name`, beyond those that are known to describe data.
+        ignore: Causes that the project accepts, slug -> why, or `slug[pattern]` for some checkpoints or keys: their
+            findings are notes, and fail no check. What the check `safe` finds is not accepted here.
         strict: Count a check that could not be made as failed, not as skipped.
         checks: Names of the checks to make; all by default.
         limits: What the checkpoint's files may ask for.
@@ -78,7 +82,8 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
         project's own as its `__cause__`.
 
     Raises:
-        ValueError: There is no stage, no check or no library of such a name, or `min_ratio` is not from 0.0 to 1.0.
+        ValueError: There is no stage, no check, no cause or no library of such a name, or `min_ratio` is not from 0.0
+            to 1.0.
 
     Example:
         >>> import tempfile, torch
@@ -114,6 +119,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
             manifest=None if manifest is None else Path(manifest),
             companions=tuple(map(Path, companions)),
             trust=tuple(trust),
+            ignored=check_ignored(ignore or {}),
             base=None if base is None else os.fspath(base),
             limits=limits or Limits(),
         ),
@@ -121,7 +127,7 @@ def audit(  # noqa: PLR0913  # One argument for each thing that a project may ha
     )
     given = {"model": model, "inputs": inputs, "generate_inputs": generate_inputs, "base_model": base_model}
     context.project.connect(loader=lambda: loader, **{name: _source(each) for name, each in given.items()})
-    return gather(context.spec, run_checks(context, checks))
+    return gather(context.spec, run_checks(context, checks), context.demands.ignored)
 
 
 def run_checks(context: AuditContext, names: Iterable[str] | None = None) -> list[CheckReport]:

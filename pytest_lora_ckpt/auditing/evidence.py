@@ -23,11 +23,12 @@ from pytest_lora_ckpt.checkpoint.address import AddressText, is_address, place
 from pytest_lora_ckpt.checkpoint.limits import Budget
 from pytest_lora_ckpt.checkpoint.open import open_within
 from pytest_lora_ckpt.comparison.stages import Demands
+from pytest_lora_ckpt.findings.accepted import accept
 from pytest_lora_ckpt.findings.from_globals import kind_of
 from pytest_lora_ckpt.manifest import find_manifest, manifest_next_to
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_lora_ckpt.auditing.judges.judgement import Judgement
     from pytest_lora_ckpt.auditing.loaded import LoadedEvidence
@@ -220,6 +221,10 @@ class AuditContext:
         except (ManifestError, OSError) as error:
             raise ProjectError("manifest-unreadable", str(error)) from error
 
+    def accept(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+        """Make notes of the findings that the project accepts."""
+        return accept(findings, self.demands.ignored, str(place(self.path)))
+
     def checkpoint_facts(self) -> Facts:
         """Return what the report says of the checkpoint, which is little where it cannot be read."""
         try:
@@ -264,6 +269,7 @@ class AuditContext:
         if "loader-renames" in {each.cause for each in compared.findings}:
             applied = tuple(dataclasses.replace(rule, applied=rule.by == "you") for rule in facts.rules)
             facts = dataclasses.replace(facts, rules=applied)
+        facts = dataclasses.replace(facts, findings=self.accept(facts.findings))
         return Facts(comparison=facts, picture=self._picture)
 
     @cached_property

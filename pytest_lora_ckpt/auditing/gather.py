@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import operator
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.checks import CHECKS
@@ -21,9 +22,10 @@ from pytest_lora_ckpt.auditing.result import (
 )
 from pytest_lora_ckpt.auditing.roots import with_roots
 from pytest_lora_ckpt.findings import RENAMINGS
+from pytest_lora_ckpt.findings.accepted import unused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pytest_lora_ckpt.auditing.picture import Stack
     from pytest_lora_ckpt.auditing.result import UpdateFacts
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 _ORDER = {name: place for place, name in enumerate(CHECKS)}
 _SEVERITIES = ("error", "warning", "note")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 _OUTCOMES = ("skipped", "passed", "failed")
 
 
@@ -50,17 +53,18 @@ def _weight(report: CheckReport) -> tuple[int, str]:
     return _OUTCOMES.index(report.outcome), json.dumps(report.to_dict(), sort_keys=True)
 
 
-def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
+def gather(spec: str, reports: Iterable[CheckReport], ignored: Mapping[str, str] = NOTHING) -> AuditResult:
     """Make the result of the reports of one checkpoint. Their order, and how often each comes, do not matter.
 
     Args:
         spec: What was asked for.
         reports: One for each check that was made, at least.
+        ignored: Causes that the project accepts -> why.
     """
     reports = tuple(reports)
     try:
         with guard("putting the results together", spec):
-            return _gather(spec, reports)
+            return _gather(spec, reports, ignored)
     except InternalError as error:
         made = {each.name: CheckResult(each.name, each.outcome, each.summary) for each in reports}
         failure = CheckResult("report", "failed", str(error))
@@ -74,7 +78,7 @@ def gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         )
 
 
-def _gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
+def _gather(spec: str, reports: Iterable[CheckReport], ignored: Mapping[str, str]) -> AuditResult:
     merged = merge(reports)
     facts = functools.reduce(operator.or_, (report.facts for report in merged), Facts())
     compared = facts.comparison
@@ -82,6 +86,7 @@ def _gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
     found = with_roots(list(_distinct(sorted(_findings(merged), key=_severity))), merged=merged_in)
     found.sort(key=_severity)
     verdict = compared.verdict if compared else "not-compared"
+    is_whole = {each.name for each in merged if each.made} >= {*CHECKS}  # Else what was not made may find it.
     return AuditResult(
         spec=spec,
         checkpoint=facts.checkpoint or CheckpointFacts(spec),
@@ -101,6 +106,7 @@ def _gather(spec: str, reports: Iterable[CheckReport]) -> AuditResult:
         findings=tuple(found),
         failed_by=_failed_by(merged, found),
         next_step=_next_step(merged),
+        unused_ignores=unused(ignored, found) if is_whole else (),
         errors=tuple(report.error for report in merged if report.error is not None),
     )
 

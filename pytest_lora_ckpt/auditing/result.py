@@ -303,6 +303,7 @@ class AuditResult:
         provenance: Where the loaded model's tensors come from: component -> origin -> how many; empty without a base.
         faults: The score of the loader (`LoaderScore.to_dict()`), where it was asked for.
         picture: What became of each key, layer by layer and module by module.
+        unused_ignores: What the project accepts (`lora_ignore`) and no check found, where all checks were run.
         errors: The exceptions behind failed checks, with their tracebacks; only in the process that made the audit.
     """
 
@@ -324,6 +325,7 @@ class AuditResult:
     findings: tuple[Finding, ...] = ()
     failed_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     next_step: NextStep | None = None
+    unused_ignores: tuple[str, ...] = ()
     errors: tuple[BaseException, ...] = field(default=(), compare=False, repr=False, metadata={"plain": False})
 
     def check(self, name: str) -> CheckResult:

@@ -101,6 +101,7 @@ class Demands:
         base: Its base model, a path or an id on the Hub; None looks into its config.
         limits: What its files may ask for.
         trust: Names that its pickles may ask for, `module.name`.
+        ignored: Causes that the project accepts -> why.
     """
 
     stage: Stage | None = None
@@ -112,6 +113,7 @@ class Demands:
     base: str | None = None
     limits: Limits = field(default_factory=Limits)
     trust: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)
 
 
 def detect_stage(

@@ -97,6 +97,7 @@ class LoraAudit:
         self._pages = Pages()
         self._summary = Summary(config, NAME)
         self._written: list[Path] = []
+        self._unused: list[str] = []
         self._for_github: list[SafeText] = []
         self._properties: dict[str, list[tuple[str, str]]] = {}
         self._verdicts: list[tuple[str, AuditResult]] = []
@@ -221,7 +222,8 @@ class LoraAudit:
             for spec, planned in self._planned.items():
                 made = {each.name for each in reports[spec]}
                 reports[spec] = [*reports[spec], *(not_made(name, why) for name in planned if name not in made)]
-        return [gather(spec, own) for spec, own in reports.items() if own]
+        ignored = self.settings.demands.ignored
+        return [gather(spec, own, ignored) for spec, own in reports.items() if own]
 
     def finish(self, session: pytest.Session) -> None:
         """Put the results together, and write the files asked for; under xdist only the controller does.
@@ -233,6 +235,7 @@ class LoraAudit:
         stops = session.shouldstop or session.shouldfail
         is_cut = session.exitstatus == pytest.ExitCode.INTERRUPTED
         results = self.results(f"pytest stopped ({stops})" if stops else "the run was interrupted" if is_cut else "")
+        self._unused = [each for each in self.settings.ignore if all(each in one.unused_ignores for one in results)]
         for result in results:
             name = self.names[result.spec]
             with self._counted(session, name, "printing the results"):
@@ -277,6 +280,9 @@ class LoraAudit:
     def summarize(self, reporter: pytest.TerminalReporter) -> None:
         """Print a section for each checkpoint, and where the reports were written."""
         self._summary.write(reporter)
+        if self._unused:
+            names = listed(self._unused)
+            reporter.write_line(line(f"note: lora_ignore accepts {names}, which no check found: take the line out."))
         for path in self._written if self.config.get_verbosity() >= 0 else ():
             reporter.write_line(line(f"LoRA report written to {path}"))
         github.say(self._for_github, reporter)

@@ -13,6 +13,7 @@ from pytest_lora_ckpt.auditing.result import CheckReport
 from pytest_lora_ckpt.auditing.roots import root_of
 from pytest_lora_ckpt.checkpoint import CheckpointError
 from pytest_lora_ckpt.findings import finding
+from pytest_lora_ckpt.wording import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +115,8 @@ def _make(check: Check, context: AuditContext) -> CheckReport:
         judgement = skipped(f"skipped by the project: {skip}")
     except outcomes.fail as failure:
         judgement = failed(str(failure))
+    if (accepted := _accepted(judgement, context, is_made=error is None)) is not judgement:
+        error, judgement = None, accepted
     report = CheckReport(
         check.name,
         judgement.outcome,
@@ -125,6 +128,21 @@ def _make(check: Check, context: AuditContext) -> CheckReport:
     )
     same_as = _same_as(report, context)
     return dataclasses.replace(report, facts=report.facts | context.checkpoint_facts(), same_as=same_as, error=error)
+
+
+def _accepted(judgement: Judgement, context: AuditContext, *, is_made: bool) -> Judgement:
+    """Let a check pass that fails only for what the project accepts; one that was not made is then skipped."""
+    findings = context.accept(judgement.findings)
+    if findings == judgement.findings:
+        return judgement
+    left = any(each.severity == "error" for each in findings)
+    if left or judgement.outcome != "failed":
+        return dataclasses.replace(judgement, findings=findings)
+    causes = listed(dict.fromkeys(each.cause for each in findings if each.accepted))
+    summary = f"accepted by lora_ignore ({causes}): {judgement.summary}"
+    return dataclasses.replace(
+        judgement, findings=findings, summary=summary, outcome="passed" if is_made else "skipped"
+    )
 
 
 def _unreadable(check: Check, context: AuditContext, problem: CheckpointError) -> Judgement:
