@@ -39,6 +39,12 @@ def test_an_accepted_cause_fails_no_check(
     assert "take the line out" not in run.text
 
 
+def test_the_brief_section_has_it_in_a_line(audit: Audit, project: Project, replica: Replica) -> None:
+    ini(project, "nan-or-inf: kept as a record")
+    run = audit(f"--lora-ckpt={replica(layout='torch', fault='nan')}", "-k", "values", verbose=False)
+    assert "accepted: nan-or-inf (kept as a record)" in run.lines
+
+
 def test_another_cause_of_the_same_check_still_fails_it(replica: Replica) -> None:
     damaged = replica(layout="torch", fault="one-lora-b-missing")
     found = audit_path(damaged)

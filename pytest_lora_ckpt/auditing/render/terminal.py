@@ -239,7 +239,7 @@ def _told_in_brief(result: AuditResult, view: View, room: int | None) -> Iterato
         view: How it is shown.
         room: How many lines there may be; None where something is wrong.
     """
-    keys, unchecked = _keys_in_brief(result, view), not_checked(result, view)
+    keys, unchecked = _keys_in_brief(result, view), [*_accepted(result, view), *not_checked(result, view)]
     passed = [each for each in result.checks if each.outcome == "passed" and each.name in _MOST_TELLING]
     told = [f"{each.name}: {each.summary.partition('. ')[0].removesuffix('.')}" for each in passed]
     notes = list(_notes_in_brief(result)) if result.standing != "bad" else []  # `_more` counts them.
@@ -250,6 +250,12 @@ def _told_in_brief(result: AuditResult, view: View, room: int | None) -> Iterato
     yield from unchecked
     if result.standing == "bad" and (more := _more(result)):
         yield from lines([f"with -v: {more}"])
+
+
+def _accepted(result: AuditResult, view: View) -> list[Line]:
+    """Say what the project accepts, which is shown however little room there is."""
+    reasons = {each.cause: f"{each.cause} ({each.accepted})" for each in result.findings if each.accepted}
+    return paragraph(f"accepted: {listed(reasons.values(), _RULES)}", view) if reasons else []
 
 
 def _keys_in_brief(result: AuditResult, view: View) -> list[Line]:
@@ -272,7 +278,8 @@ def _keys_in_brief(result: AuditResult, view: View) -> list[Line]:
 
 
 def _notes_in_brief(result: AuditResult) -> Iterator[str]:
-    found = (each for each in result.findings if each.severity == "note" and each.cause not in _SAID_BY_THE_KEYS)
+    own = (each for each in result.findings if each.severity == "note" and not each.accepted)
+    found = (each for each in own if each.cause not in _SAID_BY_THE_KEYS)
     notes = (*result.checkpoint.notes, *(f"{each.message} [{each.cause}]" for each in found))
     yield from (f"note: {each}" for each in notes)
 
