@@ -12,7 +12,7 @@ from pytest_lora_ckpt import __all__ as public_names
 from pytest_lora_ckpt.auditing.checks import CHECKS
 from pytest_lora_ckpt.checkpoint.limits import Limits
 from pytest_lora_ckpt.results import KEY_CLASSES, VERDICTS
-from tests.helpers.pages import ROOT, blocks
+from tests.helpers.pages import ROOT, blocks, links
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MOST_LINES = 150
@@ -64,6 +64,23 @@ def test_the_commands() -> None:
 
 def test_the_readme_is_read_in_two_minutes() -> None:
     assert len(README.splitlines()) <= MOST_LINES
+
+
+def test_the_korean_readme_is_in_step() -> None:
+    """Its blocks are those of README, its tables have the same cells of code and numbers, and it leads to as much."""
+    english, korean = ROOT / "README.md", ROOT / "README.ko.md"
+    assert [(each.language, each.text, each.marks) for each in blocks(korean)] == [
+        (each.language, each.text, each.marks) for each in blocks(english)
+    ]
+    scores = re.compile(r"<!-- loader-scores -->\n(.*)<!-- /loader-scores -->", re.DOTALL)
+    assert scores.findall(korean.read_text("utf-8")) == scores.findall(README)
+    tables = [re.findall(r"^\|.*\]\(.*$", path.read_text("utf-8"), re.MULTILINE) for path in (english, korean)]
+    in_tables = [[re.findall(r"\]\((.*?)\)", row) for row in table] for table in tables]
+    assert in_tables[0] == in_tables[1]
+    assert {*links(english)} - {"README.ko.md"} == {*links(korean)} - {"README.md"}
+    code = [{*re.findall(r"(?<!`)`([^`\n]+)`(?!`)", path.read_text("utf-8"))} for path in (english, korean)]
+    assert code[0] <= code[1]
+    assert re.findall(r"\n(\d+) ways in which", README)[0] in korean.read_text("utf-8")
 
 
 def test_every_check_and_verdict_has_a_row() -> None:
