@@ -38,14 +38,25 @@ _FIXTURES = (
 )
 
 
+# Those that are called otherwise.
+_CALLED = {"lora_ckpt": "PATH", "lora_faults": "--only"}
+_HELP = {"lora_faults": "Damage it in these ways; by default in all that apply."}
+
+
 def _as_here(option: Option) -> Option:
-    name = option.name.removeprefix("lora_").replace("_", "-")
-    called = "PATH" if option.name == "lora_ckpt" else f"--{name}"
-    return dataclasses.replace(option, called=called, help=as_here(option.help))
+    called = _CALLED.get(option.name, f"--{option.name.removeprefix('lora_').replace('_', '-')}")
+    return dataclasses.replace(option, called=called, help=_HELP.get(option.name, as_here(option.help)))
 
 
 ROWS = {option.name: _as_here(option) for option in (*OPTIONS.values(), *_FIXTURES)}
 """The options by name, as they are called here: `--lora-loader` is `--loader`."""
+
+
+OF_SCORING = ("lora_faults", "lora_fault_timeout", "lora_accepted_faults")
+"""Those of the table that are for scoring a loader."""
+
+OF_AN_AUDIT = tuple(name for name in ROWS if name not in {"lora_ckpt", *OF_SCORING})
+"""Those that an audit takes."""
 
 
 def example(*commands: str, then: Iterable[str] = ()) -> str:
@@ -54,14 +65,18 @@ def example(*commands: str, then: Iterable[str] = ()) -> str:
     return "\n\n".join("\n".join(["\b", *lines]) for lines in blocks if lines)
 
 
+FILE = click.Path()
+"""A path, which a shell completes."""
+
+
 def paths(command: Command) -> Command:
     """Let a sub-command take checkpoints."""
-    return click.argument("paths", nargs=-1, required=True, metavar="PATH…")(command)
+    return click.argument("paths", nargs=-1, required=True, metavar="PATH…", type=FILE)(command)
 
 
 def path(command: Command) -> Command:
     """Let a sub-command take one checkpoint."""
-    return click.argument("path", metavar="PATH")(command)
+    return click.argument("path", metavar="PATH", type=FILE)(command)
 
 
 def offered(*names: str) -> Callable[[Command], Command]:
@@ -82,7 +97,36 @@ def _option(row: Option) -> Callable[[Command], Command]:
         "several": {"metavar": row.metavar, "multiple": True},
         "lines": {"metavar": "LINE", "multiple": True},
     }
-    return click.option(row.name, row.flag, help=row.help, **kinds.get(row.kind, {"metavar": row.metavar}))
+    known: Mapping[str, Any] = kinds.get(row.kind, {"metavar": row.metavar})
+    if row.kind != "flag":
+        known = {**known, "type": FILE if row.metavar in _FILES else str, "shell_complete": _WORDS.get(row.name)}
+    return click.option(row.name, row.flag, help=row.help, **known)
+
+
+def _begins(*words: str, more: Callable[[], Iterable[str]] = tuple) -> Callable[[click.Context, Any, str], list[str]]:
+    """Complete one of these words."""
+    return lambda _context, _parameter, text: [each for each in (*words, *more()) if each.startswith(text)]
+
+
+def _faults() -> Iterable[str]:
+    from pytest_lora_ckpt.faults import FAULTS
+
+    return FAULTS
+
+
+def _loaders() -> Iterable[str]:
+    from pytest_lora_ckpt.stacks import NAMES
+
+    return NAMES
+
+
+_FILES = {"FILE", "PATH"}
+_WORDS: Mapping[str, Callable[[click.Context, Any, str], list[str]]] = {
+    "lora_faults": _begins(more=_faults),
+    "lora_loader": _begins(more=_loaders),
+    "lora_model": _begins("auto"),
+    "lora_stage": _begins("vision", "resampler", "finetune"),
+}
 
 
 def as_json(command: Command) -> Command:

@@ -169,7 +169,7 @@ def inspect(path: Path | str, demands: Demands | None = None, *, spec: str | Non
     return Inspection(
         checkpoint=facts,
         safety=safety,
-        adapters=_adapters(checkpoint),
+        adapters=adapters_of(checkpoint),
         components=_components(checkpoint),
         training=_training(checkpoint),
         opaque=dict(checkpoint.opaque_keys),
@@ -197,7 +197,7 @@ def _components(checkpoint: Checkpoint) -> tuple[ComponentFacts, ...]:
     )
 
 
-def _adapters(checkpoint: Checkpoint) -> dict[str, AdapterFacts]:
+def adapters_of(checkpoint: Checkpoint) -> dict[str, AdapterFacts]:
     """Say more of each adapter than `Checkpoint.adapters` does."""
     parts = [checkpoint, *(each.checkpoint for each in checkpoint.trained if each.kind == "adapter")]
     facts: dict[str, AdapterFacts] = {}

@@ -2,73 +2,55 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.cli.output import columns
+from pytest_lora_ckpt.cli.rows import BAD, DOUBTFUL, FAINT, HEAD, row, shown, whole_row
 from pytest_lora_ckpt.cli.words import as_here
-from pytest_lora_ckpt.wording import WIDTH, SafeText, count, line, listed, printable, size, table, wrap
+from pytest_lora_ckpt.wording import WIDTH, SafeText, count, line, listed, printable, size, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from typing import TypeAlias
+    from collections.abc import Iterator, Sequence
 
     from pytest_lora_ckpt.auditing.result import CompanionFacts
     from pytest_lora_ckpt.cli.inspection import AdapterFacts, ComponentFacts, Inspection
+    from pytest_lora_ckpt.cli.rows import Line
 
-    Part: TypeAlias = "SafeText | tuple[SafeText, Mapping[str, Any]]"
-    Line: TypeAlias = "tuple[Part, ...]"
-
-_LABEL = 11  # Columns.
 _COMPONENTS, _NOTES, _TARGETS, _NAMES, _DIFFERENT = 12, 4, 8, 12, 4  # A page fits a screen.
-
-_FAINT: Mapping[str, Any] = {"dim": True}
-_HEAD: Mapping[str, Any] = {"bold": True}
-_BAD: Mapping[str, Any] = {"fg": "red", "bold": True}
-_DOUBTFUL: Mapping[str, Any] = {"fg": "yellow"}
 
 
 def page(found: Inspection) -> Iterator[Line]:
     """Give the lines of one checkpoint, which fit a screen."""
     facts = found.checkpoint
-    yield ((shown(facts.path), _HEAD),)
+    yield ((shown(facts.path), HEAD),)
     if found.error is not None:
         for number, each in enumerate(found.error.text.split("\n")):
-            yield ((as_here(each), _BAD if not number else {}),)
+            yield ((as_here(each), BAD if not number else {}),)
         if facts.globals:
             yield from _safety(found)
         return
-    yield from _row("holds", _held(found))
+    yield from row("holds", _held(found))
     if found.training:
-        yield from _row("trained", ", ".join(f"{name} {value}" for name, value in found.training.items()))
+        yield from row("trained", ", ".join(f"{name} {value}" for name, value in found.training.items()))
     for name, adapter in found.adapters.items():
-        yield from _row("adapter", _adapter(name, adapter))
-        yield from _row("", _targets(adapter))
+        yield from row("adapter", _adapter(name, adapter))
+        yield from row("", _targets(adapter))
     yield from _around(found)
     yield from _safety(found)
     for note in facts.notes[:_NOTES]:
-        yield from _row("note", as_here(printable(note, 5 * WIDTH)))
+        yield from row("note", as_here(printable(note, 5 * WIDTH)))
     if left := facts.notes[_NOTES:]:
-        yield from _row("", f"… and {count(len(left), 'more note')}: see --json")
+        yield from row("", f"… and {count(len(left), 'more note')}: see --json")
     yield ()
     yield from _components(found.components)
     yield ()
-    # A command is of use in one piece alone.
-    yield (SafeText(f"  {'next'.ljust(_LABEL)}"), _FAINT), SafeText(_next(found))
+    yield whole_row("next", SafeText(_next(found)))
 
 
 def overview(found: Sequence[Inspection]) -> Iterator[Line]:
     """Give a line for each of several checkpoints."""
     rows = [("checkpoint", "layout", "keys", "size", "adapter", "stage"), *map(_cells, found)]
     for number, each in enumerate(table(rows, indent="", numbers=False)):
-        yield ((each, _HEAD if not number else _BAD if found[number - 1].error else {}),)
-
-
-def shown(path: str) -> SafeText:
-    """Write a path as people give it: from the working directory, where it lies below that."""
-    here = f"{Path.cwd()}{os.sep}"
-    return printable(path.removeprefix(here), 2 * WIDTH)
+        yield ((each, HEAD if not number else BAD if found[number - 1].error else {}),)
 
 
 def _cells(found: Inspection) -> tuple[str, ...]:
@@ -78,13 +60,6 @@ def _cells(found: Inspection) -> tuple[str, ...]:
     adapters = listed((_numbers(each) for each in found.adapters.values()), 2)
     keys, nbytes = str(facts.keys), size(facts.bytes or 0)
     return (shown(facts.path), str(facts.layout), keys, nbytes, adapters or "-", facts.stage or "-")
-
-
-def _row(label: str, text: str, style: Mapping[str, Any] | None = None) -> Iterator[Line]:
-    """Give a labelled text in as many lines as it takes."""
-    first, indent = f"  {label.ljust(_LABEL)}", " " * (_LABEL + 2)
-    for each in wrap(text, indent, first=first, width=min(columns(), WIDTH)):
-        yield (SafeText(each[: len(first)]), _FAINT), (SafeText(each[len(first) :]), style or {})
 
 
 def _held(found: Inspection) -> str:
@@ -131,13 +106,13 @@ def _targets(facts: AdapterFacts) -> str:
 
 def _components(rows: Sequence[ComponentFacts]) -> Iterator[Line]:
     cells = [["component", "keys", "size", "dtype"]]
-    for row in rows[:_COMPONENTS]:
-        name = f"{printable(row.name or '(top)', WIDTH // 2)}{' LoRA' if row.lora else ''}"
-        cells.append([name, str(row.keys), size(row.bytes), listed(row.dtypes, 2)])
-    for number, each in enumerate(table(cells)):
-        yield ((each, {} if number else _FAINT),)
+    for each in rows[:_COMPONENTS]:
+        name = f"{printable(each.name or '(top)', WIDTH // 2)}{' LoRA' if each.lora else ''}"
+        cells.append([name, str(each.keys), size(each.bytes), listed(each.dtypes, 2)])
+    for number, text in enumerate(table(cells)):
+        yield ((text, {} if number else FAINT),)
     if left := rows[_COMPONENTS:]:
-        keys, nbytes = sum(row.keys for row in left), sum(row.bytes for row in left)
+        keys, nbytes = sum(each.keys for each in left), sum(each.bytes for each in left)
         yield (line(f"  … and {len(left)} more, with {count(keys, 'key')}, {size(nbytes)}"),)
 
 
@@ -145,13 +120,13 @@ def _around(found: Inspection) -> Iterator[Line]:
     """Give what lies around the state dict, and around the file."""
     facts = found.checkpoint
     if facts.envelope:
-        yield from _row("beside", listed(facts.envelope, _NAMES))
+        yield from row("beside", listed(facts.envelope, _NAMES))
     if found.opaque:
-        yield from _row("not plain", f"{count(len(found.opaque), 'entry', 'entries')}: {listed(found.opaque, 2)}")
+        yield from row("not plain", f"{count(len(found.opaque), 'entry', 'entries')}: {listed(found.opaque, 2)}")
     for each in facts.companions:
-        yield from _row("with it", _companion(each), {} if each.error is None else _BAD)
+        yield from row("with it", _companion(each), {} if each.error is None else BAD)
     if found.manifest:
-        yield from _row("manifest", printable(found.manifest, WIDTH))
+        yield from row("manifest", printable(found.manifest, WIDTH))
 
 
 def _companion(each: CompanionFacts) -> str:
@@ -165,12 +140,12 @@ def _companion(each: CompanionFacts) -> str:
 def _safety(found: Inspection) -> Iterator[Line]:
     safety = found.safety
     if safety.outcome == "failed":
-        yield from _row("pickles", as_here(SafeText(safety.summary.partition("\n")[0])), _BAD)
+        yield from row("pickles", as_here(SafeText(safety.summary.partition("\n")[0])), BAD)
         return
     if found.checkpoint.globals:
-        yield from _row("pickles", safety.summary.partition("\n")[0])
+        yield from row("pickles", safety.summary.partition("\n")[0])
     for each in safety.warnings:
-        yield from _row("", each, _DOUBTFUL)
+        yield from row("", each, DOUBTFUL)
 
 
 def _next(found: Inspection) -> str:

@@ -7,12 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.cli.failures import UnusableError
 from pytest_lora_ckpt.cli.output import contained
 from pytest_lora_ckpt.option_values import REPLICA
-from pytest_lora_ckpt.sources import target
+from pytest_lora_ckpt.sources import short_names, target
+from pytest_lora_ckpt.wording import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_lora_ckpt.sources import Target
 
@@ -36,3 +38,15 @@ def _locate(wanted: Target, kept: contextlib.ExitStack) -> Path | str:
 
     with contained():
         return wanted.locate(make)
+
+
+def only(specs: Sequence[str]) -> str:
+    """Return the one checkpoint of a command that takes one.
+
+    Raises:
+        UnusableError: A directory or a pattern stands for several.
+    """
+    if len(specs) == 1:
+        return specs[0]
+    names = listed(short_names(specs).values())
+    raise UnusableError(f"This takes one checkpoint, and these are {len(specs)}: {names}. Give one of them.")

@@ -11,9 +11,9 @@ import click
 
 from pytest_lora_ckpt import __version__
 from pytest_lora_ckpt.cli import arguments
+from pytest_lora_ckpt.cli.arguments import JSON
 from pytest_lora_ckpt.cli.exits import ExitCode
-from pytest_lora_ckpt.options import OptionError
-from pytest_lora_ckpt.wording import block
+from pytest_lora_ckpt.cli.failures import failed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ NAME = "lora-ckpt"
 COMPLETE = "_LORA_CKPT_COMPLETE"
 """The variable by which a shell asks for completions."""
 
-COMMANDS = ("inspect",)
+COMMANDS = ("inspect", "check", "remap", "diff", "manifest", "faults", "completion")
 """The sub-commands: each is `COMMAND` of the module of its name in `commands/`, imported when it is asked for."""
 
 
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.CLOSED_PIPE
     except KeyboardInterrupt:
-        _say("interrupted")
+        print("interrupted", file=sys.stderr)  # noqa: T201
         return ExitCode.INTERRUPTED
     return code
 
@@ -97,41 +97,15 @@ def _run(arguments: list[str]) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(GROUP, {}, NAME, COMPLETE, instruction)
+    context: click.Context | None = None
     try:
-        with GROUP.make_context(NAME, arguments or ["--help"]) as context:
+        context = GROUP.make_context(NAME, arguments or ["--help"])
+        with context:
             code: int = GROUP.invoke(context)
             return code
     except click.exceptions.Exit as ended:
         return ended.exit_code
-    except click.ClickException as error:
-        return _refuse(error)
     except (KeyboardInterrupt, BrokenPipeError):
         raise
-    except OptionError as error:
-        _say(str(error))
-        return ExitCode.UNUSABLE
     except BaseException as error:  # noqa: BLE001  # The last guard.
-        return _give_up(error)
-
-
-def _refuse(error: click.ClickException) -> int:
-    """Say what is wrong with the command line."""
-    context = getattr(error, "ctx", None)
-    if context is not None:
-        _say(context.get_usage())
-        _say(f"Try '{context.command_path} --help' for help.\n")
-    _say(f"Error: {error.format_message()}")
-    return ExitCode.UNUSABLE
-
-
-def _give_up(error: BaseException) -> int:
-    """Say that this package itself failed, and where."""
-    from pytest_lora_ckpt.auditing.guard import InternalError
-
-    failure = error if isinstance(error, InternalError) else InternalError("the command line", NAME, error)
-    _say(failure.text)
-    return ExitCode.INTERNAL
-
-
-def _say(text: str) -> None:
-    print(block(text, wrapped=False), file=sys.stderr)  # noqa: T201  # This is where it is printed.
+        return failed(error, as_json=context is not None and context.meta.get(JSON, False))

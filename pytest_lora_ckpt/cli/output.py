@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from pytest_lora_ckpt.auditing.progress import Progress
+from pytest_lora_ckpt.cli.words import as_here
 from pytest_lora_ckpt.wording import WIDTH, SafeText, tame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
+
+    from pytest_lora_ckpt.auditing.render.lines import Line
 
 SCHEMA = 1
 """Version of the JSON objects; raised when a field changes its meaning."""
@@ -31,6 +35,19 @@ def columns() -> int:
     return shutil.get_terminal_size((WIDTH, 24)).columns
 
 
+def say_line(line: Line) -> None:
+    """Print a line of the renderer's, in the words of this command."""
+    say(*((as_here(text), _style(markup)) for text, markup in line.spans))
+
+
+def _style(markup: Mapping[str, bool]) -> dict[str, Any]:
+    """Write a markup in click's words: there colours are values."""
+    given = {name for name, is_given in markup.items() if is_given}
+    styles: dict[str, Any] = {"bold": True} if "bold" in given else {}
+    colour = next(iter(given - {"bold"}), None)
+    return styles if colour is None else {**styles, "fg": colour}
+
+
 def say(*parts: tuple[SafeText, Mapping[str, Any]] | SafeText) -> None:
     """Print one line.
 
@@ -42,17 +59,24 @@ def say(*parts: tuple[SafeText, Mapping[str, Any]] | SafeText) -> None:
     click.echo("".join(click.style(text, **style) if coloured else text for text, style in pairs), color=coloured)
 
 
-def say_all(lines: Iterable[SafeText]) -> None:
-    """Print lines as they are."""
-    for each in lines:
-        say(each)
-
-
 def tell(data: Mapping[str, Any]) -> None:
     """Print one JSON object, with the version of its schema."""
     from pytest_lora_ckpt.auditing.render.json import as_json
 
     click.echo(as_json({"schema": SCHEMA, **data}), nl=False)
+
+
+class Watched(Progress):
+    """Tells on the standard error, where that is a terminal, how far a proof has come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stream = sys.stderr
+
+    def _write(self, text: str) -> None:
+        if self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+            self._stream.write(f"\r{text}\x1b[K")
+            self._stream.flush()
 
 
 @contextlib.contextmanager

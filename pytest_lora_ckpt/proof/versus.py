@@ -80,13 +80,16 @@ class Versus:
         return f"{compared}: {', '.join(parts)}{left}."
 
 
-def compare_values(checkpoint: Checkpoint, other: Checkpoint, mapping: Mapping[str, str]) -> Versus:
+def compare_values(
+    checkpoint: Checkpoint, other: Checkpoint, mapping: Mapping[str, str], *, everything: bool = False
+) -> Versus:
     """Compare the tensors of two checkpoints: those of adapters, and all others where they are few.
 
     Args:
         checkpoint: The first.
         other: The other.
         mapping: Keys of the first -> keys of the other, of the same shapes.
+        everything: Compare all others as well, however many bytes they are.
 
     Raises:
         CheckpointError: One of them has changed since it was opened.
@@ -102,7 +105,7 @@ def compare_values(checkpoint: Checkpoint, other: Checkpoint, mapping: Mapping[s
         '1 tensor compared with two.pt: 0 equal bit for bit, 1 up to a cast (float32 to float16).'
     """
     parsed = checkpoint.keys.derived(parse_keys)
-    is_small = sum(checkpoint.keys[key].nbytes for key in mapping) <= _SMALL
+    is_small = everything or sum(checkpoint.keys[key].nbytes for key in mapping) <= _SMALL
     wanted = {key: to for key, to in mapping.items() if is_small or parsed[key].is_adapter}
     checkpoint.expect(wanted)
     other.expect(wanted.values())

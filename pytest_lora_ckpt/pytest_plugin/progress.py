@@ -8,18 +8,17 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.wording import size
+from pytest_lora_ckpt.auditing.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
 
-_FIRST, _NEXT = 1.0, 0.5  # Seconds: nobody needs to be told of what is over at once.
 _SAVE, _RESTORE, _ERASE = "\x1b7", "\x1b8", "\x1b[K"
 
 
-class TerminalProgress:
+class TerminalProgress(Progress):
     """Writes how far the proof has come, and takes it away at the end.
 
     Args:
@@ -28,23 +27,8 @@ class TerminalProgress:
     """
 
     def __init__(self, config: pytest.Config, clock: Callable[[], float] = time.monotonic) -> None:
-        self._config, self._clock = config, clock
-        self._begin = self._last = -1.0
-
-    def __call__(self, done: int, total: int, /) -> None:
-        """Take in that so many bytes of so many are compared."""
-        now = self._clock()
-        if self._begin < 0:
-            self._begin = self._last = now
-        is_over = done >= total
-        is_shown = self._last > self._begin
-        if is_over and is_shown:
-            self._write("")
-        elif not is_over and now - self._last >= (_NEXT if is_shown else _FIRST):
-            self._write(f" loaded: {size(done)} of {size(total)} compared")
-            self._last = now
-        if is_over:
-            self._begin = self._last = -1.0
+        super().__init__(clock)
+        self._config = config
 
     def _write(self, text: str) -> None:
         if not is_watched(self._config):

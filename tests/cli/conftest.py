@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_lora_ckpt.cli.main import main
+from tests.integration.conftest import TOY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     Command = Callable[..., "Ran"]
 
@@ -56,3 +60,24 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return Ran(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a module in the working directory: a model of a few weights, and ways to load it.
+
+    Beside it lies `toy.pt`, a checkpoint of the model with LoRA.
+    """
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    # Two tests must not get the same module of `sys.modules`.
+    name = re.sub(r"\W", "_", f"toy_of_{tmp_path.name}")
+    (tmp_path / f"{name}.py").write_text(TOY, "utf-8")
+    names: dict[str, Any] = {}
+    exec(compile(TOY, name, "exec"), names)  # noqa: S102  # The text of the module.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(names["Toy"]().state_dict(), tmp_path / "toy.pt")
+    yield name
+    sys.modules.pop(name, None)

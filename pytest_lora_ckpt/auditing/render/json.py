@@ -33,8 +33,12 @@ class JsonRenderer:
 
 def as_json(data: Mapping[str, Any]) -> str:
     """Write data as JSON, without credentials, and with what does not show as itself escaped."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
-    return _DOUBTFUL.sub(_escaped, redacted(text)) + "\n"
+    return escaped(json.dumps(data, indent=2, ensure_ascii=False)) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Write JSON without credentials, and with what does not show as itself escaped."""
+    return _DOUBTFUL.sub(_escaped, redacted(text))
 
 
 def _escaped(found: re.Match[str]) -> str:
