@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup, escape
 
-from pytest_lora_ckpt.auditing.render.html import words
+from pytest_lora_ckpt.auditing.render.html import heatmap, words
+from pytest_lora_ckpt.auditing.render.html.charts import size_charts
 from pytest_lora_ckpt.keys.rules.export import python_source
 from pytest_lora_ckpt.wording import count, group_keys, printable, size, tame
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PATTERNS = 40
+_MOST_TOGETHER = 3
 _LONGEST_CODE = 50_000
 
 
@@ -34,6 +36,7 @@ def page(results: Sequence[AuditResult]) -> str:
         .get_template("report.html")
         .render(
             runs=results,
+            are_together=1 < len(results) <= _MOST_TOGETHER,
             version=version("pytest-lora-ckpt"),
             style=Markup(assets["style.css"]),  # noqa: S704  # A file of ours.
             script=Markup(assets["page.js"]),  # noqa: S704  # The same.
@@ -64,7 +67,7 @@ def _environment() -> jinja2.Environment:
         finalize=_safe,
     )
     environment.filters |= {"count": count, "size": size, "grouped": _grouped, "code": _code, "numbers": words.numbers}
-    environment.globals |= {"words": words, "renaming": _renaming}
+    environment.globals |= {"words": words, "heatmap": heatmap, "renaming": _renaming, "size_charts": size_charts}
     return environment
 
 
