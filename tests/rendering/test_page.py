@@ -180,3 +180,22 @@ def test_without_the_extra_nothing_runs(tmp_path: Path, monkeypatch: pytest.Monk
         write_report(tmp_path / "a.html", [])
     assert report("a.json", tmp_path) == tmp_path / "a.json"
     assert not list(tmp_path.iterdir())
+
+
+def test_the_imports_of_a_process_are_left_as_they_are(pytester: pytest.Pytester) -> None:
+    """What it is drawn with hooks itself into all imports, which then warn."""
+    code = """
+        import sys, warnings
+        import pytest_lora_ckpt.auditing.render as render
+        warnings.simplefilter("error")
+        before = [*map(type, sys.meta_path)]
+        render.ENDINGS[".html"].render([])
+        assert "pygal" in sys.modules
+        assert [*map(type, sys.meta_path)] == before, sys.meta_path
+        try:
+            import no_such_module
+        except ModuleNotFoundError:
+            print("as before")
+    """
+    script = pytester.makepyfile(imports=code)
+    assert pytester.runpython(script).outlines == ["as before"]

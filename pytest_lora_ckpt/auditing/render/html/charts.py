@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pygal
 from markupsafe import Markup
-from pygal.style import Style
 
 from pytest_lora_ckpt.auditing.render.html import heatmap
+from pytest_lora_ckpt.auditing.render.html.plotting import Line, Style
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def _chart(stack: Stack, known: heatmap.Sizes) -> Chart | None:
 
 def _svg(layers: Sequence[str], lines: Mapping[str, Mapping[str, float]], known: heatmap.Sizes) -> Markup:
     times, unit = (100, "%") if known.is_relative else (1, "")
-    chart: Any = pygal.Line(
+    chart: Any = Line(
         style=Style(label_font_size=13, major_label_font_size=13),
         css=(),
         js=(),
