@@ -1,13 +1,13 @@
-"""What of pygal is used, without what it does to a process: it leaves finders for its plug-ins in `sys.meta_path`.
+"""What of pygal is used, without the finder for its plug-ins, which it leaves in `sys.meta_path`.
 
-Every import of the process would go through them, and on Python before 3.12 warn that they are of an old kind.
+Every import of the process would go through it, and on Python before 3.12 warn that it is of an old kind.
 """
 
 import sys
 
-_FINDERS = [*sys.meta_path]
+from pygal import Line
+from pygal.style import Style
 
-from pygal import Line as Line  # noqa: E402  # Between the two.
-from pygal.style import Style as Style  # noqa: E402
+__all__ = ["Line", "Style"]
 
-sys.meta_path[:] = _FINDERS
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
