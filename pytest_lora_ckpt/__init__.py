@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.assertions import assert_lora_complete as assert_lora_complete
     from pytest_lora_ckpt.assertions import assert_lora_loaded as assert_lora_loaded
     from pytest_lora_ckpt.assertions import assert_no_nonlora_missing as assert_no_nonlora_missing
+    from pytest_lora_ckpt.assertions import assert_same_adapter as assert_same_adapter
     from pytest_lora_ckpt.assertions import assert_stage as assert_stage
     from pytest_lora_ckpt.auditing.audit import audit as audit
     from pytest_lora_ckpt.auditing.result import AuditResult as AuditResult
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.models import model_keys as model_keys
     from pytest_lora_ckpt.proof import Proof as Proof
     from pytest_lora_ckpt.proof import ProvedTensor as ProvedTensor
+    from pytest_lora_ckpt.proof import compare_adapters as compare_adapters
     from pytest_lora_ckpt.proof import default_inputs as default_inputs
     from pytest_lora_ckpt.proof import prove_load as prove_load
     from pytest_lora_ckpt.replicas import FAMILIES as FAMILIES
@@ -67,6 +69,7 @@ __getattr__, __dir__, __all__ = attach(
             "assert_lora_complete",
             "assert_lora_loaded",
             "assert_no_nonlora_missing",
+            "assert_same_adapter",
             "assert_stage",
         ),
         "auditing.audit": ("audit",),
@@ -79,7 +82,7 @@ __getattr__, __dir__, __all__ = attach(
         "manifest": ("Manifest", "ManifestError", "read_manifest", "write_manifest"),
         "manifest.callbacks": ("LoraManifestCallback",),
         "models": ("model_keys",),
-        "proof": ("Proof", "ProvedTensor", "default_inputs", "prove_load"),
+        "proof": ("Proof", "ProvedTensor", "compare_adapters", "default_inputs", "prove_load"),
         "replicas": ("FAMILIES", "tiny_base", "tiny_lora"),
         "results": ("Finding", "LoadReport"),
         "scoring": ("InjectedFault", "LoaderScore", "assert_loader_notices", "score_loader"),

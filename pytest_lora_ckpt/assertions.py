@@ -229,6 +229,39 @@ def assert_generates(model: Any, *, max_new_tokens: int = 10, **inputs: Any) -> 
     _require(models.generate(proof.generate(model, inputs, max_new_tokens=max_new_tokens)))
 
 
+def assert_same_adapter(
+    one: Any, two: Any, *, adapter: str | None = None, rtol: float | None = None, atol: float = 0.0
+) -> None:
+    """Assert that two adapters are one: the same modules, the same updates scaling x B A, the same trained weights.
+
+    Layout and naming do not matter: an adapter directory, a Lightning checkpoint, a file of kohya or GGUF, a live
+    model. Where one of them does not say its scaling, it is taken to be the other's; `compare_adapters` gives it all
+    as data.
+
+    Args:
+        one: A path or address, a `Checkpoint`, a model with LoRA, or a mapping key -> tensor.
+        two: The same.
+        adapter: Which one to look at, where there are several.
+        rtol: Largest difference of two updates as a share of the larger one; by the dtype where not given.
+        atol: The same in absolute numbers.
+
+    Raises:
+        AssertionError: They are two; says what differs, grouped and counted, and by how much.
+        CheckpointError: One of them cannot be read.
+        TypeError: One of them is none of these.
+
+    Example:
+        >>> from torch import ones
+        >>> factors = {"q.lora_A.weight": ones(1, 4), "q.lora_B.weight": ones(4, 1)}
+        >>> assert_same_adapter(factors, {f"base_model.model.{key}": value for key, value in factors.items()})
+    """
+    __tracebackhide__ = True
+    from pytest_lora_ckpt.auditing.judges.versus import same_adapter
+    from pytest_lora_ckpt.proof import compare_adapters  # torch, only here.
+
+    _require(same_adapter(compare_adapters(one, two, adapter=adapter, rtol=rtol, atol=atol)))
+
+
 def _as_report(result: Any, model: Any = None) -> tuple[LoadReport, str]:
     """Take a report as it is, and make one of what `load_state_dict` returns; with the state that it speaks of.
 

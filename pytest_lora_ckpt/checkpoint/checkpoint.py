@@ -138,15 +138,7 @@ class Checkpoint:
 
         `"default"` is what the keys carry no name of, as PEFT saves; one in a directory is called as that is.
         """
-        time = self.budget.pattern_time
-        components = configs_of_components(self.envelope, self.budget)
-        written = WrittenDown(
-            own=lambda pair: alpha_of(pair, self.alphas),
-            config=self.config,
-            components={name: AdapterConfig.of(each, time) for name, each in components.items()},
-            hints=self.hints,
-        )
-        found = dict(adapters_of(lora_pairs(self.keys), written))
+        found = dict(adapters_of(lora_pairs(self.keys), self.written_down))
         if self.called and "default" in found:
             found = {self.called: found.pop("default"), **found}
         for each in self.trained:
@@ -154,6 +146,18 @@ class Checkpoint:
                 for name, info in each.checkpoint.adapters.items():
                     found.setdefault(each.called if each.called and name == "default" else name, info)
         return found
+
+    @cached_property
+    def written_down(self) -> WrittenDown:
+        """Where the alpha of its modules is written down."""
+        time = self.budget.pattern_time
+        components = configs_of_components(self.envelope, self.budget)
+        return WrittenDown(
+            own=lambda pair: alpha_of(pair, self.alphas),
+            config=self.config,
+            components={name: AdapterConfig.of(each, time) for name, each in components.items()},
+            hints=self.hints,
+        )
 
     @cached_property
     def alphas(self) -> Mapping[str, float]:

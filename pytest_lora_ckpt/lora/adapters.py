@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_lora_ckpt.lora.config import AdapterConfig
+from pytest_lora_ckpt.lora.config import AdapterConfig, scaling_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,6 +64,22 @@ class WrittenDown:
             return None if scaling is None else scaling.alpha
         hinted = {AdapterConfig.of(hint).alpha for hint in self.hints if hint.get("r", pair.rank) == pair.rank}
         return hinted.pop() if len(hinted) == 1 else None
+
+    def scaling(self, pair: LoraPair) -> float | None:
+        """Return what the update of one module is multiplied by; None where nothing says it."""
+        if not pair.is_scaled:
+            return 1.0
+        alpha = self.alpha(pair)
+        if alpha is None or not pair.rank:
+            return None
+        own = self.own(pair) is not None
+        component, _, path = pair.module.partition(".")
+        config = self.components.get(component) if self.config is None else self.config
+        found = None if own or config is None else config.scaling(pair.module if self.config else path, pair.rank)
+        if found is not None:
+            return found.value
+        hinted = {bool(hint.get("use_rslora")) for hint in self.hints if hint.get("r", pair.rank) == pair.rank}
+        return scaling_of(alpha, pair.rank, rslora=not own and hinted == {True})
 
 
 def adapters_of(pairs: Iterable[LoraPair], written: WrittenDown) -> Mapping[str, AdapterInfo]:

@@ -31,6 +31,8 @@ from pytest_lora_ckpt.proof.proved import ProvedTensor as ProvedTensor
 from pytest_lora_ckpt.proof.provenance import Given as Given
 from pytest_lora_ckpt.proof.provenance import Provenance as Provenance
 from pytest_lora_ckpt.proof.provenance import trace as trace
+from pytest_lora_ckpt.proof.same_adapter import AdapterComparison as AdapterComparison
+from pytest_lora_ckpt.proof.same_adapter import compare_adapters as compare_adapters
 from pytest_lora_ckpt.proof.updates import UpdateSize as UpdateSize
 from pytest_lora_ckpt.proof.updates import update_sizes as update_sizes
 from pytest_lora_ckpt.proof.versus import Versus as Versus

@@ -109,11 +109,12 @@ def compare_values(
     wanted = {key: to for key, to in mapping.items() if is_small or parsed[key].is_adapter}
     checkpoint.expect(wanted)
     other.expect(wanted.values())
-    compared = (_compare(key, to, checkpoint.read(key), other.read(to)) for key, to in wanted.items())
+    compared = (compare_tensor(key, to, checkpoint.read(key), other.read(to)) for key, to in wanted.items())
     return Versus(other.path.name, tuple(compared), len(mapping) - len(wanted))
 
 
-def _compare(key: str, other_key: str, one: torch.Tensor, two: torch.Tensor) -> ComparedTensor:
+def compare_tensor(key: str, other_key: str, one: torch.Tensor, two: torch.Tensor) -> ComparedTensor:
+    """Compare one tensor of two checkpoints."""
     if same_bits(one, two):
         return ComparedTensor(key, other_key, "equal")
     # The narrower of the two was made of the other.

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from pytest_lora_ckpt import audit, compare, open_checkpoint
+from pytest_lora_ckpt import assert_same_adapter, audit, compare, compare_adapters, open_checkpoint
 from tests.helpers.checkpoint_samples import same_bits
 from tests.helpers.layout_samples import ALPHA, RANK, SAMPLES, adapted_model, trained_only
 from tests.helpers.web_server import web_server
@@ -99,3 +99,12 @@ def test_the_verdict(sample: Sample, model: Any, written: Callable[[Sample], Pat
     assert not result.named("failed")
     assert {"readable", "safe", "lora-complete", "values", "keys", "ratio"} <= set(result.named("passed"))
     assert [each.cause for each in result.findings if each.severity != "note"] == list(sample.warnings)
+
+
+@EVERY
+def test_it_is_the_same_adapter(sample: Sample, model: Any, written: Callable[[Sample], Path]) -> None:
+    path = written(sample)
+    assert_same_adapter(model, path)
+    found = compare_adapters(path, model)
+    assert (len(found.modules), {each.factors for each in found.modules}) == (6, {"equal"})
+    assert len(found.unscaled) == (0 if sample.alpha else 6)
