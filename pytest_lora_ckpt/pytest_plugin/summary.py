@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_lora_ckpt.auditing.render.lines import Line, View, lines
+from pytest_lora_ckpt.auditing.render.lines import Line, View
 from pytest_lora_ckpt.auditing.render.terminal import section, verdict
 from pytest_lora_ckpt.auditing.render.terminal_failures import failure
 from pytest_lora_ckpt.auditing.render.terminal_overview import FEW, heading, needs_section, overview
@@ -105,7 +105,7 @@ def _sections(name: str, result: AuditResult, view: View) -> Iterator[_Section]:
     """Give the sections of one checkpoint: the result, and the score of its loader."""
     yield _Section("=", SafeText(f"LoRA checkpoint: {printable(name, WIDTH)}"), list(section(result, view)))
     if result.faults:
-        from pytest_lora_ckpt.scoring import render_score
+        from pytest_lora_ckpt.scoring.rendering import score_lines
 
         title = SafeText(f"faults: {printable(result.faults['loader'], WIDTH)}")
-        yield _Section("-", title, list(lines(render_score(result.faults))))
+        yield _Section("-", title, list(score_lines(result.faults, view)))

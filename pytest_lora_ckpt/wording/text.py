@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 _PATTERN = 2 * WIDTH - 20
 """Characters of a pattern of keys that are printed at most: a line's, without its indent and its number."""
+
+_COUNTED = re.compile(r" *\d+ \S+")
+"""A line of `key_groups`."""
 
 _WORDS = 400
 """Words of a text that are printed at most."""
@@ -131,7 +135,8 @@ def wrap(text: str, indent: str = "  ", *, first: str = "", width: int = WIDTH) 
 def block(text: str, *, most: int = 60, wrapped: bool = True) -> SafeText:
     r"""Make a text of several lines safe to print: long lines are wrapped, or cut; lines beyond `most` are counted.
 
-    The first line stays whole up to twice the width: pytest's short summary shows it alone, and it may hold a path.
+    Up to twice the width lines stay whole that nobody reads as a sentence: a pattern of keys with its number, and the
+    first line, since pytest's short summary shows it alone, and it may hold a path.
 
     Example:
         >>> print(block("a fact\n  -> what to do", most=1))
@@ -142,7 +147,8 @@ def block(text: str, *, most: int = 60, wrapped: bool = True) -> SafeText:
     head, left = _head(text, most)
     for number, each in enumerate(head):
         shown = line(each.expandtabs(4), _SENTENCE)
-        if not wrapped or len(shown) <= (WIDTH if number else 2 * WIDTH):
+        is_whole = number == 0 or _COUNTED.fullmatch(shown) is not None
+        if not wrapped or len(shown) <= (2 * WIDTH if is_whole else WIDTH):
             lines.append(shown)
         else:
             indent = " " * min(len(shown) - len(shown.lstrip(" ")), WIDTH // 4)

@@ -137,7 +137,7 @@ def manifest(context: AuditContext) -> Judgement:
         return skipped(
             "there is no lora_manifest.json, so lora_alpha, use_rslora, layers exchanged before saving and which base "
             "model it was could not be checked: let LoraManifestCallback or write_manifest write one when training",
-            gives=["a lora_manifest.json, which LoraManifestCallback writes when training"],
+            gives=["--lora-manifest=FILE, written when training"],
         )
     from pytest_lora_ckpt.manifest import compare_checkpoint, replay_probe  # torch, only for a probe.
 

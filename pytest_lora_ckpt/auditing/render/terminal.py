@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.checks import CHECKS
@@ -20,7 +21,7 @@ HEALTHY = 12
 """Lines of a healthy checkpoint's section, its heading among them, at 80 columns or more."""
 
 # A section is a page, whatever is in the file: lines and bytes of each of its parts, at most.
-_LINES = {"judged": 40, "about": 22, "compared": 40, "told": 24}
+_LINES = {"judged": 60, "about": 22, "compared": 40, "told": 24}
 _BYTES = 8 << 10
 
 _ELSEWHERE = "All of it is in the JSON report: --lora-report=FILE.json"
@@ -29,6 +30,8 @@ _MOST_TELLING = [name for name in _TELLING if name in {"loaded", "adapter-active
 _DIFFERENT = 6
 _MOST_OF_A_MESSAGE = 6
 _ERRORS, _WARNINGS, _RULES, _NAMED = 5, 3, 3, 2
+_KEY_LINES = 2
+_NOT_LOST = ("excused", "alias")
 _SAID_BY_THE_KEYS = {"loader-renames"}
 
 
@@ -124,7 +127,7 @@ def _finding(finding: Finding, view: View, remedies: set[str]) -> Iterator[Line]
 
 
 def _keys(finding: Finding, view: View) -> Iterator[Line]:
-    most = 12 if view.verbose else 4 if finding.severity == "error" else 3
+    most = 8 if view.verbose else 4 if finding.severity == "error" else 3
     groups = key_groups(finding.keys, most)
     is_cut = len(groups) == most and "… and " in groups[-1]
     more = "" if not is_cut else ": --lora-report=FILE.json" if view.verbose else ": see -v"
@@ -264,17 +267,25 @@ def _keys_in_brief(result: AuditResult, view: View) -> list[Line]:
     if as_is is None or state is None:
         return []
     before = "as is" if as_is.loaded == state.loaded else f"{as_is.loaded} as is"
-    told = f"keys: loaded {state.loaded} ({before}) · missing {classes(state.missing)}"
-    told += f" · unexpected {classes(state.unexpected)}"
+    told = f"keys: loaded {state.loaded} ({before})"
+    lacking, besides = {"missing": state.missing, "unexpected": state.unexpected}, Counter[str]()
+    for word, counts in lacking.items():
+        told += f" · {word} {classes({name: number for name, number in counts.items() if name not in _NOT_LOST})}"
+        besides.update({name: counts.get(name, 0) for name in _NOT_LOST})
+    told += "".join(f" · {name} {number}" for name, number in besides.items() if number)
     told += f" · other shape {state.shape_mismatches}" if state.shape_mismatches else ""
     by: dict[str, list[str]] = {}
     for rule in result.rules:
         if rule.by != "torch":
             by.setdefault(who(rule), []).append(rule.rule)
+    renamed = ""
     for doer, rules in by.items():
         names = listed((printable(each, WIDTH) for each in rules), _RULES)
-        told += f" · renamed: {names} ({doer}{'; the code: -v' if doer == 'your loader must' else ''})"
-    return paragraph(told, view)
+        renamed += f" · renamed: {names} ({doer}{'; the code: -v' if doer == 'your loader must' else ''})"
+    whole = paragraph(f"{told}{renamed}", view)
+    if result.standing != "good" or len(whole) <= _KEY_LINES:
+        return whole
+    return paragraph(f"{told} · renamed by {count(sum(map(len, by.values())), 'rule')}: -v", view)
 
 
 def _notes_in_brief(result: AuditResult) -> Iterator[str]:

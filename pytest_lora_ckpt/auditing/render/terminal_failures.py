@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.auditing.render.lines import Line, View
     from pytest_lora_ckpt.auditing.result import AuditResult
 
-_MOST = 6
+_MOST = 4
 
 
 def failure(result: AuditResult, name: str, view: View) -> list[Line]:
