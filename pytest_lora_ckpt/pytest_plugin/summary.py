@@ -105,7 +105,7 @@ def _sections(name: str, result: AuditResult, view: View) -> Iterator[_Section]:
     """Give the sections of one checkpoint: the result, and the score of its loader."""
     yield _Section("=", SafeText(f"LoRA checkpoint: {printable(name, WIDTH)}"), list(section(result, view)))
     if result.faults:
-        from pytest_lora_ckpt.scoring.rendering import score_lines
+        from pytest_lora_ckpt.scoring import score_lines
 
         title = SafeText(f"faults: {printable(result.faults['loader'], WIDTH)}")
         yield _Section("-", title, list(score_lines(result.faults, view)))

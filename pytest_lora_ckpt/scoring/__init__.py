@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.scoring.copies import inject_for_test as inject_for_test
     from pytest_lora_ckpt.scoring.faults_check import audit_faults as audit_faults
     from pytest_lora_ckpt.scoring.rendering import render_score as render_score
+    from pytest_lora_ckpt.scoring.rendering import score_lines as score_lines
     from pytest_lora_ckpt.scoring.score import CheckVerdict as CheckVerdict
     from pytest_lora_ckpt.scoring.score import Load as Load
     from pytest_lora_ckpt.scoring.score import LoaderScore as LoaderScore
@@ -33,7 +34,7 @@ __getattr__, __dir__, __all__ = attach(
         "choosing": ("parse_accepted", "parse_fault_names"),
         "copies": ("InjectedFault", "fault_params", "inject_for_test"),
         "faults_check": ("audit_faults",),
-        "rendering": ("render_score",),
+        "rendering": ("render_score", "score_lines"),
         "score": ("CheckVerdict", "Load", "LoaderScore", "Row", "ScoringError", "Trial"),
         "scorer": ("score_loader",),
     },

@@ -72,7 +72,7 @@ def in_receiving():
 
 def in_collecting(): patch.setattr(session.LoraAudit, "parametrize", broken)
 def in_scoring(): patch.setattr(faults_check, "score_loader", broken)
-def in_the_score(): patch.setattr(scoring, "render_score", broken)
+def in_the_score(): patch.setattr(scoring, "score_lines", broken)
 
 {phase}()
 """

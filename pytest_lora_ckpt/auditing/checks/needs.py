@@ -72,7 +72,7 @@ def loader_option(context: AuditContext) -> str:
         return "--lora-loader=module:function"
     try:
         stacks.find_base(context.demands.base, context.checkpoint)
-    except stacks.StackError:
+    except (stacks.StackError, OSError, ValueError):  # The last two of a name that can be no path.
         return "--lora-loader=peft --lora-base=PATH_OR_ID"
     return "--lora-loader=peft"
 
