@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping  # noqa: TC003  # `to_plain` reads the annotations.
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.comparison.stages import Demands
     from pytest_lora_ckpt.lora.pairs import LoraPair
 
+_NUMBERS = re.compile(r"(?<=_)\d+(?=_)")
 _TRAINED = ("epoch", "global_step", "step", "iteration", "pytorch-lightning_version", "accelerate_version")
 
 
@@ -58,7 +60,7 @@ class AdapterFacts:
         scaling: What the update is multiplied by; a sorted tuple where modules differ; None where nothing says it.
         rslora: Whether the scaling is alpha / sqrt(rank); None where no config says it.
         dora: Whether it has magnitudes (DoRA).
-        targets: Last name of the adapted modules -> how many.
+        targets: Last name of the adapted modules, without numbers where it is a whole path in one -> how many.
         saved: Modules that were trained whole (`modules_to_save`).
         base: The base model that its config names.
     """
@@ -212,11 +214,17 @@ def adapters_of(checkpoint: Checkpoint) -> dict[str, AdapterFacts]:
             rslora=config.rslora,
             dora=bool(config.dora) or any("lora_magnitude_vector" in pair.others for pair in pairs),
             modules=info.modules,
-            targets=dict(Counter(pair.module.rpartition(".")[2] for pair in pairs).most_common()),
+            targets=dict(Counter(map(_target, pairs)).most_common()),
             saved=config.saved,
             base=config.base,
         )
     return facts
+
+
+def _target(pair: LoraPair) -> str:
+    """Return the last name of an adapted module; where names are written in one (kohya), that without its numbers."""
+    name = pair.module.rpartition(".")[2]
+    return name if "." in pair.module else _NUMBERS.sub("*", name)
 
 
 def _home(name: str, parts: list[Checkpoint]) -> tuple[Checkpoint, list[LoraPair]]:

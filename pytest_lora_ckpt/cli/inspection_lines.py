@@ -48,7 +48,9 @@ def page(found: Inspection) -> Iterator[Line]:
 
 def overview(found: Sequence[Inspection]) -> Iterator[Line]:
     """Give a line for each of several checkpoints."""
-    rows = [("checkpoint", "layout", "keys", "size", "adapter", "stage"), *map(_cells, found)]
+    head = ("checkpoint", "layout", "keys", "size", "adapter", "trained", "stage")
+    columns = [each for each in zip(head, *map(_cells, found), strict=True) if {*each[1:]} != {"-"}]
+    rows = list(zip(*columns, strict=True))
     for number, each in enumerate(table(rows, indent="", numbers=False)):
         yield ((each, HEAD if not number else BAD if found[number - 1].error else {}),)
 
@@ -56,10 +58,13 @@ def overview(found: Sequence[Inspection]) -> Iterator[Line]:
 def _cells(found: Inspection) -> tuple[str, ...]:
     facts = found.checkpoint
     if found.error is not None:
-        return (shown(facts.path), "-", "-", "-", f"cannot be read: {found.error.problem}", "-")
-    adapters = listed((_numbers(each) for each in found.adapters.values()), 2)
-    keys, nbytes = str(facts.keys), size(facts.bytes or 0)
-    return (shown(facts.path), str(facts.layout), keys, nbytes, adapters or "-", facts.stage or "-")
+        return (shown(facts.path), "-", "-", "-", f"cannot be read: {found.error.problem}", "-", "-")
+    adapters = listed((_numbers(each, "?") for each in found.adapters.values()), 2) or "-"
+    trained = ", ".join(f"{name} {value}" for name, value in found.training.items() if "version" not in name) or "-"
+    return (
+        *(shown(facts.path), str(facts.layout), str(facts.keys), size(facts.bytes or 0)),
+        *(adapters, trained, facts.stage or "-"),
+    )
 
 
 def _held(found: Inspection) -> str:
@@ -78,13 +83,13 @@ def _adapter(name: str, facts: AdapterFacts) -> str:
     return ", ".join([*parts, count(facts.modules, "module")])
 
 
-def _numbers(facts: AdapterFacts) -> str:
+def _numbers(facts: AdapterFacts, unknown: str = "not written down") -> str:
     """Write rank and alpha."""
     kind = f"{facts.method} " if facts.method not in {None, "LORA"} else ""
     if facts.rank is None and facts.modules == 0:
         return f"{kind}no modules"
-    alpha = "alpha not written down" if facts.alpha is None else f"alpha {_number(facts.alpha)}"
-    return f"{kind}rank {_number(facts.rank)}, {alpha}"
+    alpha = unknown if facts.alpha is None else _number(facts.alpha)
+    return f"{kind}rank {_number(facts.rank)}, alpha {alpha}"
 
 
 def _number(numbers: float | tuple[float, ...] | None) -> str:
@@ -153,6 +158,7 @@ def _next(found: Inspection) -> str:
     path = shown(found.checkpoint.path)
     if found.safety.outcome == "failed":
         return f"do not load it; see docs/security.md, and lora-ckpt check {path}"
-    adapter = any(each.method for each in found.adapters.values())
-    loader = "peft" if adapter and found.checkpoint.layout == "peft_adapter" else "my_project.loading:load"
+    layout = found.checkpoint.layout
+    is_plain = layout == "transformers" and not found.adapters
+    loader = "peft" if layout == "peft_adapter" else "transformers" if is_plain else "my_project.loading:load"
     return f"lora-ckpt check {path} --loader {loader}"

@@ -92,9 +92,9 @@ def test_several_are_a_table(command: Command, adapter: Path, tmp_path: Path) ->
     ran = command("inspect", tmp_path / "b.pt", adapter, tmp_path / "c.pt")
     assert ran.code == ExitCode.UNUSABLE
     head, *rows = (line.split() for line in ran.out.splitlines())
-    assert head == ["checkpoint", "layout", "keys", "size", "adapter", "stage"]
+    assert head == ["checkpoint", "layout", "keys", "size", "adapter"]
     assert [row[1:4] for row in rows[:2]] == [["torch", "12", "1.5"], ["peft_adapter", "12", "384"]]
-    assert "c.pt - - - cannot be read: text-file -" in ran.text
+    assert "c.pt - - - cannot be read: text-file" in ran.text
 
 
 def test_what_is_no_checkpoint(command: Command, tmp_path: Path) -> None:
@@ -129,3 +129,15 @@ def test_colours(command: Command, adapter: Path, monkeypatch: pytest.MonkeyPatc
     assert "\x1b[1m" in command("inspect", adapter).out
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in command("inspect", adapter).out
+
+
+def test_an_address(command: Command, adapter: Path, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    from tests.helpers.web_server import web_server
+
+    del adapter
+    with web_server(tmp_path) as web:
+        ran = command("inspect", f"{web.url}/adapter/adapter_model.safetensors?token=secret")
+    assert ran.code == ExitCode.FINE
+    assert "safetensors · 12 keys · 384 B" in ran.out
+    assert "secret" not in ran.out
