@@ -49,7 +49,7 @@ def scores() -> list[list[str]]:
 @pytest.fixture(scope="module")
 def script() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(ROOT / "docs")
+        patched.syspath_prepend(ROOT / "tools")
         pytest.importorskip("lightning")
         pytest.importorskip("accelerate")
         import make_comparison

@@ -11,8 +11,9 @@ import pytest
 from pytest_lora_ckpt import __all__ as public_names
 from pytest_lora_ckpt.auditing.checks import CHECKS
 from pytest_lora_ckpt.checkpoint.limits import Limits
+from pytest_lora_ckpt.pytest_plugin import fixtures
 from pytest_lora_ckpt.results import KEY_CLASSES, VERDICTS
-from tests.helpers.pages import ROOT, blocks, links
+from tests.helpers.pages import PAGES, ROOT, blocks, links
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MOST_LINES = 150
@@ -92,6 +93,20 @@ def test_every_page_is_in_the_navigation_once() -> None:
     entries = re.findall(r"^docs/(\w+)$", page("navigation.md"), re.MULTILINE)
     there = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"navigation"}
     assert sorted(entries) == sorted(there)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """By its docstring, which the site's build reads. What is written in capitals has a table on a page of its own."""
+    directives = re.compile(r"^\.\. auto(?:function|class|exception|data):: (\w+)$", re.MULTILINE)
+    named = [name for path in PAGES for block in blocks(path) for name in directives.findall(block.text)]
+    assert sorted(named) == sorted(name for name in public_names if not name.isupper() and name != "__version__")
+
+
+def test_every_fixture_has_a_row() -> None:
+    there = [name for name, value in vars(fixtures).items() if isinstance(value, type(fixtures.lora_ckpt))]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page("fixtures.md"), re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"\w+", row)]
+    assert sorted(named) == sorted(name for name in there if not name.startswith("_"))
 
 
 def test_every_limit_is_in_the_page() -> None:

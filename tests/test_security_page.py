@@ -23,7 +23,7 @@ OWN = "this plugin"
 @pytest.fixture(scope="module")
 def script() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(ROOT / "docs")
+        patched.syspath_prepend(ROOT / "tools")
         pytest.importorskip("lightning")
         pytest.importorskip("accelerate")
         before = list(sys.path)

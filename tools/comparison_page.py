@@ -138,7 +138,7 @@ checks of `--lora-ckpt`, on the same damaged checkpoint and the model that the l
 This page is generated, from real runs of real libraries on tiny models:
 
 ```sh
-python docs/make_comparison.py  # --check: compare with what is here
+python tools/make_comparison.py  # --check: compare with what is here
 ```
 
 Versions: {", ".join(f"{name} {version(name)}" for name in LIBRARIES)}.
@@ -240,7 +240,7 @@ def _loaders(columns: Sequence[Column]) -> Iterator[str]:
     yield "## The loaders"
     yield ""
     yield """Each fault is injected into the first of the loader's healthy checkpoints that it applies to
-([`compared_loaders.py`](compared_loaders.py) writes them). Left out is what a loader cannot load while it is healthy:
+(`tools/compared_loaders.py` writes them). Left out is what a loader cannot load while it is healthy:
 the strict ones refuse a checkpoint that keeps the trained part only; transformers leaves DoRA's magnitudes as they are
 initialised, and asks for a safetensors file. The loader by hand reads the adapter from `lora_weights/` alone, so that
 the faults of an adapter in the state dict are not for it."""

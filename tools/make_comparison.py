@@ -1,8 +1,8 @@
 # ruff: noqa: INP001  # Scripts next to the pages, not a package.
 """Write `comparison.md`: every fault through the loaders that people use, and through the checks of `--lora-ckpt`.
 
-    python docs/make_comparison.py          # writes the page
-    python docs/make_comparison.py --check  # exits 1 where the page would differ; versions are not compared
+    python tools/make_comparison.py          # writes the page
+    python tools/make_comparison.py --check  # exits 1 where the page would differ; versions are not compared
 
 Takes some minutes on two cores.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from pytest_lora_ckpt.scoring import LoaderScore, Row
 
-PAGE = Path(__file__).with_name("comparison.md")
+PAGE = Path(__file__).parents[1] / "docs" / "comparison.md"
 # These look at the file, or hold it against the loaded model: what they say is the same without a manifest.
 _WITHOUT_MANIFEST = frozenset({"readable", "values", "lora-complete", "config", "loaded"})
 _SLOWEST_FIRST = ("accelerate", "Lightning not strict", "Trainer resume not strict", "torch not strict")

@@ -1,7 +1,7 @@
 # ruff: noqa: INP001  # Scripts next to the pages, not a package.
 """What is compared on the security page: each looks at one path, as its own command line does, and stops it or not.
 
-    python docs/compared_scanners.py NAME FILES.json  # labels on standard input; see `tests/hostile/watch.py`
+    python tools/compared_scanners.py NAME FILES.json  # labels on standard input; see `tests/hostile/watch.py`
 
 Runs in an environment that has the scanner and nothing of this project; this file imports no more than it needs.
 """

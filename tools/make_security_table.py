@@ -1,9 +1,9 @@
 # ruff: noqa: INP001  # Scripts next to the pages, not a package.
 """Write the table of `security.md`: the same files through this plugin, torch and four scanners.
 
-    python docs/make_security_table.py                   # runs everything, writes the results and the table
-    python docs/make_security_table.py --from-results    # only writes the table anew from `security_results.json`
-    python docs/make_security_table.py --check           # runs everything, exits 1 where a result differs
+    python tools/make_security_table.py                   # runs everything, writes the results and the table
+    python tools/make_security_table.py --from-results    # only writes the table anew from `security_results.json`
+    python tools/make_security_table.py --check           # runs everything, exits 1 where a result differs
 
 The scanners are installed into an environment of their own, at the versions of `compared_scanners.PINNED`. Takes an
 hour on one core.
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tests.hostile.sample import Sample
 
-PAGE, RESULTS = HERE / "security.md", HERE / "security_results.json"
+PAGE, RESULTS = ROOT / "docs" / "security.md", HERE / "security_results.json"
 BEGIN, END = "<!-- scanners -->", "<!-- /scanners -->"
 STOPPED, LET_THROUGH, ENDED = "+", "-", "!"
 
