@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.pytest_plugin.settings import add_options, is_asked_for
+from pytest_lora_ckpt.pytest_plugin.settings import add_options, is_asked_for, marked_paths
 
 if TYPE_CHECKING:
     import pytest
@@ -19,7 +19,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the other hooks where a checkpoint is asked for."""
-    config.addinivalue_line("markers", "lora_ckpt: a built-in check of the checkpoint given with --lora-ckpt.")
+    config.addinivalue_line(
+        "markers",
+        "lora_ckpt(*paths): what the fixtures give in this test, once for each path, whatever --lora-ckpt says; "
+        "without a path, a built-in check.",
+    )
     if is_asked_for(config):
         from pytest_lora_ckpt._garbage import no_garbage_collection
         from pytest_lora_ckpt.pytest_plugin.importing import no_assertion_rewriting
@@ -28,3 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
             from pytest_lora_ckpt.pytest_plugin.hooks import AuditHooks  # Nobody else pays for it.
 
         config.pluginmanager.register(AuditHooks(config), "lora_ckpt_audit")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test once for each checkpoint that its marker names."""
+    paths = marked_paths(metafunc)
+    if paths:
+        from pytest_lora_ckpt.pytest_plugin.marked import parametrize  # Nobody else pays for it.
+
+        parametrize(metafunc, paths)

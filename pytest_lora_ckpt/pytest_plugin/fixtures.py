@@ -32,10 +32,9 @@ NEEDS_LOADER = "needs a loader: --lora-loader=module:function, or override the f
 
 
 def _sources(request: pytest.FixtureRequest) -> Sources | None:
-    from pytest_lora_ckpt.pytest_plugin.session import audit_of  # Not before a fixture is used.
+    from pytest_lora_ckpt.pytest_plugin.marked import sources_of  # Not before a fixture is used.
 
-    audit = audit_of(request.config)
-    return audit.sources if audit else None
+    return sources_of(request.config)
 
 
 @contextlib.contextmanager
@@ -58,11 +57,14 @@ def failing(path: object, *passing: type[Exception]) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def lora_ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path | str:
-    """The path given with `--lora-ckpt`; a test runs once for each. Skips without the option."""
-    sources = _sources(request)
-    if sources is None:
+    """The path given with `--lora-ckpt`, or with `@pytest.mark.lora_ckpt("path")`, which goes before for its test.
+
+    A test runs once for each. Skips without both.
+    """
+    sources, spec = _sources(request), getattr(request, "param", None)
+    if sources is None or not (spec or sources.asked):
         pytest.skip(NEEDS_OPTION)
-    return sources.locate(getattr(request, "param", None), tmp_path_factory.mktemp)
+    return sources.locate(spec or sources.asked[0], tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="session")

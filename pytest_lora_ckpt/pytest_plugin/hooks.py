@@ -58,7 +58,7 @@ class AuditHooks:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run a test that takes a checkpoint once for each that was given."""
-        if "lora_ckpt" in metafunc.fixturenames:
+        if "lora_ckpt" in metafunc.fixturenames and not settings.marked_paths(metafunc):
             with session.collecting():
                 self.audit.parametrize(metafunc)
 

@@ -38,6 +38,14 @@ def is_asked_for(config: pytest.Config) -> bool:
     return bool(config.getoption("lora_ckpt") or config.getini("lora_ckpt"))
 
 
+def marked_paths(metafunc: pytest.Metafunc) -> list[Any]:
+    """Return what the markers of the nearest level name: on the function, else on its class, else in its module."""
+    marks = [*metafunc.definition.iter_markers_with_node(_FOUND)] if _FOUND in metafunc.fixturenames else []
+    with_paths = [(node, mark) for node, mark in marks if mark.args]
+    nearest = with_paths[0][0] if with_paths else None
+    return [path for node, mark in reversed(with_paths) if node is nearest for path in mark.args]
+
+
 def options_of(config: pytest.Config) -> Reading:
     """Return the options of this run: the command line goes before the ini file.
 

@@ -41,6 +41,11 @@ class Sources:
         self.at: dict[Path | str, Target] = {}
         self._given = Given()
 
+    def add(self, specs: Iterable[str]) -> None:
+        """Take what the marker of a test names."""
+        for spec in specs:
+            self.targets.setdefault(spec, target(spec))
+
     def resolve(self) -> None:
         """Import and read what the options name, so that a wrong name ends the run before anything is collected.
 
@@ -61,9 +66,14 @@ class Sources:
             text = block(str(options_of(self._config).error(name, error)), wrapped=False)
             raise pytest.UsageError(text) from error
 
-    def locate(self, spec: str | None, make_directory: Callable[[str], Path]) -> Path | str:
-        """Return the path of what was asked for, the first by default; a replica is made on the spot."""
-        wanted = self.targets[spec or self._settings.ckpt[0]]
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """What `--lora-ckpt` names."""
+        return self._settings.ckpt
+
+    def locate(self, spec: str, make_directory: Callable[[str], Path]) -> Path | str:
+        """Return the path of what was asked for; a replica is made on the spot."""
+        wanted = self.targets[spec]
         path = wanted.locate(make_directory)
         self.at[path] = wanted
         return path

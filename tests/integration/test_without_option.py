@@ -92,7 +92,7 @@ def test_help_tells_options_and_ini_names(pytester: pytest.Pytester) -> None:
 
 
 def test_the_marker_is_registered(pytester: pytest.Pytester) -> None:
-    pytester.runpytest_inprocess("--markers").stdout.fnmatch_lines(["@pytest.mark.lora_ckpt: *"])
+    pytester.runpytest_inprocess("--markers").stdout.fnmatch_lines(["@pytest.mark.lora_ckpt(*): *"])
 
 
 def test_the_plugin_can_be_switched_off(pytester: pytest.Pytester) -> None:
