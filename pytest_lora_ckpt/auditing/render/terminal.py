@@ -68,6 +68,8 @@ def section(result: AuditResult, view: View | None = None) -> Iterator[Line]:
     """
     view = view or View()
     judged, about = list(_judged(result, view)), list(_about(result.checkpoint, view))
+    if result.checkpoint.layout is None and any(result.checkpoint.path in each.summary for each in result.checks):
+        about = []  # Of what cannot be read only the path is known, and the error has it.
     if view.verbose:
         parts = {"judged": judged, "about": about, "compared": details(result, view), "told": _told(result, view)}
     else:
@@ -156,7 +158,8 @@ def _unexplained(result: AuditResult, view: View) -> Iterator[Line]:
         for each in others:
             told = each.strip()
             role: Role = "remedy" if told.startswith(("-> ", "what to do: ")) else "plain"
-            yield from paragraph(told, view, role=role, first="  ", indent="     ")
+            first = " " * min(max(len(each) - len(each.lstrip(" ")), 2), 6)
+            yield from paragraph(told, view, role=role, first=first, indent=f"{first}   ")
         yield from paragraph(f"failed checks: {', '.join(names)}", view, first="  ", indent="     ")
 
 
