@@ -312,14 +312,19 @@ def _fitting(texts: Sequence[str], view: View, room: int | None, *, least: int =
 def not_checked(result: AuditResult, view: View) -> list[Line]:
     """Say which checks were not made, and the one thing to give so that most of them can be."""
     skipped = [each for each in result.checks if each.outcome == "skipped"]
+    # What was asked for besides the checks is told with its reason.
+    asked = [each for each in skipped if each.name not in CHECKS]
+    told = [line for each in asked for line in paragraph(f"{each.name}: {each.summary}", view)]
+    skipped = [each for each in skipped if each.name in CHECKS]
     if not skipped:
-        return []
+        return told
     names = ", ".join(each.name for each in skipped)
     reasons = {each.summary for each in skipped}
     if (step := result.next_step) is not None:
         some = "" if len(step.checks) == len(skipped) else f" (for {', '.join(step.checks)})"
-        return paragraph(f"not checked: {names}: give {step.give}{some}", view)
-    return paragraph(f"not checked: {names} ({reasons.pop() if len(reasons) == 1 else 'why: -v'})", view)
+        return [*paragraph(f"not checked: {names}: give {step.give}{some}", view), *told]
+    why = reasons.pop() if len(reasons) == 1 else "why: -v"
+    return [*paragraph(f"not checked: {names} ({why})", view), *told]
 
 
 def _more(result: AuditResult) -> str:

@@ -256,6 +256,12 @@ def test_a_table_of_many() -> None:
     assert [needs_section(result) for _, result in named] == [False, True, False]
 
 
+def test_what_was_asked_for_besides_the_checks_is_told_with_its_reason() -> None:
+    checks = (CheckResult("config", "skipped", "no config"), CheckResult("faults", "skipped", "not scored: it fails"))
+    told = [each.text for each in not_checked(dataclasses.replace(ODD, checks=checks), View())]
+    assert told == ["not checked: config (no config)", "faults: not scored: it fails"]
+
+
 def test_not_checked_names_the_one_thing_to_give() -> None:
     reports = [
         CheckReport("keys", "skipped", "no model", gives=("--lora-loader=x", "--lora-model=x")),
