@@ -44,3 +44,11 @@ def test_the_workflow_runs_on_the_pythons_that_are_promised() -> None:
     matrix = yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]["tests"]["strategy"]["matrix"]
     assert matrix["python"] == promised
     assert f'requires-python = ">={promised[0]}"' in text("pyproject.toml")
+
+
+def test_the_oldest_versions_are_those_that_are_admitted() -> None:
+    bounds = dict(re.findall(r'"([a-z-]+)>=([0-9.]+)"', text("pyproject.toml")))
+    oldest = dict(re.findall(r"^([a-z-]+)==([0-9.]+)$", text("constraints-oldest.txt"), flags=re.MULTILINE))
+    named = bounds.keys() & oldest.keys()
+    assert {"hypothesis", "lightning", "peft", "pytest", "regex", "torch"} <= named
+    assert {name: oldest[name] for name in named if not f"{oldest[name]}.".startswith(f"{bounds[name]}.")} == {}
