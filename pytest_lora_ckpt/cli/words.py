@@ -21,6 +21,7 @@ _PHRASES = (
     (re.compile(r"override the fixture lora_inputs, or lora_generate_inputs"), "give --inputs=module:function"),
     (re.compile(r"(?:override|let) the fixture lora_inputs"), "give --inputs=module:function"),
     (re.compile(r"The checks of --lora-ckpt\b"), "The checks"),
+    (re.compile(r"the ini option lora_stages"), "--stages"),
     (re.compile(r"--lora-ckpt="), ""),
     (re.compile(rf"--lora-(?=(?:{_NAMES})\b)"), "--"),
 )

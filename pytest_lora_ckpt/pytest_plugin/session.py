@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,9 @@ import pytest
 
 from pytest_lora_ckpt.auditing.gather import gather, not_made
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
-from pytest_lora_ckpt.auditing.render import write_report
+from pytest_lora_ckpt.auditing.render import github, write_report
 from pytest_lora_ckpt.options import OPTIONS, OVERRIDABLE, Settings, read_settings
-from pytest_lora_ckpt.pytest_plugin import github, html_extras, properties, settings, transport
+from pytest_lora_ckpt.pytest_plugin import html_extras, properties, settings, transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
 from pytest_lora_ckpt.pytest_plugin.naming import written_by_pytest
 from pytest_lora_ckpt.pytest_plugin.ranks import is_started_by_torchrun, join_ranks
@@ -252,11 +253,11 @@ class LoraAudit:
             with self._counted(session, path.name, "writing the report"):
                 write_report(path, results)
                 self._written.append(path)
-        if github.is_asked_for(self.settings):
+        if github.is_asked_for(self.settings.github):
             with self._counted(session, "GitHub", "telling GitHub Actions"):
                 self._for_github = github.told(results)
         if not self.config.pluginmanager.has_plugin("terminalreporter"):
-            github.say(self._for_github, None)
+            _say(self._for_github, None)
 
     @contextlib.contextmanager
     def _counted(self, session: pytest.Session, name: str, doing: str) -> Iterator[None]:
@@ -285,7 +286,7 @@ class LoraAudit:
             reporter.write_line(line(f"note: lora_ignore accepts {names}, which no check found: take the line out."))
         for path in self._written if self.config.get_verbosity() >= 0 else ():
             reporter.write_line(line(f"LoRA report written to {path}"))
-        github.say(self._for_github, reporter)
+        _say(self._for_github, reporter)
 
     def html_summary(self) -> str:
         """Return what pytest-html shows above its table."""
@@ -294,3 +295,13 @@ class LoraAudit:
     @property
     def _is_worker(self) -> bool:
         return hasattr(self.config, "workerinput")
+
+
+def _say(lines: Iterable[SafeText], reporter: pytest.TerminalReporter | None) -> None:
+    """Print the lines, each at the beginning of one: where there is no reporter, the server reads them all the same."""
+    for each in lines:
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(each)
+        else:
+            sys.stdout.write(f"{each}\n")

@@ -48,7 +48,7 @@ class Ran:
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Run `lora-ckpt` with these arguments."""
-    for name in ("NO_COLOR", "FORCE_COLOR", "TERM", "_LORA_CKPT_COMPLETE"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM", "_LORA_CKPT_COMPLETE", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
 

@@ -100,6 +100,25 @@ def test_several_have_a_name_each_and_the_worst_exit_code(command: Command, toy:
     assert command("check", "toy.pt", "half.pt").code == ExitCode.FAILED
 
 
+def test_causes_are_accepted(command: Command, toy: str) -> None:
+    del toy
+    torch.save({"q.lora_A.weight": torch.ones(2, 4)}, "half.pt")
+    ran = command(
+        "check", "half.pt", "--ignore", "lora-pair-incomplete: half of it was sent", "--ignore", "nan-or-inf: no"
+    )
+    assert ran.code == ExitCode.FINE
+    assert "note: --ignore accepts nan-or-inf, which no check found" in ran.out
+
+
+def test_github_is_told(command: Command, toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(Path("summary.md").absolute()))
+    given = ["check", "toy.pt", "--loader", f"{toy}:bad"]
+    assert "\n::error " in command(*given).out
+    assert Path("summary.md").is_file()
+    assert "::error" not in command(*given, "--github", "off").out
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -49,13 +49,14 @@ def COMMAND(  # noqa: N802  # A constant of its module.
         for wanted, path in places:
             with project_code():
                 context = examiner.context(wanted, path)
-                results.append(gather(wanted.spec, run_checks(context)))
+                results.append(gather(wanted.spec, run_checks(context), context.demands.ignored))
                 context.let_go()
     written = _write(examiner, results)
     if as_json:
         output.tell({"runs": [each.to_dict() for each in results]})
     else:
         _print(results, written, verbose=verbose)
+        _tell_others(examiner, results)
     if any(each.checkpoint.layout is None for each in results):
         return ExitCode.UNUSABLE
     return ExitCode.FINE if all(each.passed for each in results) else ExitCode.FAILED
@@ -100,3 +101,16 @@ def _print(results: list[AuditResult], written: list[str], *, verbose: bool) -> 
             output.say_line(line)
     for path in written:
         output.say(printable(f"written to {path}"))
+
+
+def _tell_others(examiner: Examiner, results: list[AuditResult]) -> None:
+    """Say which causes are accepted in vain; tell GitHub Actions, where this runs there."""
+    from pytest_lora_ckpt.auditing.render import github
+    from pytest_lora_ckpt.wording import line, listed
+
+    ignored = examiner.settings.demands.ignored
+    if unused := [each for each in ignored if all(each in one.unused_ignores for one in results)]:
+        output.say(line(f"note: --ignore accepts {listed(unused)}, which no check found: leave it out."))
+    if github.is_asked_for(examiner.settings.github):
+        for told in github.told(results):
+            output.say(told)

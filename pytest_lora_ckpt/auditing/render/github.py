@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.auditing.render.annotations import annotate
 from pytest_lora_ckpt.auditing.render.markdown import MarkdownRenderer
-from pytest_lora_ckpt.wording import SafeText, line
+from pytest_lora_ckpt.wording import line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import pytest
+    from collections.abc import Sequence
 
     from pytest_lora_ckpt.auditing.result import AuditResult
-    from pytest_lora_ckpt.options import Settings
+    from pytest_lora_ckpt.wording import SafeText
 
 _MOST = 1 << 20
 """Bytes of the summary of one step: of a longer one GitHub shows nothing."""
 
 
-def is_asked_for(settings: Settings) -> bool:
-    """Whether this runs under GitHub Actions, and nobody switched this off."""
-    return settings.github == "auto" and os.environ.get("GITHUB_ACTIONS") == "true"
+def is_asked_for(when: str) -> bool:
+    """Whether this runs under GitHub Actions, and the option `github` is not off."""
+    return when == "auto" and os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def told(results: Sequence[AuditResult]) -> list[SafeText]:
@@ -45,13 +42,3 @@ def _append(path: Path, text: str) -> None:
     with path.open("ab") as file:
         if file.tell() + len(content) <= _MOST:
             file.write(content)
-
-
-def say(lines: Iterable[SafeText], reporter: pytest.TerminalReporter | None) -> None:
-    """Print the lines, each at the beginning of one: where there is no reporter, the server reads them all the same."""
-    for each in lines:
-        if reporter is not None:
-            reporter.ensure_newline()
-            reporter.write_line(each)
-        else:
-            sys.stdout.write(f"{each}\n")
