@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lora_ckpt.pytest_plugin import items, safe_reports, session, settings, transport
+from pytest_lora_ckpt.pytest_plugin import items, safe_reports, selection, session, settings, transport
 
 if TYPE_CHECKING:
     import warnings
@@ -23,6 +23,7 @@ class AuditHooks:
     def __init__(self, config: pytest.Config) -> None:
         """Read the options, and begin the audit that does the work."""
         self.audit = session.start(config)
+        self.selection = selection.Selection(config, session.NAME)
 
     def pytest_report_header(self) -> list[str]:
         """Say which options come from the ini file, and which checkpoints were found."""
@@ -61,6 +62,11 @@ class AuditHooks:
         if "lora_ckpt" in metafunc.fixturenames and not settings.marked_paths(metafunc):
             with session.collecting():
                 self.audit.parametrize(metafunc)
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave the checks that were asked for by their ids, where any were."""
+        if left := self.selection.apply(items):
+            config.hook.pytest_deselected(items=left)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note which checks are to be run."""

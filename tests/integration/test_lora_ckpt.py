@@ -162,6 +162,37 @@ class TestItems:
         run = audit(f"--lora-ckpt={toy_checkpoint}", "--deselect=lora-ckpt::values[toy.pt]")
         assert set(run.checks) == {*CHECKS} - {"values"}
 
+    def test_the_id_that_pytest_prints(self, audit: Audit, toy_project: Path, toy_checkpoint: Path) -> None:
+        del toy_project
+        keys = "lora-ckpt::keys[toy.pt]"
+        alone = audit(f"--lora-ckpt={toy_checkpoint}", "--lora-loader=toy:bad", keys)
+        assert (alone.checks, alone.tests) == ({"keys": "failed"}, {})
+        both = audit(f"--lora-ckpt={toy_checkpoint}", "tests/test_x.py::test_y", keys, "lora-ckpt::values")
+        assert both.checks == {"values": "passed", "keys": "skipped"}
+        assert both.tests == {"tests/test_x.py::test_y": "passed"}
+        unknown = audit(f"--lora-ckpt={toy_checkpoint}", "lora-ckpt::key[toy.pt]", report=False)
+        assert unknown.ret == pytest.ExitCode.USAGE_ERROR
+        assert "There is no check key: they are readable, safe, " in unknown.text
+
+    def test_failed_first_and_stepwise(self, audit: Audit, replica: Callable[..., Path]) -> None:
+        given = f"--lora-ckpt={replica(layout='torch', fault='nan')}"
+        assert [*audit(given, cache=True).checks][:2] == ["readable", "safe"]
+        first = audit(given, "--ff", cache=True)
+        assert [*first.checks.items()][:2] == [("values", "failed"), ("readable", "passed")]
+        for _ in range(2):  # Again from the one that failed.
+            stopped = audit(given, "--sw", cache=True)
+            assert [*stopped.checks.items()][-1] == ("values", "failed")
+            assert "not run: " in stopped.summary("generate")
+        assert [*stopped.checks] == ["values"]
+
+    def test_maxfail(self, audit: Audit, toy_project: Path, toy_checkpoint: Path) -> None:
+        del toy_project
+        run = audit(f"--lora-ckpt={toy_checkpoint}", "--lora-loader=toy:bad", "--maxfail=2", "-rA")
+        assert [*run.checks.items()][-1] == ("loaded", "failed")
+        assert run.run["verdict"] == "partial"
+        assert "PASSED lora-ckpt::readable[toy.pt]" in run.lines
+        assert "SKIPPED [1] lora-ckpt: no stage was asked for" in run.text
+
     def test_last_failed(self, audit: Audit, toy_project: Path, replica: Callable[..., Path]) -> None:
         del toy_project
         args = (f"--lora-ckpt={replica(layout='torch', fault='nan')}",)
