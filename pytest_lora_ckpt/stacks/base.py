@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 """An id on the Hugging Face Hub: `name` or `organisation/name`."""
 
+# Bytes, as Linux has them; of a name a few are left for what the cache of the Hub puts before it.
+_LONGEST_PATH, _LONGEST_NAME = 4096, 240
+
 _CONFIG = "a JSON object with the model's settings, as `save_pretrained` writes it"
 GIVE_BASE = "Give it: --lora-base=PATH, or its id on the Hub."
 
@@ -94,15 +97,26 @@ def find_base(given: str | None, checkpoint: Checkpoint, around: Iterable[Path] 
             return lies_with_it
         raise StackError(f"{ADAPTER_CONFIG if config else 'The checkpoint'} names no base model.", GIVE_ANY)
     revision = config.revision if config is not None else None
-    if any(may_be_opened(named, place) for place in places) and Path(named).is_dir():
+    is_path = _can_be_a_path(named)
+    if is_path and any(may_be_opened(named, place) for place in places) and Path(named).is_dir():
         return Base(named, Path(named))
-    if HUB_ID.fullmatch(named) and not Path(named).exists():
+    is_there = is_path and Path(named).exists()
+    if is_path and HUB_ID.fullmatch(named) and not is_there:
         return _named(named, revision)
     if lies_with_it is not None:
         return lies_with_it
     shown = printable(named)
-    why = "lies neither near the checkpoint nor below the working directory" if Path(named).exists() else "is not there"
+    why = "lies neither near the checkpoint nor below the working directory" if is_there else "is not there"
     raise StackError(f"The base model {shown}, which {ADAPTER_CONFIG} names, {why}.", GIVE_BASE)
+
+
+def _can_be_a_path(name: str) -> bool:
+    """Whether a text can be a path at all: for another, the file system has nothing but an error."""
+    try:
+        raw = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in raw and len(raw) < _LONGEST_PATH and all(len(part) <= _LONGEST_NAME for part in raw.split(b"/"))
 
 
 def _named(name: str, revision: str | None) -> Base:

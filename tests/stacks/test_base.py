@@ -127,7 +127,9 @@ def test_the_config_of_a_run_serves_its_steps(families: Path, adapter: Path) -> 
         find_base(None, open_checkpoint(adapter))
 
 
-@pytest.mark.parametrize("name", ["../../etc", "org/name/more", "a\nb", "-x"])
+@pytest.mark.parametrize(
+    "name", ["../../etc", "org/name/more", "a\nb", "-x", "a" * 250, "a/" * 3_000, "a\0b", "a\ud83d"]
+)
 def test_what_is_neither_a_path_nor_an_id_is_refused(adapter: Path, name: str) -> None:
     with pytest.raises(StackError):
         find_base(None, open_checkpoint(named(adapter, name)))
