@@ -40,7 +40,9 @@ def settle_renamings(report: LoadReport, prove: Callable[[], Proof]) -> LoadRepo
         # PEFT's own prefix is in every file of it, so that it is not why a model without LoRA has nothing of the file.
         why = each.cause in TELLING_RENAMINGS and (has_lora or not all(map(_is_only_peft, each.keys)))
         if why and not ends & _ARRIVED and ends & _DROPPED:
-            message = f"{each.message.rstrip('.')}: the loader drops {len(each.keys)} of them."
+            # What is an error already says so: the loader was looked at.
+            dropped = "" if each.severity == "error" else f": the loader drops {len(each.keys)} of them"
+            message = f"{each.message.rstrip('.')}{dropped}."
             kept.insert(0, dataclasses.replace(each, severity="error", message=message))
         elif ends & _ARRIVED and not ends & _DROPPED:
             done = True

@@ -30,6 +30,9 @@ _LONGEST_PATH, _LONGEST_NAME = 4096, 240
 
 _CONFIG = "a JSON object with the model's settings, as `save_pretrained` writes it"
 GIVE_BASE = "Give it: --lora-base=PATH, or its id on the Hub."
+GIVE_ANOTHER = (
+    "Mend the base model, give another with --lora-base=PATH, or load it yourself: --lora-loader=module:function."
+)
 
 GIVE_ANY = "Give --lora-base=PATH_OR_ID, --lora-model=module:factory or --lora-loader=module:function."
 

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_lora_ckpt.stacks.base import GIVE_ANY, GIVE_BASE, find_base
+from pytest_lora_ckpt.stacks.base import GIVE_ANOTHER, GIVE_ANY, find_base
 from pytest_lora_ckpt.stacks.classes import candidates, config_of
 from pytest_lora_ckpt.stacks.errors import StackError
 from pytest_lora_ckpt.stacks.meta import blueprint
@@ -95,5 +95,5 @@ def from_pretrained(kind: Any, base: Base, **options: Any) -> Any:
             return kind.from_pretrained(base.source, **options | {"local_files_only": False})
     except Exception as error:  # Whatever transformers raises.
         message = f"{kind.__name__}.from_pretrained({printable(base.source)}) raised "
-        remedy = "Install what it asks for." if isinstance(error, ImportError) else GIVE_BASE
+        remedy = "Install what it asks for." if isinstance(error, ImportError) else GIVE_ANOTHER
         raise StackError(f"{message}{type(error).__name__}: {beginning(said(error))}", remedy) from error
