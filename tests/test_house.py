@@ -12,10 +12,12 @@ import pytest_lora_ckpt
 
 MOST_LINES = 400
 RARE = (
+    "pytest_lora_ckpt.auditing.render.register",
     "pytest_lora_ckpt.checkpoint.remote",
     "pytest_lora_ckpt.checkpoint.distributed",
     "pytest_lora_ckpt.checkpoint.zero.read",
     "pytest_lora_ckpt.keys.matching",
+    "pytest_lora_ckpt.keys.rules",
     "pytest_lora_ckpt.proof",
     "pytest_lora_ckpt.stacks.meta",
     "aiohttp",
@@ -25,9 +27,11 @@ RARE = (
     "transformers",
     "yaml",
 )
+SELDOM_USED = ("difflib", "numpy", "random", "statistics", "unittest", "zipfile")
 AUDIT = """
 import sys
 from pytest_lora_ckpt import audit
+print(*sys.modules)
 assert audit(sys.argv[1]).verdict == "not-compared"
 print(*sys.modules)
 """
@@ -37,6 +41,7 @@ import pytest
 args = ["-q", "-p", "no:cacheprovider", f"--lora-ckpt={sys.argv[1]}"]
 assert pytest.main(args) == 0
 ours = {name: module for name, module in sys.modules.items() if name.startswith("pytest_lora_ckpt.")}
+print("ours:", *ours)
 print("taken by pytest:", *(name for name, module in ours.items() if "_pytest" in type(module.__loader__).__module__))
 """
 
@@ -56,8 +61,10 @@ def test_the_audit_of_a_plain_file_imports_nothing_for_other_layouts(ending: str
     state = {"fc.lora_A.weight": torch.ones(2, 4), "fc.lora_B.weight": torch.ones(4, 2)}
     torch.save(state, path) if ending == "pt" else save_file(state, path)
     run = subprocess.run([sys.executable, "-c", AUDIT, path], capture_output=True, text=True, check=True)
-    assert "pytest_lora_ckpt.checkpoint.formats" in run.stdout
-    assert [name for name in RARE if name in run.stdout.split()] == []
+    at_import, in_all = map(str.split, run.stdout.splitlines())
+    assert "pytest_lora_ckpt.checkpoint.formats" in at_import
+    assert [name for name in SELDOM_USED if name in at_import] == []
+    assert [name for name in RARE if name in in_all] == []
 
 
 def test_pytest_imports_the_audit_as_python_does(tmp_path: Path) -> None:
@@ -66,6 +73,7 @@ def test_pytest_imports_the_audit_as_python_does(tmp_path: Path) -> None:
     path = tmp_path / "adapter.pt"
     torch.save({"fc.lora_A.weight": torch.ones(2, 4), "fc.lora_B.weight": torch.ones(4, 2)}, path)
     run = subprocess.run([sys.executable, "-c", PYTEST, path], capture_output=True, text=True, check=True, cwd=tmp_path)
-    (taken,) = [line for line in run.stdout.splitlines() if line.startswith("taken by pytest:")]
+    ours, taken = (line for line in run.stdout.splitlines() if line.startswith(("ours:", "taken by pytest:")))
+    assert [name for name in RARE if name in ours.split()] == []
     # What every run pays for, and the few that are asked for late.
     assert [name for name in taken.split() if ".checkpoint." in name or ".findings." in name] == []

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_lora_ckpt.auditing import render  # Its names are resolved at first use.
 from pytest_lora_ckpt.auditing.gather import gather, not_made
 from pytest_lora_ckpt.auditing.guard import InternalError, failed_itself, guard
-from pytest_lora_ckpt.auditing.render import github, write_report
+from pytest_lora_ckpt.auditing.render import github
 from pytest_lora_ckpt.options import OPTIONS, OVERRIDABLE, Settings, read_settings
 from pytest_lora_ckpt.pytest_plugin import html_extras, properties, settings, transport
 from pytest_lora_ckpt.pytest_plugin.items import LoraChecks, LoraChecksLast
@@ -251,7 +252,7 @@ class LoraAudit:
             properties.of_the_run(self.config, self._verdicts)
         for path in self.settings.report:
             with self._counted(session, path.name, "writing the report"):
-                write_report(path, results)
+                render.write_report(path, results)
                 self._written.append(path)
         if github.is_asked_for(self.settings.github):
             with self._counted(session, "GitHub", "telling GitHub Actions"):

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.auditing.render.annotations import annotate
-from pytest_lora_ckpt.auditing.render.markdown import MarkdownRenderer
 from pytest_lora_ckpt.wording import line
 
 if TYPE_CHECKING:
@@ -27,6 +25,9 @@ def is_asked_for(when: str) -> bool:
 
 def told(results: Sequence[AuditResult]) -> list[SafeText]:
     """Add to the summary of the job where there is one, and return the lines that the run has to print."""
+    from pytest_lora_ckpt.auditing.render.annotations import annotate  # Nobody else pays for these.
+    from pytest_lora_ckpt.auditing.render.markdown import MarkdownRenderer
+
     lines = annotate(results, Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and results:
