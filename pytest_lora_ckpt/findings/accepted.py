@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -59,6 +58,8 @@ def check_ignored(ignored: Mapping[str, str]) -> dict[str, str]:
         if slug in _NEVER:
             raise ValueError(f"{slug} cannot be accepted here: {_NEVER[slug]}.")
         if slug not in CAUSES:
+            import difflib  # Only a wrong name pays for it.
+
             near = difflib.get_close_matches(slug, CAUSES, 3)
             meant = f" Did you mean {' or '.join(near)}?" if near else " They are in docs/causes.md."
             raise ValueError(f"there is no cause {slug!r}.{meant}")
