@@ -13,6 +13,7 @@ from pytest_lora_ckpt.auditing.picture import draw
 from pytest_lora_ckpt.auditing.result import CheckpointFacts, CheckResult, UpdateFacts
 from pytest_lora_ckpt.lora.adapters import AdapterInfo
 from pytest_lora_ckpt.replicas import PanoramaVLM, make_panorama_vlm, replica_inputs, save_replica
+from pytest_lora_ckpt.results import Finding
 from tests.helpers.guide_loader import load_like_the_guide
 
 if TYPE_CHECKING:
@@ -32,19 +33,18 @@ def trained(layers: int = LAYERS) -> PanoramaVLM:
     return model
 
 
-def healthy(folder: Path, name: str = "panorama-finetune") -> AuditResult:
+def healthy(folder: Path, layers: int = LAYERS) -> AuditResult:
     """A checkpoint that its own loader loads."""
-    path = save_replica(folder / name, model=trained(), layout="lightning")
-    return audited(path)
+    return audited(save_replica(folder / "healthy", model=trained(layers), layout="lightning"), layers)
 
 
-def audited(path: Path, *, guide: bool = False) -> AuditResult:
+def audited(path: Path, layers: int = LAYERS, *, guide: bool = False) -> AuditResult:
     """Audit a replica with all that there is, through its own loader or the guide's."""
     return audit(
         path,
         loader=load_like_the_guide if guide else PanoramaVLM.from_checkpoint,
         inputs=replica_inputs,
-        base_model=lambda: make_panorama_vlm(lora=False, layers=LAYERS),
+        base_model=lambda: make_panorama_vlm(lora=False, layers=layers),
     )
 
 
@@ -53,9 +53,9 @@ def through_the_guides_loader(folder: Path) -> AuditResult:
     return audited(save_replica(folder / "guide", model=trained(), layout="lightning"), guide=True)
 
 
-def damaged(folder: Path, name: str = "panorama-step-200") -> AuditResult:
-    """A checkpoint of which some layers were not trained, one holds NaN, and the last ones were not saved."""
-    path = save_replica(folder / name, model=trained(), layout="lightning")
+def damaged(folder: Path, layers: int = LAYERS) -> AuditResult:
+    """A checkpoint of which a layer was not trained, one holds NaN, and the last one was not saved."""
+    path = save_replica(folder / "damaged", model=trained(layers), layout="lightning")
     checkpoint = torch.load(path, weights_only=False)
     state = checkpoint["state_dict"]
     for key in list(state):
@@ -63,10 +63,10 @@ def damaged(folder: Path, name: str = "panorama-step-200") -> AuditResult:
             state[key].zero_()
         if "layers.7.mlp.up_proj.lora_A" in key:
             state[key][0, 0] = float("nan")
-        if ".layers.11." in key and "lora_" in key:
+        if f".layers.{layers - 1}." in key and "lora_" in key:
             del state[key]
     torch.save(checkpoint, path)
-    return audit(path, model=make_panorama_vlm(layers=LAYERS))
+    return audit(path, model=make_panorama_vlm(layers=layers))
 
 
 def many_modules(layers: int = 100, modules: int = 100) -> AuditResult:
@@ -92,3 +92,33 @@ def many_modules(layers: int = 100, modules: int = 100) -> AuditResult:
 def renamed(result: AuditResult, path: str) -> AuditResult:
     """The same result, of a checkpoint at another path: those of a test's own folder differ from run to run."""
     return dataclasses.replace(result, spec=path, checkpoint=dataclasses.replace(result.checkpoint, path=path))
+
+
+def scored(result: AuditResult) -> AuditResult:
+    """The same result with the score of a loader."""
+    rows = [
+        {"fault": "nan", "story": "A value of an adapter is NaN.", "seen": "file", "loader": "silent", "told": [],
+         "wrote": [], "noticed": False, "unharmed": False, "output": "changed", "gate": "caught", "checks": ["values"],
+         "causes": ["nan-or-inf"], "lines": "complete", "accepted": None},
+        {"fault": "fsdp-wrapper", "story": "FSDP's wrapper is in the keys.", "seen": "model", "loader": "silent",
+         "told": [], "wrote": [], "noticed": False, "unharmed": True, "output": "same", "gate": "missed", "checks": [],
+         "causes": [], "lines": "", "accepted": None},
+        {"fault": "truncated", "story": "The file ends too early.", "seen": "file", "loader": "raised", "told": [],
+         "wrote": [], "noticed": True, "unharmed": False, "output": "unknown", "gate": "caught", "checks": ["readable"],
+         "causes": [], "lines": "", "accepted": "the storage checks this"},
+    ]  # fmt: skip
+    score = {"schema": 1, "loader": "my_project.loading:load", "checkpoint": "a.ckpt", "has_manifest": False,
+             "seconds": 1.0, "faults": 3, "counted": 1, "noticed": 0, "score": 0.0, "gated": 1, "caught": 1,
+             "gate_score": 1.0, "slipped": [], "notes": ["It writes a file."], "rows": rows}  # fmt: skip
+    return dataclasses.replace(result, faults=score)
+
+
+def named(text: str) -> AuditResult:
+    """A result of a file that has this text for a name of everything."""
+    return AuditResult(
+        spec=text,
+        checkpoint=CheckpointFacts(text, text, text, 2, 16, adapters={text: AdapterInfo(2, 4.0, 1)}, notes=(text,)),
+        picture=draw({"held": [f"layers.{layer}.{text}.lora_A.weight" for layer in range(3)]}),
+        checks=(CheckResult("values", "failed", text),),
+        findings=(Finding("nan-or-inf", "error", text, text, (text,)),),
+    )

@@ -28,7 +28,7 @@ for (const picture of document.querySelectorAll(".picture")) {
     const what = inSizes ? `update ${cell.textContent}${unit}` : `${cell.className}, ${keys}`;
     readout.textContent = `${where}: ${what}${cell.title ? ` (${cell.title})` : ""}`;
   };
-  const cellOf = (event) => event.target.closest?.("td[class]");
+  const cellOf = (event) => event.target.closest?.("tbody td[class]");
   for (const kind of ["mouseover", "focusin", "click"]) {
     picture.addEventListener(kind, (event) => { const cell = cellOf(event); if (cell) tell(cell); });
   }
