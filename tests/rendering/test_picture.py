@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,8 +20,6 @@ from pytest_lora_ckpt.auditing.result import CheckpointFacts, UpdateFacts
 from pytest_lora_ckpt.results import Finding
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_lora_ckpt.auditing.picture import Stack
 
 KEYS = [f"layers.{n}.{name}.weight" for n in range(3) for name in ("attn.q", "attn.k", "norm")]
@@ -115,6 +114,11 @@ def test_every_status_has_a_colour_a_sign_and_a_meaning() -> None:
         assert re.search(rf'\.{status}(?:\.cell)?::before {{ content: "." / "{status} "', style), status
         assert f"<b>{status}</b>: {meaning}" in text
         assert f'<td class="{status}">1</td>' in text
+
+
+def test_the_page_on_the_report_says_what_each_status_means() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text("utf-8")
+    assert re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE) == [*STATUSES.items()]
 
 
 def test_a_cell_says_more_where_its_keys_differ() -> None:
