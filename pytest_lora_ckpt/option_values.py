@@ -103,7 +103,9 @@ def reference(text: str, what: str) -> Reference:
     """Read `module:name`."""
     module, _, name = text.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise ValueError(f"this should name a callable {what}. {_FORM}")
+        start, _, last = text.rpartition(".")
+        with_colon = f" Is {start}:{last} meant?" if start and ":" not in text else ""
+        raise ValueError(f"this should name a callable {what}.{with_colon} {_FORM}")
     return Reference(module, name)
 
 

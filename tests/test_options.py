@@ -91,6 +91,7 @@ def test_values() -> None:
         ("lora_model", "my.models:", "should name a callable"),
         ("lora_model", "none.json", "there is no such manifest"),
         ("lora_loader", "my loading:load", "should name a callable path -> loaded model"),
+        ("lora_loader", "my.loading.load", "Is my.loading:load meant?"),
         ("lora_stage", "sft", "the stages are vision, resampler, finetune"),
         ("lora_min_ratio", "75%", "give a number from 0.0 to 1.0"),
         ("lora_fault_timeout", "0", "give a number of seconds above 0"),

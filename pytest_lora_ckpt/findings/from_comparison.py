@@ -207,7 +207,8 @@ def lost_weights(c: Comparison) -> Iterator[Finding]:
     keys = [key for name in absent for key in by_component.pop(name)]
     if keys:
         names = listed(absent, _MOST_NAMES)
-        yield finding("wrong-stage", f"The checkpoint holds nothing of {names} ({len(keys)} keys missing).", keys)
+        message = f"The checkpoint holds nothing of {names} ({count(len(keys), 'key')} missing)."
+        yield finding("wrong-stage", message, keys)
     rest = [key for own in by_component.values() for key in own]
     if rest:
         yield finding("lost-weights", f"{_count(rest)} that the model needs are not in the checkpoint.", rest)
@@ -247,8 +248,8 @@ def ambiguous(c: Comparison) -> Iterator[Finding]:
     """Find keys that fit several keys of the model."""
     for ambiguity in c.remapping.ambiguities:
         choices = " or ".join(printable(choice[0]) for choice in ambiguity.choices)
-        message = f"{_count(ambiguity.keys)} fit several places equally well ({choices}); none was picked. "
-        yield finding("ambiguous-remapping", message + ambiguity.distinction, ambiguity.keys)
+        message = f"{_count(ambiguity.keys)} fit several places equally well ({choices}); none was picked: "
+        yield finding("ambiguous-remapping", f"{message}{ambiguity.distinction}.", ambiguity.keys)
 
 
 def as_it_should_be(c: Comparison) -> Iterator[Finding]:
