@@ -32,7 +32,7 @@ NEEDS_LOADER = "needs a loader: --lora-loader=module:function, or override the f
 
 
 def _sources(request: pytest.FixtureRequest) -> Sources | None:
-    from pytest_lora_ckpt.pytest_plugin.marked import sources_of  # Not before a fixture is used.
+    from pytest_lora_ckpt.pytest_plugin.sources import sources_of  # Not before a fixture is used.
 
     return sources_of(request.config)
 

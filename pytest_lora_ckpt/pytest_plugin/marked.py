@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lora_ckpt import option_values
-from pytest_lora_ckpt.options import Settings, read_settings
+from pytest_lora_ckpt.options import read_settings
 from pytest_lora_ckpt.pytest_plugin import safe_reports
 from pytest_lora_ckpt.pytest_plugin.ranks import Ranks
-from pytest_lora_ckpt.pytest_plugin.session import audit_of
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
-from pytest_lora_ckpt.pytest_plugin.sources import Sources
+from pytest_lora_ckpt.pytest_plugin.sources import SOURCES, Sources, sources_of
 from pytest_lora_ckpt.sources import short_names
 from pytest_lora_ckpt.wording import block
 
@@ -24,27 +23,20 @@ if TYPE_CHECKING:
 
 MARK = "lora_ckpt"
 _FORM = '@pytest.mark.lora_ckpt("path", …)'
-_SOURCES = pytest.StashKey[Sources]()
 _HOOKS = "lora_ckpt_marked"
-
-
-def sources_of(config: pytest.Config) -> Sources | None:
-    """Return what the fixtures of this run give; None where neither an option nor a marker names a checkpoint."""
-    audit = audit_of(config)
-    return config.stash.get(_SOURCES, None) if audit is None else audit.sources
 
 
 def parametrize(metafunc: pytest.Metafunc, paths: Sequence[Any]) -> None:
     """Run a test once for each checkpoint that its marker names."""
     specs = _found(metafunc, paths)
-    sources, settings = _begun(metafunc.config)
+    sources = sources_of(metafunc.config) or _begin(metafunc.config)
     sources.add(specs)
     ids = list(map(safe_reports.safe_id, short_names(specs).values()))
     metafunc.parametrize(MARK, specs, ids=ids, indirect=True, scope="session")
     if "loader_fault" in metafunc.fixturenames:
         from pytest_lora_ckpt.scoring import fault_params
 
-        chosen = fault_params(specs, settings.faults, settings.companion)
+        chosen = fault_params(specs, sources.settings.faults, sources.settings.companion)
         metafunc.parametrize("loader_fault", chosen, indirect=True)
 
 
@@ -71,19 +63,15 @@ def _base(text: str, here: Path, root: Path) -> Path:
     return here if lies_here else root
 
 
-def _begun(config: pytest.Config) -> tuple[Sources, Settings]:
-    """Return what the fixtures of this run give; where no option names a checkpoint, it begins here."""
-    audit = audit_of(config)
-    if audit is not None:
-        return audit.sources, audit.settings
+def _begin(config: pytest.Config) -> Sources:
+    """Make what the fixtures give in a run in which no option names a checkpoint."""
     with usage_errors():
         settings = read_settings(options_of(config))
-    if _SOURCES not in config.stash:
-        sources = Sources(config, settings, Ranks())
-        sources.resolve()
-        config.stash[_SOURCES] = sources
-        config.pluginmanager.register(SafeReports(), _HOOKS)
-    return config.stash[_SOURCES], settings
+    sources = Sources(config, settings, Ranks())
+    sources.resolve()
+    config.stash[SOURCES] = sources
+    config.pluginmanager.register(SafeReports(), _HOOKS)
+    return sources
 
 
 class SafeReports:

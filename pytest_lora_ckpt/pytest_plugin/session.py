@@ -21,7 +21,7 @@ from pytest_lora_ckpt.pytest_plugin.naming import written_by_pytest
 from pytest_lora_ckpt.pytest_plugin.ranks import is_started_by_torchrun, join_ranks
 from pytest_lora_ckpt.pytest_plugin.safe_reports import Pages, safe_id
 from pytest_lora_ckpt.pytest_plugin.settings import options_of, usage_errors
-from pytest_lora_ckpt.pytest_plugin.sources import Sources
+from pytest_lora_ckpt.pytest_plugin.sources import SOURCES, Sources
 from pytest_lora_ckpt.pytest_plugin.summary import Summary
 from pytest_lora_ckpt.sources import short_names
 from pytest_lora_ckpt.wording import SafeText, block, count, line, listed, printable
@@ -37,12 +37,6 @@ NAME = "lora-ckpt"
 
 _NAMED = 8
 _NO_TEXT = re.compile("[\ud800-\udfff]")
-_AUDIT = pytest.StashKey["LoraAudit"]()
-
-
-def audit_of(config: pytest.Config) -> LoraAudit | None:
-    """Return the audit of this run, or None where no checkpoint was asked for."""
-    return config.stash.get(_AUDIT, None)
 
 
 def start(config: pytest.Config) -> LoraAudit:
@@ -58,8 +52,9 @@ def start(config: pytest.Config) -> LoraAudit:
     if config.getoption("dist", "no") != "no" and is_started_by_torchrun():
         raise pytest.UsageError("torchrun starts a process for each rank already: run pytest without -n under it.")
     with usage_errors():
-        config.stash[_AUDIT] = LoraAudit(config, read_settings(options_of(config)))
-    return config.stash[_AUDIT]
+        audit = LoraAudit(config, read_settings(options_of(config)))
+    config.stash[SOURCES] = audit.sources
+    return audit
 
 
 @contextlib.contextmanager

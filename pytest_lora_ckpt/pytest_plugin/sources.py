@@ -30,13 +30,14 @@ class Sources:
     """What the fixtures give, unless the project overrides them.
 
     Attributes:
+        settings: What was asked for.
         targets: What `--lora-ckpt` names, by its value.
         at: The same by where it lies.
     """
 
     def __init__(self, config: pytest.Config, settings: Settings, others: Others) -> None:
         """Make nothing yet."""
-        self._config, self._settings, self._others = config, settings, others
+        self._config, self.settings, self._others = config, settings, others
         self.targets = {spec: target(spec) for spec in settings.ckpt}
         self.at: dict[Path | str, Target] = {}
         self._given = Given()
@@ -52,7 +53,7 @@ class Sources:
         Raises:
             pytest.UsageError: It cannot be imported or read.
         """
-        settings, directories = self._settings, [self._config.invocation_params.dir, self._config.rootpath]
+        settings, directories = self.settings, [self._config.invocation_params.dir, self._config.rootpath]
         with self._usage_errors("lora_model"):
             model = model_of(settings, directories)
         with self._usage_errors("lora_loader"):
@@ -69,7 +70,7 @@ class Sources:
     @property
     def asked(self) -> tuple[str, ...]:
         """What `--lora-ckpt` names."""
-        return self._settings.ckpt
+        return self.settings.ckpt
 
     def locate(self, spec: str, make_directory: Callable[[str], Path]) -> Path | str:
         """Return the path of what was asked for; a replica is made on the spot."""
@@ -80,7 +81,7 @@ class Sources:
 
     def context(self, path: Path | str, companions: Iterable[Path | str]) -> AuditContext:
         """Begin to look at a checkpoint with its companions."""
-        wanted, demands = self.at[path], self._settings.demands
+        wanted, demands = self.at[path], self.settings.demands
         given = tuple(map(Path, companions))
         demands = dataclasses.replace(demands, stage=demands.stage or wanted.stage, companions=given)
         project = Project(path, _OUTCOMES)
@@ -90,7 +91,7 @@ class Sources:
     @property
     def companions(self) -> tuple[Path, ...]:
         """What `--lora-companion` names."""
-        return self._settings.companion
+        return self.settings.companion
 
     def model(self) -> Any:
         """Return what `--lora-model` makes, or the keys of the manifest that it names; None without it.
@@ -103,3 +104,11 @@ class Sources:
     def loader(self, path: Path | str) -> Callable[[Path], Any] | None:
         """Return what `--lora-loader` names; the checkpoint's own loader where no model is given either."""
         return self._given.loader_for(path, self.at[path])
+
+
+SOURCES = pytest.StashKey[Sources]()
+
+
+def sources_of(config: pytest.Config) -> Sources | None:
+    """Return what the fixtures of this run give; None where neither an option nor a marker names a checkpoint."""
+    return config.stash.get(SOURCES, None)

@@ -78,7 +78,7 @@ def test_who_watches(monkeypatch: pytest.MonkeyPatch, given: Any, term: str, exp
 def on_a_terminal(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Run an audit of a toy on a terminal of its own, with each step told, and return what it shows."""
     folder: Path = tmp_path_factory.mktemp("terminal")
-    conftest = "import pytest_lora_ckpt.pytest_plugin.progress as p\np._FIRST = p._NEXT = 0.0\n"
+    conftest = "import pytest_lora_ckpt.auditing.progress as p\np._FIRST = p._NEXT = 0.0\n"
     make = "import torch, toy\ntorch.save(toy.make().state_dict(), 'toy.pt')\n"
     write(folder, {"conftest.py": conftest, "toy.py": TOY, "make.py": make, "pytest.ini": "[pytest]\npythonpath = .\n"})
     subprocess.run([sys.executable, "make.py"], cwd=folder, check=True)
