@@ -254,7 +254,7 @@ ALL = (
     ),
     _warning(
         "wrapper-prefix",
-        "Rename the keys before they are loaded (`lora-ckpt remap` prints the code), or wrap both sides the same way.",
+        "Rename the keys before they are loaded (lora-ckpt remap prints the code), or wrap both sides the same way.",
         kinds=("unwrap-peft", "wrap-peft"),
         wrappers=("_checkpoint_wrapped_module", "_forward_module"),
     ),
