@@ -58,4 +58,4 @@ def of_the_run(config: pytest.Config, named: Iterable[tuple[str, AuditResult]]) 
     ]
     for name, result in named:
         for writer in writers:
-            writer.add_global_property(f"{_PREFIX}verdict", f"{printable(name)}: {result.verdict}")
+            writer.add_global_property(f"{_PREFIX}verdict", f"{result.verdict}: {printable(name)}")

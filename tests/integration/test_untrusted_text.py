@@ -271,17 +271,24 @@ FLOODS = {"nothing": "", "keys": KEYS, "failures": FAILURES}
 
 
 @pytest.mark.parametrize("with_model", FLOODS)
-@pytest.mark.parametrize("server", ["", "true"])
+@pytest.mark.parametrize(("server", "verbose"), [("", False), ("true", True)])
 def test_a_flood_is_a_page(  # noqa: PLR0913, PLR0917  # Fixtures.
-    audit: Audit, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_model: str, server: str
+    audit: Audit,
+    project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    with_model: str,
+    server: str,
+    *,
+    verbose: bool,
 ) -> None:
     monkeypatch.setenv("CI", server) if server else monkeypatch.delenv("CI", raising=False)
     path = flood(tmp_path)
     project(conftest=FLOODS[with_model])
-    run = audit(f"--lora-ckpt={path}", "--lora-strict", "--lora-stage=finetune", "-rA", verbose=False)
+    run = audit(f"--lora-ckpt={path}", "--lora-strict", "--lora-stage=finetune", "-rA", verbose=verbose)
     lines, nbytes = pages(run)
     assert len(run.json["runs"][0]["checks"]) > 10
     assert lines <= 200, run.text
     assert nbytes <= 64 << 10
-    assert "--lora-report=FILE.json" in run.text
+    assert ("--lora-report=FILE.json" if verbose else "see -v") in run.text
     assert forged_anywhere(outputs(run)) == []
