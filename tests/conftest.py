@@ -6,6 +6,8 @@ import gc
 import importlib
 import os
 import pkgutil
+import sys
+import zlib
 from pathlib import Path
 
 import hypothesis
@@ -36,6 +38,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SLOW.intersection(item.path.relative_to(Path(__file__).parent).parts[:-1]):
             item.add_marker(pytest.mark.slow)
+
+
+# The weights that a test draws are its own, whatever ran before it in the same process.
+
+
+def _seed(name: str) -> None:
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(zlib.crc32(name.encode()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
+    _seed(f"{fixturedef.argname} {request.param_index}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    _seed(item.nodeid)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -152,8 +152,9 @@ class Checkpoint:
         """Where the alpha of its modules is written down."""
         time = self.budget.pattern_time
         components = configs_of_components(self.envelope, self.budget)
+        alphas = self.alphas  # Without the checkpoint, which is freed when it is let go.
         return WrittenDown(
-            own=lambda pair: alpha_of(pair, self.alphas),
+            own=lambda pair: alpha_of(pair, alphas),
             config=self.config,
             components={name: AdapterConfig.of(each, time) for name, each in components.items()},
             hints=self.hints,
