@@ -66,7 +66,7 @@ def test_a_loader_that_drops_the_adapter(
     ]
 
     suite, items = junit(Path("junit.xml"))
-    assert suite == {"verdict": ["toy.pt: partial"]}
+    assert suite == {"verdict": ["partial: toy.pt"]}
     checkpoint = {"checkpoint": [toy_checkpoint.as_posix()], "layout": ["torch"]}
     assert items["readable[toy.pt]"] == {"check": ["readable"], **checkpoint}
     assert items["keys[toy.pt]"] == {
