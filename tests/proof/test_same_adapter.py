@@ -118,6 +118,16 @@ def test_a_cast_is_within_the_tolerance_of_its_dtype(saved: Saved, dtype: torch.
     assert not compare_adapters(path, model, rtol=1e-7).same
 
 
+@pytest.mark.parametrize(("dtype", "share"), [(torch.bfloat16, 0.01), (torch.float16, 0.003)])
+def test_a_small_step_of_training_is_no_rounding(saved: Saved, dtype: torch.dtype, share: float) -> None:
+    model = adapted().to(dtype)
+    path = saved(model)
+    with torch.no_grad():
+        for factor in each_factor(model, "lora_B"):
+            factor.add_(share * factor.float().norm() / factor.numel() ** 0.5 * torch.randn(factor.shape).to(dtype))
+    assert len(compare_adapters(path, model).differing) == 6
+
+
 def test_other_modules(saved: Saved) -> None:
     one, two = adapted(), adapted(target_modules=["q_proj", "v_proj", "o_proj"])
     found = compare_adapters(saved(one, "a"), saved(two, "b"))
