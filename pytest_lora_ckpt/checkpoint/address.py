@@ -9,10 +9,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from pytest_lora_ckpt.vocabulary.files import WEIGHTS_ENDINGS
-from pytest_lora_ckpt.wording.addresses import redacted
+from pytest_lora_ckpt.wording.addresses import has_scheme, redacted
 
-# A scheme, or the name of a filesystem around another one: `simplecache::s3://bucket/last.ckpt`.
-_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+(?:://|::.*://)", re.IGNORECASE)
 _HUB_ID = re.compile(r"([a-z0-9][\w.-]*)/[a-z0-9][\w.-]*(?:@[^/@]+(?:/.*)?)?", re.IGNORECASE | re.ASCII)
 _NO_IDS = (*WEIGHTS_ENDINGS, ".json", ".yaml", ".gguf", ".py", ".txt", ".zip", ".tar.gz")
 
@@ -114,7 +112,7 @@ def is_address(text: str) -> bool:
         >>> is_address("org/name"), is_address("org/name@v1/adapter"), is_address("runs/exp/best")
         (True, True, False)
     """
-    if _SCHEME.match(text):
+    if has_scheme(text):
         return True
     found = _HUB_ID.fullmatch(text)
     return found is not None and not text.endswith(_NO_IDS) and not os.path.lexists(found[1])
@@ -127,7 +125,7 @@ def with_scheme(address: str) -> str:
         >>> with_scheme("org/name"), with_scheme("s3://bucket/last.ckpt")
         ('hf://org/name', 's3://bucket/last.ckpt')
     """
-    return address if _SCHEME.match(address) else f"hf://{address}"
+    return address if has_scheme(address) else f"hf://{address}"
 
 
 def place(path: str | os.PathLike[str]) -> Place:

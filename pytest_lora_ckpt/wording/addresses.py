@@ -12,9 +12,21 @@ _HARMLESS = frozenset(
     | {"versionid"}
 )
 _ENDS = r"\s\\\"'<>`"  # What ends an address in a text.
+# A scheme, or the name of a filesystem around another one: `simplecache::s3://bucket/last.ckpt`.
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+(?:://|::.*://)", re.IGNORECASE)
 _USER = re.compile(rf"(?<=://)[^/?#{_ENDS}]+@")
 _QUERY = re.compile(rf"(://[^?#{_ENDS}]*)(\?[^#{_ENDS}]*)?(#[^{_ENDS}]*)?")
 _SIGNATURE = re.compile(rf"(X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)=)[^&{_ENDS}]+", re.IGNORECASE)
+
+
+def has_scheme(text: str) -> bool:
+    """Whether a text is an address with a scheme, or with several (fsspec's chains).
+
+    Example:
+        >>> has_scheme("s3://bucket/best.ckpt"), has_scheme("simplecache::https://host/a.pt"), has_scheme("runs/http://a")
+        (True, True, False)
+    """
+    return _SCHEME.match(text) is not None
 
 
 def redacted(text: str) -> str:

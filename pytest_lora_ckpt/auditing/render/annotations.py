@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pytest_lora_ckpt.auditing.problems import problems
-from pytest_lora_ckpt.auditing.render.places import is_address, relative
+from pytest_lora_ckpt.auditing.render.places import relative
 from pytest_lora_ckpt.wording import WIDTH, count, printable
+from pytest_lora_ckpt.wording.addresses import has_scheme
 from pytest_lora_ckpt.wording.commands import annotation
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def annotate(results: Sequence[AuditResult], top: Path) -> list[SafeText]:
             what = f"the check {problem.check} failed" if problem.check else problem.rule
             title = f"{what}: {printable(_name(relative(result.spec, top)), WIDTH)}"
             text = "\n".join(filter(None, (problem.message, problem.remedy, problem.consequences)))
-            commands.append(annotation(level, text, file="" if is_address(path) else path, title=title))
+            commands.append(annotation(level, text, file="" if has_scheme(path) else path, title=title))
         if left := own[len(shown) :]:
             commands.append(annotation(level, f"… and {count(len(left), f'more {level}')}."))
     return commands
@@ -46,4 +47,4 @@ def annotate(results: Sequence[AuditResult], top: Path) -> list[SafeText]:
 
 def _name(place: str) -> str:
     """Return a place where it is short, and otherwise its end."""
-    return place.rstrip("/").rpartition("/")[2] if Path(place).is_absolute() or is_address(place) else place
+    return place.rstrip("/").rpartition("/")[2] if Path(place).is_absolute() or has_scheme(place) else place

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from urllib.parse import quote
 
-from pytest_lora_ckpt.wording.addresses import redacted
+from pytest_lora_ckpt.wording.addresses import has_scheme, redacted
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _OF_AN_ADDRESS = "%:/?#[]@!$&'()*+,;=~"
-
-
-def is_address(path: str) -> bool:
-    """Whether a path is an address.
-
-    Example:
-        >>> is_address("s3://bucket/best.ckpt"), is_address("runs/http://best.ckpt")
-        (True, False)
-    """
-    return _ADDRESS.match(path) is not None
 
 
 def relative(path: str, top: Path | None = None) -> str:
@@ -32,8 +20,10 @@ def relative(path: str, top: Path | None = None) -> str:
     Example:
         >>> relative(str(Path("runs", "best.ckpt").absolute())), relative("https://me:secret@host/a.pt")
         ('runs/best.ckpt', 'https://***@host/a.pt')
+        >>> relative("simplecache::https://me:secret@host/a.pt")
+        'simplecache::https://***@host/a.pt'
     """
-    if is_address(path):
+    if has_scheme(path):
         return redacted(path)
     place, top = Path(path), top or Path.cwd()
     return (place.relative_to(top) if place.is_relative_to(top) else place).as_posix()
@@ -47,7 +37,7 @@ def uri(path: str) -> str:
         ('runs%207/gr%C3%B6%C3%9Fe.ckpt', 'https://host/a%20b.pt?download=1')
     """
     shown = relative(path)
-    if is_address(shown):
+    if has_scheme(shown):
         return quote(shown, _OF_AN_ADDRESS, errors="backslashreplace")
     start = "file://" if Path(shown).is_absolute() else "./" * (":" in shown.partition("/")[0])
     return start + quote(shown, errors="backslashreplace")
