@@ -253,6 +253,15 @@ class Checkpoint:
         """
         return tuple(self.source.damaged({key: self.keys[key] for key in keys if key in self.keys}))
 
+    def checksum(self, key: str) -> int | None:
+        """Return the CRC-32 that the file gives for just the bytes of a tensor; None where it gives none.
+
+        Raises:
+            UnknownKeyError: There is no such key; also a `KeyError`.
+            CheckpointError: It is one of `opaque_keys`.
+        """
+        return self.source.checksum(key, self._info(key))
+
     def _info(self, key: str) -> TensorInfo:
         """Return what is known of a plain tensor, or raise."""
         if (info := self.keys.get(key)) is not None:

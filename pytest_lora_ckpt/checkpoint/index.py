@@ -79,6 +79,11 @@ class TensorSource(Protocol):
         del infos
         return []  # A format without checksums.
 
+    def checksum(self, key: str, info: TensorInfo) -> int | None:
+        """Return the CRC-32 that the file gives for just the bytes of a tensor; None where it gives none."""
+        del key, info
+        return None
+
     def stretches(self, key: str, info: TensorInfo) -> Iterable[Stretch]:
         """Return what must be read for a tensor, without reading anything to find out."""
         return [(each.window, each.offset, each.length) for each in self.pieces(key, info)]

@@ -18,7 +18,7 @@ from pytest_lora_ckpt.lora.pairs import changes_nothing, lora_pairs
 from pytest_lora_ckpt.wording import count, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.results import Finding
@@ -46,12 +46,14 @@ class ValueAudit(NamedTuple):
         checked: Number of tensors read.
         unreadable: Tensors of a dtype that could not be checked.
         all_zero: Whether every `lora_B` (or the other factor) is zero, so that the adapter changes nothing.
+        checksums: The CRC-32 of each tensor that was read.
     """
 
     findings: tuple[Finding, ...]
     checked: int
     unreadable: tuple[str, ...]
     all_zero: bool
+    checksums: Mapping[str, int]
 
 
 def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) -> ValueAudit:
@@ -83,9 +85,8 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
         finite, nonzero, checksum = looks[name]
         if not finite:
             broken.append(key)
-        if nonzero:
-            checksums[key] = checksum
-        else:
+        checksums[key] = checksum
+        if not nonzero:
             zero.add(key)
     findings: list[Finding] = []
     if broken:
@@ -93,10 +94,10 @@ def audit_values(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) 
         findings.append(finding("nan-or-inf", message, broken))
     if codes:
         findings.append(finding("integer-codes", f"{len(codes)} adapter tensors are of an integer dtype.", codes))
-    findings += copy_findings(keys, read_bytes, checksums)
+    findings += copy_findings(keys, read_bytes, {key: each for key, each in checksums.items() if key not in zero})
     findings += mixed_dtype_findings(keys)
     zeros, all_zero = _zeros(keys, zero)
-    return ValueAudit((*findings, *zeros), checked, tuple(unreadable), all_zero)
+    return ValueAudit((*findings, *zeros), checked, tuple(unreadable), all_zero, checksums)
 
 
 def not_finite(keys: KeySet, read_bytes: Callable[[str], memoryview | bytes]) -> list[str]:
@@ -133,12 +134,24 @@ def base_code_findings(keys: KeySet, others: Iterable[str] = ()) -> Iterator[Fin
         yield finding("integer-codes", f"{message}{printable(lost[0])}.", lost)
 
 
-def checksum_findings(part: Checkpoint, trained: Collection[str] | None = None) -> Iterator[Finding]:
-    """Find trained tensors that do not have the checksum in the file. In an adapter's own file all are trained."""
+def checksum_findings(
+    part: Checkpoint, trained: Collection[str] | None = None, read: Mapping[str, int] | None = None
+) -> Iterator[Finding]:
+    """Find trained tensors that do not have the checksum in the file.
+
+    Args:
+        part: The checkpoint, or a companion.
+        trained: Its trained tensors: in an adapter's own file all, by default.
+        read: The CRC-32 of tensors that were read already, which are not read again where the file gives just that.
+    """
     if trained is None:
         known = readings(part.keys)
         trained = [key for key in part.keys if part.adapter_config is not None or known[key].is_adapter]
-    if damaged := part.damaged(trained):
+    given = {key: (checksum, part.checksum(key)) for key, checksum in (read or {}).items()}
+    given = {key: pair for key, pair in given.items() if pair[1] is not None}
+    others = set(part.damaged(key for key in trained if key not in given))
+    damaged = [key for key in trained if key in others or (key in given and len(set(given[key])) > 1)]
+    if damaged:
         message = f"{len(damaged)} of {len(trained)} trained tensors in {printable(part.path.name)} do not have the "
         message += f"checksum that the file gives, such as {printable(damaged[0])}."
         yield finding("checksum-wrong", message, damaged)

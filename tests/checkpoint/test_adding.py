@@ -10,12 +10,11 @@ import torch
 from pytest_lora_ckpt import TensorInfo, open_checkpoint
 from pytest_lora_ckpt.checkpoint import Checkpoint, Piece
 from pytest_lora_ckpt.checkpoint.formats import FORMATS
-from pytest_lora_ckpt.checkpoint.index import FileIndex
+from pytest_lora_ckpt.checkpoint.index import FileIndex, TensorSource
 from pytest_lora_ckpt.checkpoint.layouts import LAYOUTS
 from pytest_lora_ckpt.tensors import KeySet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     import pytest
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 MARK = b"FLOATS"
 
 
-class FloatsSource:
+class FloatsSource(TensorSource):
     """Where the one tensor of a file lies."""
 
     def __init__(self, window: Window) -> None:
@@ -35,9 +34,6 @@ class FloatsSource:
 
     def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
         return (Piece(self.window, len(MARK), info.nbytes),)
-
-    def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
-        return []
 
 
 def index_floats(window: Window) -> FileIndex:
@@ -50,7 +46,7 @@ FLOATS = SimpleNamespace(
 )
 
 
-class HalvesSource:
+class HalvesSource(TensorSource):
     """Where the tensor lies whose halves are in two files."""
 
     def __init__(self, indexes: list[FileIndex]) -> None:
@@ -62,9 +58,6 @@ class HalvesSource:
         return tuple(
             Piece(each.window, len(MARK), 4 * half, target) for each, target in zip(self.indexes, targets, strict=True)
         )
-
-    def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
-        return []
 
 
 def assemble_halves(listing: Listing, index_file: IndexFile) -> Checkpoint:

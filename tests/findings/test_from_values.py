@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from pytest_lora_ckpt.findings.from_values import ValueAudit, audit_values
+from pytest_lora_ckpt import open_checkpoint
+from pytest_lora_ckpt.findings.from_values import ValueAudit, audit_values, checksum_findings
 from pytest_lora_ckpt.models import as_key_set
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn]
 
@@ -109,3 +113,14 @@ def test_a_dtype_that_cannot_be_checked_is_said() -> None:
     result = audit(adapter(q_A=odd))
     assert result.unreadable == ("q.lora_A.weight",)
     assert result.checked == 3
+
+
+def test_a_tensor_that_was_read_is_held_against_the_checksum_without_being_read_again(tmp_path: Path) -> None:
+    torch.save({f"layers.{n}.q.lora_{ab}.weight": torch.rand(4, 4) for n in range(2) for ab in "AB"}, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(tmp_path / "a.pt")
+    read = dict(audit_values(checkpoint.keys, checkpoint.read_bytes).checksums)
+    assert not list(checksum_findings(checkpoint, read=read))
+    read["layers.1.q.lora_B.weight"] ^= 1
+    (tmp_path / "a.pt").unlink()
+    (found,) = checksum_findings(checkpoint, read=read)
+    assert found.keys == ("layers.1.q.lora_B.weight",)

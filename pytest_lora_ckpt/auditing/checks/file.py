@@ -97,7 +97,10 @@ def values(context: AuditContext) -> Judgement:
     weight of integer codes has its scale.
     """
     parts = context.file.adapter_parts
-    others = [each for part in parts for each in checksum_findings(part)]
+    audits = context.file.values
+    others = [
+        each for part, seen in zip(parts, audits, strict=True) for each in checksum_findings(part, read=seen.checksums)
+    ]
     others += [each for part in parts for each in base_code_findings(part.keys, part.opaque_keys)]
     others += [each for part in context.file.trained_parts for each in trained_findings(part)]
-    return judges.values(context.file.values, [*others, *companion_findings(context.checkpoint)])
+    return judges.values(audits, [*others, *companion_findings(context.checkpoint)])

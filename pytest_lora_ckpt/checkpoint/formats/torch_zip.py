@@ -19,7 +19,7 @@ from pytest_lora_ckpt.checkpoint.errors import (
     big_endian,
 )
 from pytest_lora_ckpt.checkpoint.formats.zip_index import ZipIndex, read_index
-from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, read_bytes
+from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource, read_bytes
 from pytest_lora_ckpt.checkpoint.limits import MAX_CHECKSUMMED, OverLimitError
 from pytest_lora_ckpt.checkpoint.pickle.machine import PickleMachine
 from pytest_lora_ckpt.checkpoint.pickle.scan import globals_of, scan_between
@@ -120,7 +120,7 @@ def _check(archive: ZipIndex, prefix: str, storage: Storage) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ZipSource:
+class ZipSource(TensorSource):
     """Finds a tensor's record."""
 
     archive: ZipIndex
@@ -151,6 +151,12 @@ class ZipSource:
     def stretches(self, key: str, info: TensorInfo) -> Iterator[Stretch]:  # noqa: ARG002 - As above.
         """See `TensorSource`."""
         yield self.archive.window, *self.archive.stretch(f"{self.prefix}data/{info.storage}")
+
+    def checksum(self, key: str, info: TensorInfo) -> int | None:  # noqa: ARG002 - As above.
+        """See `TensorSource`."""
+        record = self.archive.records[f"{self.prefix}data/{info.storage}"]
+        is_whole = info.stride is None and info.storage_offset == 0 and info.nbytes == record.size
+        return record.crc or None if is_whole else None
 
     def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
         """See `TensorSource`. A record that is far bigger than the tensors asked for in it is not read."""

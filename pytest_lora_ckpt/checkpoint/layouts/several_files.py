@@ -6,13 +6,14 @@ import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.checkpoint.address import place
+from pytest_lora_ckpt.checkpoint.index import TensorSource
 from pytest_lora_ckpt.tensors import KeySet, TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
-    from pytest_lora_ckpt.checkpoint.index import Piece, Stretch, TensorSource
+    from pytest_lora_ckpt.checkpoint.index import Piece, Stretch
 
 
 class Part(NamedTuple):
@@ -74,7 +75,7 @@ def _apart(part: str, info: TensorInfo) -> TensorInfo:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class _JoinedSource:
+class _JoinedSource(TensorSource):
     """Finds a tensor in the part that holds it."""
 
     places: Mapping[str, _Place]
@@ -88,6 +89,11 @@ class _JoinedSource:
         """See `TensorSource`."""
         place = self.places[key]
         return place.source.stretches(place.key, place.info)
+
+    def checksum(self, key: str, info: TensorInfo) -> int | None:  # noqa: ARG002 - As above.
+        """See `TensorSource`."""
+        place = self.places[key]
+        return place.source.checksum(place.key, place.info)
 
     def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
         """See `TensorSource`."""

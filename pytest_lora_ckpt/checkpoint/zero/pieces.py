@@ -6,12 +6,13 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from pytest_lora_ckpt.checkpoint.index import TensorSource
 from pytest_lora_ckpt.tensors import TensorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_lora_ckpt.checkpoint.index import Piece, Stretch, TensorSource
+    from pytest_lora_ckpt.checkpoint.index import Piece, Stretch
 
 
 class Held(NamedTuple):
@@ -101,7 +102,7 @@ def share_of(numel: int, ranks: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ZeroSource:
+class ZeroSource(TensorSource):
     """Finds the tensors of a model in the files of the ranks."""
 
     parts: Mapping[str, Part]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -426,6 +427,14 @@ def test_a_storage_of_which_a_tensor_is_a_small_part_is_not_read(tmp_path: Path)
     checkpoint = open_checkpoint(flipped(tmp_path / "a.pt", "part"))
     assert checkpoint.damaged(["part"]) == ()
     assert checkpoint.damaged(["part", "rest"]) == ("part", "rest")
+
+
+def test_the_checksum_of_a_record_is_that_of_the_tensor_which_fills_it(tmp_path: Path) -> None:
+    both = torch.ones(2, 40)
+    torch.save({"a": torch.arange(40.0), "part": both[0], "turned": torch.rand(3, 4).t()}, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(tmp_path / "a.pt")
+    assert checkpoint.checksum("a") == zlib.crc32(checkpoint.read_bytes("a"))
+    assert checkpoint.checksum("part") is checkpoint.checksum("turned") is None
 
 
 def test_formats_without_checksums_tell_of_no_damage(tmp_path: Path) -> None:
