@@ -25,13 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "without a path, a built-in check.",
     )
     if is_asked_for(config):
-        from pytest_lora_ckpt._garbage import no_garbage_collection
+        from pytest_lora_ckpt._garbage import no_garbage_collection, set_aside
         from pytest_lora_ckpt.pytest_plugin.importing import no_assertion_rewriting
 
         with no_garbage_collection(), no_assertion_rewriting():
             from pytest_lora_ckpt.pytest_plugin.hooks import AuditHooks  # Nobody else pays for it.
 
         config.pluginmanager.register(AuditHooks(config), "lora_ckpt_audit")
+        set_aside(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
