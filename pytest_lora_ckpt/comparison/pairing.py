@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.keys import ParsedKey, readings
 from pytest_lora_ckpt.results import ClassifiedKeys, Component, LoadState
+from pytest_lora_ckpt.vocabulary.models import CAUSAL_MASKS, RECOMPUTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.keys import Reading, Remapping
     from pytest_lora_ckpt.tensors import KeySet
 
-# Buffers that a model works out when it is built. Older releases of transformers saved them; losing one loses nothing.
-_RECOMPUTED = re.compile(r"(^|\.)(inv_freq|original_inv_freq|position_ids|masked_bias|rotary_emb\.(cos|sin)_cached)$")
+# Older releases of the libraries saved them; losing one loses nothing.
+_RECOMPUTED = re.compile(rf"(?<![^.])({'|'.join(sorted(map(re.escape, RECOMPUTED)))})$")
+_CAUSAL_MASK = re.compile(rf"(?<![^.])({'|'.join(sorted(map(re.escape, CAUSAL_MASKS)))})$")
+_AXES_OF_MASK = 4
 
 _ADAPTER: Callable[[Reading], str | None] = attrgetter("adapter")
 _ROW: Callable[[Reading], tuple[str, bool]] = attrgetter("component", "is_adapter")
@@ -122,7 +125,7 @@ class Pairing:
         reading = self.source_readings[key]
         if key in here or self._is_saved_twice(ParsedKey(key, reading)):
             return "alias"
-        if reading.lora == "alpha" or key in self.terms.excuses.merged or _RECOMPUTED.search(key):
+        if reading.lora == "alpha" or key in self.terms.excuses.merged or _is_recomputed(key, self.source[key].shape):
             return "excused"
         return "lora" if reading.is_adapter else "non_lora"
 
@@ -134,7 +137,7 @@ class Pairing:
             if self.terms.biases and self._is_bias_of_adapted(ParsedKey(key, reading)):
                 return False
             return not reading.is_adapter or (reading.adapter is not None and reading.adapter not in self._own_adapters)
-        return _RECOMPUTED.search(key) is not None
+        return _is_recomputed(key, self.target[key].shape)
 
     def _is_bias_of_adapted(self, parsed: ParsedKey) -> bool:
         """Whether it is the bias of a module that has an adapter."""
@@ -178,6 +181,12 @@ class Pairing:
             Component(*row, in_file[row], in_model[row], loaded[0][row], loaded[1][row], excused[row])
             for row in dict.fromkeys((*sorted(in_model), *sorted(in_file)))
         )
+
+
+def _is_recomputed(key: str, shape: tuple[int, ...]) -> bool:
+    """Whether it is a buffer that a model works out when it is built."""
+    is_mask = len(shape) == _AXES_OF_MASK and shape[:2] == (1, 1) and shape[2] == shape[3]
+    return _RECOMPUTED.search(key) is not None or (is_mask and _CAUSAL_MASK.search(key) is not None)
 
 
 def _existing_pairs(source: KeySet, target: KeySet, remapping: Remapping) -> tuple[dict[str, str], dict[str, str]]:

@@ -177,7 +177,7 @@ ALL = (
     ),
     _warning("lora-beside", "Load the directory too: PeftModel.from_pretrained(base_model, 'lora_weights')."),
     Cause("adapter-without-home", "Rename the keys as the model writes them, or attach the LoRA first."),
-    Cause("target-mismatch", "Attach the LoRA to the same target modules as in training."),
+    Cause("target-mismatch", "Attach the LoRA as in training: on the same modules, with the same parts (as DoRA)."),
     Cause("lora-slot-empty", "Find the checkpoint that has these tensors: the slots keep their initial values."),
     Cause(
         "wrong-stage",

@@ -77,7 +77,10 @@ EXPLAINED: Mapping[str, str] = {
     "adapter-without-home": (
         "Checkpoint and model both have LoRA, and no safe renaming makes a key of one match a key of the other."
     ),
-    "target-mismatch": "Some adapter keys find a place and others do not: the model has no LoRA on those modules.",
+    "target-mismatch": (
+        "Some adapter keys find a place and others do not: the model has no LoRA on those modules, or not that part "
+        "of it."
+    ),
     "lora-slot-empty": "LoRA of the model has no source in the checkpoint and keeps its initial values.",
     "wrong-stage": "A whole component of the model is missing from the checkpoint.",
     "lost-weights": "Base weights of the model have no source in the checkpoint, under any name.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.findings.finding import finding, of_kind, of_wrapper
 from pytest_lora_ckpt.keys import ParsedKey, parse_key, readings, templates
+from pytest_lora_ckpt.keys.grammar import FLATTENED
 from pytest_lora_ckpt.vocabulary.models import HEADS, TOWERS
 from pytest_lora_ckpt.wording import count, group_keys, listed, printable
 
@@ -25,6 +26,7 @@ _FEW_LOADED = 0.5
 _NOT_LOST = ("alias", "excused")
 _MOST_NAMES = 6
 _MOST_RULES = 3
+_HOMELESS = "of the checkpoint have no place in the model"
 
 
 @dataclass(frozen=True)
@@ -141,19 +143,43 @@ def adapter_without_home(c: Comparison) -> Iterator[Finding]:
     keys, total = c.after.unexpected.of("lora"), c.report.lora_keys[0]
     if not keys:
         return
-    message = f"{len(keys)} of {count(total, 'adapter key')} of the checkpoint have no place in the model"
+    message = f"{len(keys)} of {count(total, 'adapter key')} {_HOMELESS}"
     if not c.model_has_lora:
         message += ": the model has no LoRA, so the adapter was never loaded."
         yield finding("adapter-not-loaded", message, keys)
         if c.report.scope == "full" and not c.by_lightning:
             yield finding("unmerged-peft-full-save", "A full checkpoint was saved with its adapter unmerged.")
     elif len(keys) < total:
-        modules = {c.in_source(key).module_path for key in keys}
-        message += f": the model has no LoRA on {listed(sorted(modules), _MOST_NAMES)}."
-        yield finding("target-mismatch", message, keys)
+        for cause, why, own in _without_slot(c, keys):
+            yield finding(cause, f"{len(own)} of {count(total, 'adapter key')} {_HOMELESS}: {why}.", own)
     else:
         message += ", though the model has LoRA: the names do not match."
         yield finding("adapter-without-home", message, keys)
+
+
+def _without_slot(c: Comparison, keys: Iterable[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Say what the model lacks for these adapter keys: the adapter, a part of it, or LoRA on the module at all."""
+    adapted: dict[str, set[str | None]] = defaultdict(set)
+    for key, reading in readings(c.target).items():
+        if reading.is_lora:
+            adapted[ParsedKey(key, reading).module_path].add(reading.adapter)
+    bare: list[str] = []
+    others: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for key in keys:
+        parsed = c.in_source(key)
+        # The rules take a key to where its neighbours are, though it has no place there itself.
+        names = adapted.get(parse_key(c.remapping.apply(key)).module_path) if parsed.is_lora else None
+        if names is None:
+            bare.append(key)
+        elif parsed.adapter is not None and parsed.adapter not in names:
+            others["adapter-without-home", f"it has no adapter {printable(parsed.adapter)}"].append(key)
+        else:
+            others["target-mismatch", f"its LoRA on these modules has no {printable(parsed.lora or '')}"].append(key)
+    if bare:
+        groups = group_keys({c.in_source(key).module_path for key in bare}, _MOST_NAMES)
+        yield "target-mismatch", f"it has no LoRA on {listed([pattern for pattern, _ in groups])}", bare
+    for (cause, why), own in sorted(others.items()):
+        yield cause, why, own
 
 
 def empty_slots(c: Comparison) -> Iterator[Finding]:
@@ -307,8 +333,15 @@ def _rule_cause(c: Comparison, rule: Rule) -> str:  # noqa: PLR0911  # One line,
         return known
     if c.by_lightning and before == f"model.{after}":
         return "lightning-prefix"
-    if parse_key(before).lora != parse_key(after).lora:
+    mine, theirs = parse_key(before), parse_key(after)
+    if mine.lora != theirs.lora or (FLATTENED.fullmatch(words[0]) and words[0] not in others):
         return "key-convention"
+    if mine.in_modules_to_save != theirs.in_modules_to_save:
+        return "modules-to-save"
+    structure = mine.reading.structure ^ theirs.reading.structure
+    if mine.module_path == theirs.module_path and not structure:
+        same = "wrapper-prefix" if mine.parameter == theirs.parameter else "key-convention"
+        return "adapter-name" if mine.adapter != theirs.adapter else same
     # Where no word is new and none is gone, there is one more or one less of a word: `model.model.`
     if not changed and is_prefix:
         return "wrapper-prefix"
@@ -316,7 +349,7 @@ def _rule_cause(c: Comparison, rule: Rule) -> str:  # noqa: PLR0911  # One line,
         return "vlm-refactor-prefix"
     if not changed and c.config is not None:
         return "wrong-base-class"
-    return "wrapper-prefix" if is_prefix else "renamed-module"
+    return "wrapper-prefix" if is_prefix or "peft_wrapper" in structure else "renamed-module"
 
 
 def _count(keys: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pytest_lora_ckpt.findings.finding import finding
 from pytest_lora_ckpt.keys import ParsedKey, parse_keys, templates
 from pytest_lora_ckpt.lora.config import AdapterConfig
-from pytest_lora_ckpt.lora.pairs import LoraPair, lora_pairs
+from pytest_lora_ckpt.lora.pairs import LoraPair, is_stack, lora_pairs
 from pytest_lora_ckpt.vocabulary.lora import CONVOLUTIONS, MAGNITUDE, PEFT_FACTORS
 from pytest_lora_ckpt.wording import count, listed, printable
 
@@ -166,6 +166,7 @@ def _disagreeing_ranks(pairs: Iterable[LoraPair]) -> Iterator[Finding]:
         and pair.down[1].numel
         and pair.up[1].numel
         and pair.blocks == 1
+        and not is_stack(pair.down[1].shape, pair.up[1].shape)
         and not (_ranks_agree(pair.down[1].shape, pair.up[1].shape) and _alike(pair.down[1].shape, pair.up[1].shape))
     ]
     if outliers:

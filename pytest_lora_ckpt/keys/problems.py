@@ -70,7 +70,8 @@ def _left_over(left: Iterable[Template], index: ModelIndex, rewrites: Iterable[R
     for source in left:
         if source.forms[0].is_lora and _has_module_without_slot(source.forms[0], index, rewrites):
             yield "no-adapter-slot", source.members.values(), ()
-        if any(0 in shape for shape in source.shapes):
+        # Buffers may be empty with reason.
+        if source.forms[0].family and any(0 in shape for shape in source.shapes):
             empty = [key for indices, key in source.members.items() if 0 in source.shape_at(indices)]
             yield "size-0", empty, ()
 
@@ -121,17 +122,28 @@ def _mismatches(sources: Sequence[Template], targets: Sequence[Template], pairs:
 def _kind(form: Form, shape: Shape, other: Shape, factors: dict[str, Shape]) -> str:
     """What the difference between two shapes says."""
     first, second = factors.get("A", ()), factors.get("B", ())
-    is_stacked = bool(first and second and second[-1]) and first[0] > second[-1] and first[0] % second[-1] == 0
+    rank = second[1] if len(second) > 1 else 0
+    is_stacked = bool(first and rank) and first[0] > rank and first[0] % rank == 0
     same_input, same_output = shape[1:] == other[1:], shape[:1] == other[:1]
+    if _are_turned(first, second):
+        same_input, same_output = same_output, same_input
+    same_axes = len(shape) == len(other)
     is_embedding = form.family.startswith("lora_embedding")
     grows = form.leaf in HEADS or any(word in form.leaf.lower() for word in _EMBEDDINGS)
     signs = (
         ("size-0", 0 in shape),
         ("transposed", len(shape) > 1 and shape == other[::-1]),
         ("merged-linear", is_stacked),
-        ("rank-mismatch", (form.family == "A" and same_input) or (form.family == "B" and same_output)),
-        ("resized-vocabulary", form.family == "lora_embedding_A" and len(shape) == len(other) and same_output),
-        ("rank-mismatch", is_embedding and len(shape) == len(other)),
-        ("resized-vocabulary", grows and same_input and len(shape) == len(other)),
+        ("rank-mismatch", same_axes and ((form.family == "A" and same_input) or (form.family == "B" and same_output))),
+        ("resized-vocabulary", form.family == "lora_embedding_A" and same_axes and same_output),
+        ("rank-mismatch", is_embedding and same_axes),
+        ("resized-vocabulary", grows and same_input and same_axes),
     )
     return next((kind for kind, holds in signs if holds), "shape-mismatch")
+
+
+def _are_turned(first: Shape, second: Shape) -> bool:
+    """Whether a pair lies as MLX and some projects have it: in x rank, rank x out. A rank is below the widths."""
+    if len(first) != 2 or len(second) != 2 or first[1] != second[0]:  # noqa: PLR2004 - Matrices.
+        return False
+    return first[0] != second[1] or first[1] < first[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pytest_lora_ckpt.keys import parse_keys
 from pytest_lora_ckpt.lora.update import shape_of_update
 from pytest_lora_ckpt.tensors import KeySet
-from pytest_lora_ckpt.vocabulary.lora import FACTORS, FUSED_PROJECTIONS, LORA_SCALES, PRODUCT_FACTORS
+from pytest_lora_ckpt.vocabulary.lora import FACTORS, FUSED_PROJECTIONS, LORA_SCALES, MLX_FACTORS, PRODUCT_FACTORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PROJECTIONS = 3  # Queries, keys and values.
 _MATRIX = 2
+_WORDS = ("down", "up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class LoraPair:
     Attributes:
         module: Path of the module, without wrappers and PEFT's structure.
         adapter: Name of the adapter, or None where the keys carry none.
-        down: Key and tensor of `lora_A` (rank x in), or None if missing.
+        down: Key and tensor of `lora_A` (rank x in, whichever way it lies in the file), or None if missing.
         up: Key and tensor of `lora_B` (out x rank), or None if missing.
         others: Further adapter parameters of the module, by what they are (`lora_magnitude_vector`, `alpha`,
             `lora_B.bias` …) -> key.
@@ -62,6 +63,8 @@ class LoraPair:
         """First size of the down factor, or of one block of it; None if it is missing, or the update has no rank."""
         if "lokr_w2" in self.product:
             return self.up[1].shape[-1] if self.up and "lokr_w1_a" in self.product and self.up[1].shape else None
+        if self.down and self.up and is_stack(self.down[1].shape, self.up[1].shape):
+            return self.down[1].shape[1]
         return self.down[1].shape[0] // self.blocks if self.down and self.down[1].shape else None
 
     @property
@@ -105,6 +108,16 @@ def stacked_blocks(down: Sequence[int], up: Sequence[int]) -> int:
         return 1
     number = down[0] // up[1]
     return number if number <= min(_PROJECTIONS, up[0]) else 1
+
+
+def is_stack(down: Sequence[int], up: Sequence[int]) -> bool:
+    """Return whether these are the factors of several experts: A experts x rank x in, B experts x out x rank.
+
+    Example:
+        >>> is_stack((8, 4, 32), (8, 48, 4)), is_stack((4, 32, 3), (48, 4, 1))
+        (True, False)
+    """
+    return len(down) == len(up) == _MATRIX + 1 and down[0] == up[0] and down[1] == up[2]
 
 
 def lora_factor(kind: str | None) -> Literal["down", "up"] | None:
@@ -158,12 +171,21 @@ def _pair(keys: KeySet, module: str, adapter: str | None, parameters: list[tuple
             product[kind] = key
         elif not factor:
             others[key if kind in others else kind] = key
-    down, up = ((factors[word], keys[factors[word]]) if word in factors else None for word in ("down", "up"))
+    down, up = ((factors[word], _as_peft_has_it(keys, factors[word])) if word in factors else None for word in _WORDS)
     pair = LoraPair(module, adapter, down, up, others, product, tuple(again))
     shapes = {name: keys[key].shape for name, key in (product or others).items()}
     if not down or not up or pair.lacks or (product and any(len(shape) < _MATRIX for shape in shapes.values())):
         return pair
     return replace(pair, shape=shape_of_update(down[1].shape, up[1].shape, shapes))
+
+
+def _as_peft_has_it(keys: KeySet, key: str) -> TensorInfo:
+    """A factor with the axes in PEFT's order."""
+    info = keys[key]
+    path, _, last = key.rpartition(".")
+    # GGUF has the same names behind `weight`.
+    is_turned = last in MLX_FACTORS and len(info.shape) == _MATRIX and not path.endswith(".weight")
+    return replace(info, shape=info.shape[::-1]) if is_turned else info
 
 
 def changes_nothing(keys: KeySet, is_zero: Callable[[str], bool]) -> bool:

@@ -27,6 +27,10 @@ OTHER_FACTORS: Mapping[str, str] = {
 }
 """torchtune (torchtune/modules/peft/lora.py) and kohya's sd-scripts (networks/lora.py)."""
 
+MLX_FACTORS = frozenset({"lora_a", "lora_b"})
+"""Where these end a key, they are MLX's (mlx_lm/tuner/lora.py), which lie the other way round: A is in x rank, B is
+rank x out."""
+
 LORA_CONTAINERS = frozenset({"lora", "lora_linear_layer"})
 """Modules of diffusers (loaders/lora_conversion_utils.py) that hold the factors: `to_q.lora.down`,
 `lora_linear_layer.down`; any module whose name ends in `_lora` holds them as well: `to_q_lora.down`."""

@@ -275,3 +275,13 @@ def test_a_flattened_module_that_its_like_in_the_other_layers_have() -> None:
     (found,) = lora_pair_findings(as_key_set(left))
     assert found.cause == "lora-uneven-layers"
     assert "lora_unet_blocks_2_attn_to_out_0" in found.message
+
+
+def test_other_orders_of_the_axes_are_healthy() -> None:
+    """MLX has A as in x rank and B as rank x out; several experts have one stack of each."""
+    mlx = {
+        f"layers.{n}.{name}.lora_{x}": s for n in range(3) for name in "qv" for x, s in (("a", (32, 4)), ("b", (4, 16)))
+    }
+    stacks = {f"layers.{n}.experts.w1.lora_{x}": s for n in range(3) for x, s in (("A", (8, 4, 32)), ("B", (8, 48, 4)))}
+    for keys in (mlx, stacks):
+        assert not lora_pair_findings(as_key_set(keys))

@@ -12,3 +12,16 @@ def test_the_magnitude_of_an_embedding_goes_with_its_factors() -> None:
     (pair,) = lora_pairs(keys)
     assert pair.others == {"lora_magnitude_vector": "base_model.model.embed_tokens.lora_magnitude_vector"}
     assert set(pair.keys) == set(keys)
+
+
+def test_factors_of_mlx_lie_the_other_way_round() -> None:
+    (pair,) = lora_pairs({"layers.0.v.lora_a": TensorInfo((32, 4)), "layers.0.v.lora_b": TensorInfo((4, 16))})
+    assert (pair.rank, pair.shape) == (4, (16, 32))
+    (pair,) = lora_pairs({"blk.0.v.weight.lora_a": TensorInfo((4, 32)), "blk.0.v.weight.lora_b": TensorInfo((16, 4))})
+    assert (pair.rank, pair.shape) == (4, (16, 32))
+
+
+def test_factors_of_several_experts_have_one_rank() -> None:
+    shapes = {"lora_A": (8, 4, 32), "lora_B": (8, 48, 4)}
+    (pair,) = lora_pairs({f"experts.down_proj.{name}.weight": TensorInfo(shape) for name, shape in shapes.items()})
+    assert pair.rank == 4

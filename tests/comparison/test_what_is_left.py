@@ -1,0 +1,130 @@
+"""What has no place is named for what the model lacks; what is no weight is not missed."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_lora_ckpt import compare
+
+Keys = dict[str, tuple[int, ...]]
+MODULES = [f"layers.{n}.{name}" for n in range(3) for name in ("q_proj", "v_proj")]
+
+
+def factors(adapter: str = "", *, prefix: str = "", modules: list[str] = MODULES) -> Keys:
+    shapes = {"A": (4, 32), "B": (32, 4)}
+    return {f"{prefix}{m}.lora_{x}{adapter}.weight": shape for m in modules for x, shape in shapes.items()}
+
+
+def magnitudes(tail: str = "") -> Keys:
+    return {f"{module}.lora_magnitude_vector{tail}": (32,) for module in MODULES}
+
+
+MODEL = factors(".default") | {f"{module}.base_layer.weight": (32, 32) for module in MODULES}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "cause", "text"),
+    [
+        (
+            factors() | factors(prefix="tower.", modules=["layers.0.fc", "layers.1.fc"]),
+            "target-mismatch",
+            "it has no LoRA on tower.layers.{0,1}.fc",
+        ),
+        (factors(".default") | factors(".reference"), "adapter-without-home", "it has no adapter reference"),
+        (factors() | magnitudes(), "target-mismatch", "its LoRA on these modules has no lora_magnitude_vector"),
+        (
+            {f"module.{key}": shape for key, shape in (factors() | magnitudes()).items()},
+            "target-mismatch",
+            "its LoRA on these modules has no lora_magnitude_vector",
+        ),
+    ],
+    ids=["modules", "adapter", "DoRA", "DoRA-renamed"],
+)
+def test_what_the_model_lacks_is_named(checkpoint: Keys, cause: str, text: str) -> None:
+    report = compare(checkpoint, MODEL)
+    assert report.verdict == "partial"
+    [error] = [each for each in report.findings if each.severity == "error"]
+    assert error.cause == cause
+    assert text in error.message
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cause"),
+    [
+        ("vision_model.base_model.model.", "base_model.model.vision_model.", "wrapper-prefix"),
+        ("base_model.model.", "text_encoder.", "wrapper-prefix"),
+        ("base_model.model.", "language_model.", "vlm-refactor-prefix"),
+        ("thinker_model.", "thinker.", "renamed-module"),
+    ],
+)
+def test_a_prefix_that_changes(before: str, after: str, cause: str) -> None:
+    report = compare(factors(".default", prefix=before), factors(".default", prefix=after))
+    assert report.verdict == "loads-after-remap"
+    assert [each.cause for each in report.findings] == [cause]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "cause"),
+    [
+        ("fc.lora_A", "fc.lora_A.default.weight", "adapter-name"),
+        ("fc.lora_magnitude_vector.default", "fc.lora_magnitude_vector.default.weight", "key-convention"),
+        ("lora_unet_up_blocks_0_fc.lora_down.weight", "up_blocks.0.fc.lora_A.default.weight", "key-convention"),
+        ("score.modules_to_save.weight", "score.modules_to_save.default.weight", "adapter-name"),
+        ("score.weight", "model.score.modules_to_save.default.weight", "modules-to-save"),
+    ],
+)
+def test_a_name_that_changes(source: str, target: str, cause: str) -> None:
+    near = {f"layers.{n}.v.lora_B": (32, 4) for n in range(3)}
+    checkpoint = {source: (4, 32), **{f"{key}.weight": shape for key, shape in near.items()}}
+    model = {target: (4, 32), **{f"{key}.default.weight": shape for key, shape in near.items()}}
+    report = compare(checkpoint, model, adapter_config={"modules_to_save": ["score"]})
+    assert report.mapping[source] == target
+    assert cause in {each.cause for each in report.findings}
+
+
+WEIGHTS: Keys = {f"h.{n}.{name}.weight": (8, 8) for n in range(2) for name in ("attn.fc", "mlp.fc")}
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("h.0.attn.bias", (1, 1, 16, 16)),
+        ("h.0.attn.masked_bias", ()),
+        ("h.0.mlp.fc._extra_state", (0,)),
+        ("h.0.mlp.fc._extra_state", (24,)),
+        ("h.0.bn.num_batches_tracked", ()),
+        ("h.0.attn.relative_position_index", (49, 49)),
+        ("rope.freqs", (4,)),
+    ],
+)
+def test_what_is_no_weight_is_not_missed(key: str, shape: tuple[int, ...]) -> None:
+    for checkpoint, model in (({**WEIGHTS, key: shape}, WEIGHTS), (WEIGHTS, {**WEIGHTS, key: shape})):
+        report = compare(checkpoint, model, scope="full")
+        assert report.verdict == "loads"
+        assert not report.findings
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 1, 16, 8), (2, 1, 16, 16)])
+def test_a_bias_is_missed(shape: tuple[int, ...]) -> None:
+    assert compare({**WEIGHTS, "h.0.attn.bias": shape}, WEIGHTS, scope="full").verdict == "partial"
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "cause"),
+    [
+        ({"A": (8, 32), "B": (32, 8)}, {"A": (4, 32), "B": (32, 4)}, "rank-mismatch"),
+        ({"A": (32, 8), "B": (8, 32)}, {"A": (32, 4), "B": (4, 32)}, "rank-mismatch"),  # As MLX has it.
+        ({"A": (4, 40), "B": (40, 4)}, {"A": (4, 32), "B": (32, 4)}, "shape-mismatch"),
+        ({"A": (4, 32, 1, 1), "B": (32, 4, 1, 1)}, {"A": (4, 32), "B": (32, 4)}, "shape-mismatch"),
+        ({"A": (8, 32), "B": (64, 4)}, {"A": (4, 32), "B": (96, 4)}, "merged-linear"),
+    ],
+    ids=["rank", "rank, turned", "width", "convolution", "merged"],
+)
+def test_shapes_that_differ_are_named(
+    file: dict[str, tuple[int, ...]], model: dict[str, tuple[int, ...]], cause: str
+) -> None:
+    report = compare(
+        {f"fc.lora_{x}": shape for x, shape in file.items()}, {f"fc.lora_{x}": s for x, s in model.items()}
+    )
+    assert report.verdict == "incompatible"
+    assert [each.cause for each in report.findings] == [cause]
