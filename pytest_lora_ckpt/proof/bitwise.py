@@ -93,6 +93,25 @@ def reaches_as_far(dtype: torch.dtype) -> bool:
 _REACH = 1e30  # Between the largest number of float16 or float8 and that of bfloat16 and float32.
 
 
+def precision_of(tensor: torch.Tensor) -> float:
+    """Return the precision to which a weight was rounded: that of its dtype, or of a narrower one it went through.
+
+    A merge in float16 that is widened afterwards, to run on a CPU, is rounded as float16 is.
+
+    Example:
+        >>> values = torch.tensor([0.1, 0.7])
+        >>> precision_of(values) < precision_of(values.half().float()) < precision_of(values.bfloat16())
+        True
+    """
+    if not tensor.is_floating_point():
+        return 0.0
+    own = torch.finfo(tensor.dtype).eps
+    narrower = [dtype for dtype in _DETOURS if torch.finfo(dtype).eps > own]
+    return next(
+        (torch.finfo(dtype).eps for dtype in narrower if _equal_after(tensor, tensor, (dtype, tensor.dtype))), own
+    )
+
+
 def as_bytes(tensor: torch.Tensor) -> np.ndarray:
     """Return the bytes of a tensor, without a copy where it is contiguous."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()

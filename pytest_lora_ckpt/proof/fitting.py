@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from pytest_lora_ckpt.lora.pairs import stacked_blocks
-from pytest_lora_ckpt.proof.bitwise import pieces, same_bits
+from pytest_lora_ckpt.proof.bitwise import pieces, precision_of, same_bits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -226,8 +226,7 @@ def _in_row_space(now: torch.Tensor, base: torch.Tensor, changed: torch.Tensor, 
     difference = there - weight
     basis = torch.linalg.qr(down.double().T).Q
     left_over = float((difference - difference @ basis @ basis.T).norm())
-    precision = torch.finfo(now.dtype).eps if now.is_floating_point() else 0.0
-    return left_over <= _ROUNDING * precision * (float(weight.norm()) + float(there.norm()))
+    return left_over <= _ROUNDING * precision_of(now) * (float(weight.norm()) + float(there.norm()))
 
 
 def _ungrouped(up: torch.Tensor, rank: int) -> torch.Tensor:
@@ -245,7 +244,7 @@ def fits_rounded(now: torch.Tensor, base: torch.Tensor) -> bool:
         return False
     off = sum(float((one.double() - other.double()).pow(2).sum()) for one, other in pieces(now, base))
     size = sum(float(each.double().pow(2).sum()) for (each,) in pieces(base))
-    return off <= (_ROUNDING * torch.finfo(now.dtype).eps) ** 2 * size
+    return off <= (_ROUNDING * precision_of(now)) ** 2 * size
 
 
 def _fit(blocks: Sequence[_Block], magnitude: torch.Tensor | None) -> Fit:
@@ -275,7 +274,7 @@ def _fit(blocks: Sequence[_Block], magnitude: torch.Tensor | None) -> Fit:
     left_over = math.sqrt(max(dd - 2 * scaling * du + scaling * scaling * uu, 0.0))
     doubt = left_over / (abs(scaling) * math.sqrt(uu) * math.sqrt(sum(block.now.numel() for block in blocks)))
     size = math.sqrt(ww) + abs(scaling) * math.sqrt(uu)
-    precision = torch.finfo(whole.dtype).eps if whole.is_floating_point() else 0.0
+    precision = max(precision_of(block.now) for block in blocks)
     if magnitude is not None:
         lengths = whole.double().norm(dim=1)
         off = float((lengths - magnitude.double().reshape(-1).abs()).norm())

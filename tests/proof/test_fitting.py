@@ -31,6 +31,17 @@ def test_the_scaling_is_found(seed: int, scaling: float, dtype: torch.dtype, tra
     assert fit.scaling == pytest.approx(scaling, rel=max(0.02, 5 * fit.doubt))
 
 
+@given(st.integers(0, 10**6), st.sampled_from(DTYPES[1:]))
+def test_a_merge_that_was_widened_afterwards(seed: int, narrow: torch.dtype) -> None:
+    weight, down, up = parts(seed, torch.float32)
+    merged = (weight.to(narrow) + (2 * up @ down).to(narrow)).float()
+    fit = fit_update(merged, weight, down, up)
+    assert fit.kind == "merged"
+    assert fit.scaling == pytest.approx(2.0, rel=0.02)
+    off = merged + 2e-3 * torch.randn_like(merged)  # As far as rounding goes, and of no narrower dtype.
+    assert fit_update(off, weight, down, up).kind == "other"
+
+
 @given(st.integers(0, 10**6), st.sampled_from(DTYPES))
 def test_nothing_else_passes_for_a_merge(seed: int, dtype: torch.dtype) -> None:
     weight, down, up = parts(seed, dtype)
