@@ -13,7 +13,7 @@ import torch
 from pytest_lora_ckpt.models import attribute
 from pytest_lora_ckpt.proof.effect import adapters_off, up_factors
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
-from pytest_lora_ckpt.proof.running import ForwardHooks, at_rest, tensors_in
+from pytest_lora_ckpt.proof.running import ForwardHooks, Heard, at_rest, tensors_in
 from pytest_lora_ckpt.wording import beginning, count, listed, said, type_name
 
 
@@ -162,15 +162,16 @@ def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _call(model: Any, arguments: Mapping[str, Any]) -> Generation:
-    hooks = ForwardHooks(model)
+    hooks, inside = ForwardHooks(model), Heard(model, "generate")
     try:
-        with at_rest(model), hooks, warnings.catch_warnings():
+        with at_rest(model), hooks, inside, warnings.catch_warnings():
             # transformers warns where the model's own settings are for sampling: not the user's doing.
             warnings.filterwarnings("ignore", message=".*do_sample.*")
             output = model.generate(**arguments)
     except Exception as error:  # noqa: BLE001  # Whatever the user's model raises is the answer.
         return Generation(error=f"generate raised {type(error).__name__}: {beginning(said(error))}")
-    tokens = _tokens(output)
+    # A model may answer with texts: the ids are then what the language model inside it returned.
+    tokens = next((found for each in (output, *inside.returned) if (found := _tokens(each)) is not None), None)
     prompt = arguments.get("decoder_input_ids", arguments.get("input_ids"))
     return Generation(
         new_tokens=None if tokens is None else tokens.shape[-1] - _prompt_in(tokens, prompt, model),

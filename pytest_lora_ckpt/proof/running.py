@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -103,6 +105,44 @@ class ForwardHooks:
                 _note(self._infinite, name, (_unfit(tensor) for tensor in floats_in(logits) if tensor.ndim))
 
         return hook
+
+
+class Heard:
+    """What a method of the modules inside a model returns while it runs, the outermost call first.
+
+    Args:
+        model: The model, whose own method is left alone.
+        method: The name of the method.
+    """
+
+    def __init__(self, model: torch.nn.Module, method: str) -> None:
+        self.returned: list[Any] = []
+        self._method = method
+        self._modules = [each for each in model.modules() if each is not model and callable(attribute(each, method))]
+        self._changed: list[tuple[torch.nn.Module, Any]] = []
+
+    def __enter__(self) -> None:
+        for module in self._modules:
+            with contextlib.suppress(Exception):  # A module that refuses is not listened to.
+                was = inspect.getattr_static(module, self._method, None)
+                setattr(module, self._method, self._listening(getattr(module, self._method)))
+                self._changed.append((module, was))
+
+    def __exit__(self, *exc_info: object) -> None:
+        for module, was in self._changed:
+            if was is inspect.getattr_static(type(module), self._method, None):
+                delattr(module, self._method)
+            else:  # The project gave this module a method of its own.
+                setattr(module, self._method, was)
+
+    def _listening(self, call: Any) -> Any:
+        @functools.wraps(call)
+        def heard(*args: Any, **kwargs: Any) -> Any:
+            result = call(*args, **kwargs)
+            self.returned.insert(0, result)  # An outer call ends after those inside it.
+            return result
+
+        return heard
 
 
 def _note(flags: dict[str, torch.Tensor], name: str, new: Iterable[torch.Tensor]) -> None:

@@ -61,6 +61,31 @@ def test_what_generate_may_return(answer: Any) -> None:
     assert found.prompt == 3
 
 
+class Speaking(torch.nn.Module):
+    """Answers with texts, as MiniGPT-4 and InstructBLIP do: the language model inside it returns the ids."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.llama_model = inner
+
+    def generate(self, texts: list[str], max_new_tokens: int) -> list[str]:
+        ids = self.llama_model.generate(PROMPT[:, : len(texts)], max_new_tokens)  # type: ignore[operator]
+        return [str(row) for row in ids]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["of its class", "of its own"])
+def test_texts_are_counted_by_the_ids_inside(own: bool) -> None:  # noqa: FBT001
+    inner = Answer(NEW)
+    if own:
+        inner.generate = inner.generate  # type: ignore[method-assign]
+    before = inner.generate
+    found = generate(Speaking(inner), {"texts": ["what?"]})
+    assert found.generates
+    assert found.new_tokens == 2
+    assert inner.generate == before
+    assert "no token ids" in generate(Speaking(Answer("text")), {"texts": ["what?"]}).why
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
