@@ -1,6 +1,6 @@
 """LoRA configs that a project or a library wrote down, for a checkpoint without adapter_config.json.
 
-They lie in Lightning's hyper-parameters, in the metadata of a safetensors or GGUF file, and in files next to it.
+They lie in the settings around a state dict, as Lightning's hyper-parameters, in the metadata of a safetensors or GGUF file, and in files next to it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pytest_lora_ckpt.checkpoint.hyperparameters import lora_config_in
 from pytest_lora_ckpt.checkpoint.limits import Budget, OverLimitError
 from pytest_lora_ckpt.checkpoint.storage import Listing, LocalStorage
 from pytest_lora_ckpt.vocabulary.files import ADAPTER_CONFIG, RUN_CONFIGS, STEP_DIRECTORY
+from pytest_lora_ckpt.vocabulary.formats import CONFIG_ENTRIES
 from pytest_lora_ckpt.vocabulary.lora import ADAPTER_METADATA, GGUF_ALPHA
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def hinted_configs(
         budget: What is left of the audit's limits.
     """
     configs: list[Mapping[str, Any]] = []
-    sources = [envelope.get("hyper_parameters"), configs_of_components(envelope, budget), *_next_to(around, budget)]
+    sources: list[object] = [envelope.get(name) for name in CONFIG_ENTRIES]
+    sources += [configs_of_components(envelope, budget), *_next_to(around, budget)]
     for source in sources:
         configs += [each for each in lora_config_in(source) if each not in configs]
     alpha = envelope.get(GGUF_ALPHA)

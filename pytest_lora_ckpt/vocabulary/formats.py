@@ -170,6 +170,13 @@ STATE_DICT_ENTRIES = (
 """Where training scripts put a state dict, the usual names first: Lightning `state_dict`, torch's tutorials
 `model_state_dict`, DeepSpeed `module`, torchvision's references and timm `model`."""
 
+CONFIG_ENTRIES = (
+    *("hyper_parameters", "hparams", "config", "cfg", "args", "opt", "model_args", "model_config", "lora_config"),
+    *("peft_config", "metadata"),
+)
+"""Where training scripts put their settings, next to the state dict: Lightning `hyper_parameters`, LAVIS and MiniGPT-4
+`config`, fairseq `cfg` and `args`, nanoGPT `model_args`, CLIP-LoRA `metadata`."""
+
 TRAINING_ENTRIES = (
     r"optim(izer)?s?(_?states?|_?state_dicts?)?(_\d+)?|param_groups|(lr_)?schedulers?(_\d+)?"
     r"|train(er|ing)?_?state|rng(_states?)?|data_?loaders?|(grad_)?scaler"

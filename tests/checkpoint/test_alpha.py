@@ -125,6 +125,14 @@ def test_the_config_of_the_run_above_the_directory_of_an_epoch(
     assert open_checkpoint("style.safetensors").adapters == {"default": AdapterInfo(4, alpha, 2)}
 
 
+@pytest.mark.parametrize("name", ["hyper_parameters", "config", "args", "metadata"])
+def test_the_settings_around_a_state_dict(tmp_path: Path, name: str) -> None:
+    """As the runners of LAVIS and MiniGPT-4 save them."""
+    settings = {"model": {"arch": "minigpt_v2", "lora_r": 4, "lora_alpha": 8}, "run": {"init_lr": 1e-5}}
+    torch.save({"model": STATE, name: settings, "epoch": 3}, tmp_path / "checkpoint_3.pth")
+    assert open_checkpoint(tmp_path / "checkpoint_3.pth").adapters == {"default": AdapterInfo(4, 8, 2)}
+
+
 def test_configs_of_two_runs_that_differ_say_nothing(tmp_path: Path) -> None:
     path = saved(STATE, tmp_path)
     (tmp_path / "hyperparameters.yaml").write_text(RUNS["hyperparameters.yaml"])
