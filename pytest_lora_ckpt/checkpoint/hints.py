@@ -1,6 +1,7 @@
 """LoRA configs that a project or a library wrote down, for a checkpoint without adapter_config.json.
 
-They lie in the settings around a state dict, as Lightning's hyper-parameters, in the metadata of a safetensors or GGUF file, and in files next to it.
+They lie in the settings around a state dict (Lightning's hyper-parameters, a runner's config), in the metadata of a
+safetensors or GGUF file, and in files next to it.
 """
 
 from __future__ import annotations

@@ -160,5 +160,7 @@ def _next(found: Inspection) -> str:
         return f"do not load it; see docs/security.md, and lora-ckpt check {path}"
     layout = found.checkpoint.layout
     is_plain = layout == "transformers" and not found.adapters
+    if layout == "peft_adapter" and not any(each.base for each in found.adapters.values()):
+        return f"lora-ckpt check {path} --loader peft --base PATH_OR_ID"
     loader = "peft" if layout == "peft_adapter" else "transformers" if is_plain else "my_project.loading:load"
     return f"lora-ckpt check {path} --loader {loader}"

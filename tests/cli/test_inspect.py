@@ -59,6 +59,8 @@ def test_an_adapter(command: Command, adapter: Path) -> None:
     assert "layers LoRA 12 384 B bfloat16" in ran.text
     assert "next lora-ckpt check adapter --loader peft" in ran.text
     assert len(ran.out.splitlines()) < SCREEN
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 8}), "utf-8")
+    assert "next lora-ckpt check adapter --loader peft --base PATH_OR_ID" in command("inspect", adapter).text
 
 
 def test_a_file_of_a_run(command: Command, tmp_path: Path) -> None:

@@ -71,10 +71,10 @@ def loader_option(context: AuditContext) -> str:
     if context.file.lora_config is None:
         return "--lora-loader=module:function"
     try:
-        stacks.find_base(context.demands.base, context.checkpoint)
+        has_base = stacks.find_base(context.demands.base, context.checkpoint).is_named  # A config alone loads nothing.
     except (stacks.StackError, OSError, ValueError):  # The last two of a name that can be no path.
-        return "--lora-loader=peft --lora-base=PATH_OR_ID"
-    return "--lora-loader=peft"
+        has_base = False
+    return "--lora-loader=peft" if has_base else "--lora-loader=peft --lora-base=PATH_OR_ID"
 
 
 def loader_or_other(context: AuditContext) -> Judgement | None:
