@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_lora_ckpt.findings.finding import finding, of_kind, of_wrapper
 from pytest_lora_ckpt.keys import ParsedKey, parse_key, readings, templates
 from pytest_lora_ckpt.keys.grammar import FLATTENED
+from pytest_lora_ckpt.vocabulary.lora import MAGNITUDES, TOKENS_DELTA
 from pytest_lora_ckpt.vocabulary.models import HEADS, TOWERS
 from pytest_lora_ckpt.wording import count, group_keys, listed, printable
 
@@ -151,7 +152,8 @@ def adapter_without_home(c: Comparison) -> Iterator[Finding]:
             yield finding("unmerged-peft-full-save", "A full checkpoint was saved with its adapter unmerged.")
     elif len(keys) < total:
         for cause, why, own in _without_slot(c, keys):
-            yield finding(cause, f"{len(own)} of {count(total, 'adapter key')} {_HOMELESS}: {why}.", own)
+            message = f"{len(own)} of {count(total, 'adapter key')} {_HOMELESS}: {why}."
+            yield finding(cause, message, own, remedy=_remedy(c, {c.in_source(key).lora for key in own}))
     else:
         message += ", though the model has LoRA: the names do not match."
         yield finding("adapter-without-home", message, keys)
@@ -169,17 +171,30 @@ def _without_slot(c: Comparison, keys: Iterable[str]) -> Iterator[tuple[str, str
         parsed = c.in_source(key)
         # The rules take a key to where its neighbours are, though it has no place there itself.
         names = adapted.get(parse_key(c.remapping.apply(key)).module_path) if parsed.is_lora else None
-        if names is None:
+        if names is None and parsed.lora == TOKENS_DELTA:
+            others["target-mismatch", f"it trains no rows of {printable(parsed.module_path)}"].append(key)
+        elif names is None:
             bare.append(key)
         elif parsed.adapter is not None and parsed.adapter not in names:
             others["adapter-without-home", f"it has no adapter {printable(parsed.adapter)}"].append(key)
         else:
-            others["target-mismatch", f"its LoRA on these modules has no {printable(parsed.lora or '')}"].append(key)
+            part = f"{parsed.lora} bias" if parsed.parameter == "bias" else parsed.lora or ""
+            others["target-mismatch", f"its LoRA on these modules has no {printable(part)}"].append(key)
     if bare:
         groups = group_keys({c.in_source(key).module_path for key in bare}, _MOST_NAMES)
         yield "target-mismatch", f"it has no LoRA on {listed([pattern for pattern, _ in groups])}", bare
     for (cause, why), own in sorted(others.items()):
         yield cause, why, own
+
+
+def _remedy(c: Comparison, parts: set[str | None]) -> str | None:
+    """Say what to do where the model has none of these parts of an adapter; None where the cause says it."""
+    says_none = c.config is not None and c.config.dora is False
+    if parts <= {*MAGNITUDES} and not says_none:
+        return "Build the LoRA with use_dora, or load with PeftModel.from_pretrained: the magnitudes are dropped."
+    if parts == {TOKENS_DELTA}:
+        return "Build it with trainable_token_indices, or load with PeftModel.from_pretrained: these rows are dropped."
+    return None
 
 
 def empty_slots(c: Comparison) -> Iterator[Finding]:
@@ -208,7 +223,8 @@ def biases(c: Comparison) -> Iterator[Finding]:
     keys, kind = _lost_biases(c)
     if keys:
         message = f"adapter_config.json has bias {kind!r}, and {len(keys)} biases of the model are not in the file"
-        yield finding("config-bias", f"{message}, such as {printable(keys[0])}.", keys)
+        remedy = "Save again from the run, with all biases that were trained: those in the model are the base model's."
+        yield finding("config-bias", f"{message}, such as {printable(keys[0])}.", keys, remedy=remedy)
 
 
 def _lost_biases(c: Comparison) -> tuple[list[str], str | None]:

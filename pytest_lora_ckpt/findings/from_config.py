@@ -160,7 +160,7 @@ def _targets(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
     for name, left in by_field.items():
         message = f"{name} in {_FILE} leaves out {len(left)} of {len(pairs)} adapted modules"
         yield _such_as(message, left)
-    outside = [pair for pair in pairs if config.is_target(pair.module) is False]
+    outside = [pair for pair in pairs if config.is_target(pair.module) is False and not _is_meant(config, pair, pairs)]
     if outside:
         message = f"target_modules in {_FILE} does not name {len(outside)} of {len(pairs)} adapted modules"
         yield _such_as(message, outside)
@@ -177,6 +177,19 @@ def _targets(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
             message = f"target_modules names {names}, and the file has no adapter for it."
             remedy = None if halves else "Fine if the base model has no such module; otherwise its adapter is lost."
             yield finding("config-targets", message, remedy=remedy, severity="error" if halves else "warning")
+
+
+def _is_meant(config: AdapterConfig, pair: LoraPair, pairs: list[LoraPair]) -> bool:
+    """Return whether PEFT adapts a module for the sake of another that `target_modules` names.
+
+    With a MultiheadAttention it adapts the `out_proj` inside of it (peft/tuners/lora/layer.py), and with
+    `ensure_weight_tying` the head that is tied to an embedding.
+    """
+    around = [key.split(".base_layer.")[0] for key in pair.keys if ".base_layer." in key]
+    if any(config.is_target(module) for module in around):
+        return True
+    tables = [each.module for each in pairs if _is_embedding((each.module.rpartition(".")[2],))]
+    return config.tied and pair.module in tables and any(config.is_target(module) for module in tables)
 
 
 def _such_as(message: str, pairs: list[LoraPair]) -> Finding:

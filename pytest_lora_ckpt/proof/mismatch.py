@@ -13,7 +13,7 @@ from pytest_lora_ckpt.proof.bitwise import holds, pieces, same_bits
 from pytest_lora_ckpt.wording import dtype_name, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _SAMPLE = 64
 _LEAST = 256  # Elements below which a distribution shows nothing.
@@ -196,6 +196,26 @@ def is_fresh_linear(tensor: torch.Tensor) -> bool:
     values = tensor.double()
     spread, largest = float(values.std()), float(values.abs().max())
     return abs(spread / (bound / math.sqrt(3)) - 1) < 0.05 and 0.97 < largest / bound <= 1.0 + 1e-6  # noqa: PLR2004
+
+
+def looks_drawn(tensor: torch.Tensor, spreads: Iterable[float]) -> bool:
+    """Whether a matrix of any size may be what an initialiser drew: constant, normal, or uniform as nn.Linear's.
+
+    The smaller it is, the less it shows.
+
+    Args:
+        tensor: The matrix.
+        spreads: The standard deviations by which the library draws normally.
+    """
+    if not tensor.is_floating_point() or _is_constant(tensor):
+        return tensor.is_floating_point()
+    values = tensor.double()
+    spread, largest, middle = float(values.std()), float(values.abs().max()), float(values.mean())
+    slack = 0.03 + 3 / math.sqrt(2 * tensor.numel())  # Three standard errors of a standard deviation.
+    bound = 1 / math.sqrt(math.prod(tensor.shape[1:]))
+    uniform = abs(spread * math.sqrt(3) / bound - 1) < slack and 1 - slack < largest / bound <= 1 + 1e-6
+    normal = any(abs(spread / known - 1) < slack for known in spreads if known) and largest < 6.5 * spread
+    return (uniform or normal) and abs(middle) < 4 * spread / math.sqrt(tensor.numel())
 
 
 def _initialised(case: Mismatch) -> Explanation | None:

@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pytest_lora_ckpt.lora.config import AdapterConfig
+from pytest_lora_ckpt.models import attribute
 from pytest_lora_ckpt.proof.bitwise import holds
 from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
-from pytest_lora_ckpt.proof.mismatch import is_fresh_linear
+from pytest_lora_ckpt.proof.mismatch import is_fresh_linear, looks_drawn
 from pytest_lora_ckpt.proof.residual import move_of
 from pytest_lora_ckpt.vocabulary.lora import UNREPEATABLE_INITS
+from pytest_lora_ckpt.vocabulary.models import TASK_HEADS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     import torch
 
@@ -180,14 +182,33 @@ class _Tracer:
         return tuple(each[rows] for each in tensors)
 
     def _fresh(self, origins: Mapping[str, Origin], components: Mapping[str, str]) -> frozenset[str]:
-        """Name the components none of whose weights has a source, and whose matrices nn.Linear has initialised."""
+        """Name the components none of whose weights has a source, and whose matrices are as an initialiser leaves them.
+
+        A head is made anew by transformers where the files of a model have none, by an initialiser of its own; that the
+        files have none is known where they have most of the model.
+        """
         held = {components[key] for key, origin in origins.items() if origin not in {"nowhere", "derived", "unknown"}}
         by_component: defaultdict[str, list[str]] = defaultdict(list)
         for key, origin in origins.items():
             if origin == "nowhere" and components[key] not in held and len(self.loaded.keys[key].shape) > 1:
                 by_component[components[key]].append(key)
-        return frozenset(name for name, keys in by_component.items() if self._are_fresh(keys))
+        counts = Counter(origins.values())
+        is_known = sum(counts[each] for each in _KNOWN) > counts["nowhere"]
+        heads = TASK_HEADS & by_component.keys() if is_known else frozenset()
+        spreads = self._spreads() if heads else ()
+        return frozenset(
+            name
+            for name, keys in by_component.items()
+            if self._are_all(keys, is_fresh_linear)
+            or (name in heads and self._are_all(keys, lambda tensor: looks_drawn(tensor, spreads)))
+        )
 
-    def _are_fresh(self, keys: Iterable[str]) -> bool:
+    def _spreads(self) -> tuple[float, ...]:
+        """Give the spreads by which transformers draws the weights of this model (`initializer_range`)."""
+        configs = (attribute(module, "config") for module in self.loaded.module.modules())
+        spreads = {attribute(config, "initializer_range") for config in configs}
+        return tuple(each for each in spreads if isinstance(each, float))
+
+    def _are_all(self, keys: Iterable[str], is_so: Callable[[torch.Tensor], bool]) -> bool:
         tensors = (self.loaded.read(key).tensor for key in keys)
-        return all(tensor is not None and is_fresh_linear(tensor) for tensor in tensors)
+        return all(tensor is not None and is_so(tensor) for tensor in tensors)

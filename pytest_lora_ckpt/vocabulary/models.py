@@ -10,6 +10,9 @@ HEADS = LM_HEADS | {"score", "classifier", "v_head", "value_head", "qa_outputs"}
 """Heads of language models and classifiers, which libraries put next to the model or inside of it (transformers,
 trl's value heads)."""
 
+TASK_HEADS = frozenset({"score", "classifier", "qa_outputs", "lm_head"})
+"""Heads that transformers makes anew where the files of a model have none (transformers/models/*/modeling_*.py)."""
+
 SEQUENCE_HEADS = frozenset({"classifier", "score"})
 """Heads that PEFT trains by itself for SEQ_CLS and TOKEN_CLS (peft/peft_model.py)."""
 

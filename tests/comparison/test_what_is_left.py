@@ -49,6 +49,24 @@ def test_what_the_model_lacks_is_named(checkpoint: Keys, cause: str, text: str) 
 
 
 @pytest.mark.parametrize(
+    ("key", "text", "remedy"),
+    [
+        ("layers.0.q_proj.lora_magnitude_vector", "these modules has no lora_magnitude_vector", "use_dora"),
+        ("layers.0.q_proj.lora_B.bias", "these modules has no lora_B bias", ""),
+        ("embed.token_adapter.trainable_tokens_delta", "it trains no rows of embed", "trainable_token_indices"),
+    ],
+)
+def test_what_an_adapter_has_besides_its_factors_has_a_remedy_of_its_own(key: str, text: str, remedy: str) -> None:
+    checkpoint = factors() | {key: (32,)}
+    [error] = [each for each in compare(checkpoint, MODEL).findings if each.severity == "error"]
+    assert (error.cause, error.keys) == ("target-mismatch", (key,))
+    assert text in error.message
+    assert remedy in error.remedy
+    plain = compare(checkpoint, MODEL, adapter_config={"use_dora": False})
+    assert not any("use_dora" in each.remedy for each in plain.findings)
+
+
+@pytest.mark.parametrize(
     ("before", "after", "cause"),
     [
         ("vision_model.base_model.model.", "base_model.model.vision_model.", "wrapper-prefix"),

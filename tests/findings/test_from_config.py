@@ -176,3 +176,16 @@ def test_the_bias_of_a_head_is_saved_with_its_embeddings() -> None:
     """`save_embedding_layers` takes a head whole, and it may have a bias (Phi)."""
     head = {f"base_model.model.lm_head.{leaf}": shape for leaf, shape in (("weight", (16, 8)), ("bias", (16,)))}
     assert causes({}, {**KEYS, **head, "base_model.model.embed_tokens.weight": (16, 8)}) == []
+
+
+def test_what_peft_adapts_for_the_sake_of_another_module_is_named() -> None:
+    factors = {"lora_A.weight": (4, 8), "lora_B.weight": (8, 4)}
+    inside = {f"base_model.model.mha.base_layer.out_proj.{name}": shape for name, shape in factors.items()}
+    attention = {f"base_model.model.mha.{name}": shape for name, shape in factors.items()}
+    assert causes({"target_modules": ["mha"]}, {**attention, **inside}) == []
+    assert causes({"target_modules": ["attn"]}, {**attention, **inside}) == ["config-targets", "config-targets"]
+    tied = {
+        f"base_model.model.{table}.{name}": s for table in ("embed_tokens", "lm_head") for name, s in factors.items()
+    }
+    assert causes({"target_modules": ["embed_tokens"], "ensure_weight_tying": True}, tied) == []
+    assert causes({"target_modules": ["embed_tokens"]}, tied) == ["config-targets"]

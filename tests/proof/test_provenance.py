@@ -204,3 +204,48 @@ def test_where_most_has_no_base_the_check_is_skipped(tmp_path: Path) -> None:
     result = judged(tmp_path, lambda path: peft.PeftModel.from_pretrained(llama(), str(path)), base=lambda: embeddings)
     assert result.check("base-untouched").outcome == "skipped"
     assert "1 of 21 base weights were compared" in result.check("base-untouched").summary
+
+
+def classifier(seed: int, folder: Path, **config: Any) -> Any:
+    torch.manual_seed(seed)
+    return transformers.LlamaForSequenceClassification.from_pretrained(folder, num_labels=3, pad_token_id=0, **config)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_head_that_was_made_anew_comes_from_nowhere(tmp_path: Path, merge: bool) -> None:  # noqa: FBT001  # A case.
+    llama().save_pretrained(tmp_path / "base")
+    trained(classifier(1, tmp_path / "base"), task_type=None).save_pretrained(tmp_path / "adapter")
+
+    def load(path: Path) -> Any:
+        model = peft.PeftModel.from_pretrained(classifier(2, tmp_path / "base"), str(path))
+        return (model.merge_and_unload() if merge else model).eval()
+
+    result = judged(tmp_path / "adapter", load, str(tmp_path / "base"))
+    assert [each.cause for each in result.findings if each.severity == "error"] == ["from-nowhere"]
+    assert result.provenance["score"] == {"nowhere": 1}
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_head_that_the_adapter_brings_is_its_own(tmp_path: Path, merge: bool) -> None:  # noqa: FBT001  # A case.
+    llama().save_pretrained(tmp_path / "base")
+    trained(classifier(1, tmp_path / "base"), task_type="SEQ_CLS").save_pretrained(tmp_path / "adapter")
+
+    def load(path: Path) -> Any:
+        model = peft.PeftModel.from_pretrained(classifier(2, tmp_path / "base"), str(path))
+        return (model.merge_and_unload() if merge else model).eval()
+
+    assert judged(tmp_path / "adapter", load, str(tmp_path / "base")).passed
+
+
+def test_a_trained_head_from_elsewhere_is_no_fresh_one(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "base")
+    trained(classifier(1, tmp_path / "base"), task_type=None).save_pretrained(tmp_path / "adapter")
+
+    def load(path: Path) -> Any:
+        model = peft.PeftModel.from_pretrained(classifier(2, tmp_path / "base"), str(path)).eval()
+        torch.nn.init.normal_(model.base_model.model.score.weight, std=1.0)
+        return model
+
+    result = judged(tmp_path / "adapter", load, str(tmp_path / "base"))
+    assert result.passed
+    assert "1 in neither checkpoint nor base model (score 1)" in result.check("base-untouched").summary
