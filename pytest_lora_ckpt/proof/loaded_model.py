@@ -130,6 +130,11 @@ class LoadedModel:
         """Whether a tensor is no parameter or buffer, but worked out from them."""
         return False
 
+    def is_in_memory(self, key: str) -> bool:
+        """Whether a tensor lies in this process's memory, so that reading it copies nothing."""
+        value = self.state[key]
+        return isinstance(value, torch.Tensor) and value.device.type == "cpu"
+
     def read(self, key: str) -> ModelTensor:
         """Read the tensor under a key of the state dict."""
         value = self.state[key]

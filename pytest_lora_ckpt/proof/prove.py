@@ -156,7 +156,7 @@ class _Prover:
         unused = {pair.others["alpha"] for pair in pairs if "alpha" in pair.others and not pair.is_scaled}
         keys, done, total = self.checkpoint.keys, 0, sum(self.checkpoint.keys[key].nbytes for key in self.mapping)
         plain = {key: to for key, to in self.mapping.items() if to not in merged and key not in unused}
-        seen = equal_in_files(self.checkpoint, plain, self.loaded.read)
+        seen = equal_in_files(self.checkpoint, plain, self.loaded)
         for key, model_key in self.mapping.items():
             if merge and model_key in merged:
                 yield merge.prove(merged[model_key], key)

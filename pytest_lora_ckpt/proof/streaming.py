@@ -15,55 +15,64 @@ import torch
 
 from pytest_lora_ckpt.checkpoint.index import runs_of
 from pytest_lora_ckpt.checkpoint.window import FileWindow, PartWindow
-from pytest_lora_ckpt.proof.bitwise import as_bytes, cast_name, reaches_as_far
+from pytest_lora_ckpt.proof.bitwise import as_bytes, cast_name, reaches_as_far, same_memory
 from pytest_lora_ckpt.tensors import ITEM_SIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_lora_ckpt.checkpoint import Checkpoint
     from pytest_lora_ckpt.checkpoint.index import Piece
     from pytest_lora_ckpt.checkpoint.window import Window
-    from pytest_lora_ckpt.proof.loaded_model import ModelTensor
+    from pytest_lora_ckpt.proof.loaded_model import LoadedModel, ModelTensor
     from pytest_lora_ckpt.tensors import TensorInfo
 
 _STRETCH = 1 << 18  # Bytes: with its cast it stays in the cache of a core, and hides the cost of the calls.
+_LONGER = 1 << 19  # Bytes, where threads take turns with the interpreter between one call and the next.
 _ELEMENTS = 1 << 15  # Of a stretch that is cast: torch casts no more than these in the calling thread alone.
 _WORTH_THREADS = 1 << 26  # Bytes.
 
 
-def equal_in_files(
-    checkpoint: Checkpoint, places: Mapping[str, str], read: Callable[[str], ModelTensor]
-) -> Iterator[str | None]:
+def equal_in_files(checkpoint: Checkpoint, places: Mapping[str, str], loaded: LoadedModel) -> Iterator[str | None]:
     """Ask `equal_in_file` of many tensors, in order; of much data in as many threads as torch has.
 
-    Reading and casting leave the interpreter to other threads, so that two take little more than half the time of one.
+    Reading, casting and comparing leave the interpreter to other threads, so that two take little more than half the
+    time of one. What has to be copied from elsewhere is left to this thread: one such tensor is in memory at a time.
 
     Args:
         checkpoint: Where the tensors are.
         places: Its keys -> the model's.
-        read: Reads a tensor of the model.
+        loaded: The model.
     """
 
-    def ask(key: str) -> str | None:
-        return equal_in_file(checkpoint, key, read(places[key]))
+    def ask(key: str, stretch: int = _STRETCH) -> str | None:
+        return equal_in_file(checkpoint, key, loaded.read(places[key]), stretch)
 
-    threads = min(torch.get_num_threads(), len(places))
-    if threads == 1 or sum(checkpoint.keys[key].nbytes for key in places) < _WORTH_THREADS:
+    threads = torch.get_num_threads()
+    if min(threads, len(places)) == 1 or sum(checkpoint.keys[key].nbytes for key in places) < _WORTH_THREADS:
         yield from map(ask, places)
         return
-    pool = ThreadPoolExecutor(threads)
+    # Each thread casts alone: threads of torch's own would wait for each other.
+    pool = ThreadPoolExecutor(min(threads, len(places)), initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield from pool.map(ask, places)
+        asked = {key: pool.submit(ask, key, _LONGER) for key, to in places.items() if loaded.is_in_memory(to)}
+        yield from (asked[key].result() if key in asked else ask(key) for key in places)
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
-def equal_in_file(checkpoint: Checkpoint, key: str, live: ModelTensor) -> str | None:
+def equal_in_file(checkpoint: Checkpoint, key: str, live: ModelTensor, stretch: int = _STRETCH) -> str | None:
     """Tell whether a tensor of the model is the checkpoint's: `""` bit for bit, the cast, or None where it is not seen.
 
     None says nothing yet: the values may differ, or lie in a way that is not read here (strides, compression, a
     network).
+
+    Args:
+        checkpoint: Where the tensor is.
+        key: Its key there.
+        live: The model's.
+        stretch: How many bytes are read at once.
 
     Raises:
         CheckpointError: The file has changed since it was opened.
@@ -76,7 +85,7 @@ def equal_in_file(checkpoint: Checkpoint, key: str, live: ModelTensor) -> str | 
     if dtype != now.dtype and not (dtype.is_floating_point and reaches_as_far(now.dtype)):
         return None
     stretches = _stretches(info, checkpoint.pieces(key), first, first + now.numel())
-    comparison = _Comparison(dtype, now)
+    comparison = _Comparison(dtype, now, stretch)
     try:
         if stretches is None or not all(comparison.holds(each) for each in stretches):
             return None
@@ -97,34 +106,27 @@ class _Stretch(NamedTuple):
 class _Comparison:
     """The comparison of one tensor with what a file holds of it, through buffers that are used again."""
 
-    def __init__(self, dtype: torch.dtype, now: torch.Tensor) -> None:
-        most = _STRETCH // dtype.itemsize if dtype == now.dtype else min(_STRETCH // dtype.itemsize, _ELEMENTS)
-        elements = min(most, now.numel())
+    def __init__(self, dtype: torch.dtype, now: torch.Tensor, stretch: int) -> None:
+        shared = dtype != now.dtype and torch.get_num_threads() > 1
+        elements = min(stretch // dtype.itemsize, now.numel(), _ELEMENTS if shared else now.numel())
         self._item, self._width = dtype.itemsize, now.element_size()
-        self._now = as_bytes(now).data
-        self._read = self._given = bytearray(elements * dtype.itemsize)
-        self._cast: tuple[torch.Tensor, torch.Tensor] | None = None
-        if dtype != now.dtype:
-            self._given = bytearray(elements * now.element_size())
-            self._cast = _elements(self._read, dtype), _elements(self._given, now.dtype)
+        file = torch.empty(elements, dtype=dtype)
+        self._read, self._now = as_bytes(file), as_bytes(now)
+        self._cast = None if dtype == now.dtype else (file, torch.empty(elements, dtype=now.dtype))
+        self._given = self._read if self._cast is None else as_bytes(self._cast[1])
+        self._given_at, self._now_at = self._given.ctypes.data, self._now.ctypes.data
 
     def holds(self, stretch: _Stretch) -> bool:
         at = stretch.start * self._width
-        for size in stretch.window.stream(stretch.offset, stretch.elements * self._item, memoryview(self._read)):
+        for size in stretch.window.stream(stretch.offset, stretch.elements * self._item, self._read.data):
             if self._cast is not None:
                 file, given = self._cast
                 given.copy_(file)
-            end = at + size // self._item * self._width
-            # A bytearray compares itself at the speed of memory, which neither numpy nor torch does.
-            given_bytes = self._given if end - at == len(self._given) else self._given[: end - at]
-            if given_bytes != self._now[at:end]:
+            length = size // self._item * self._width
+            if not same_memory(self._given_at, self._now_at + at, length):
                 return False
-            at = end
+            at += length
         return at == (stretch.start + stretch.elements) * self._width
-
-
-def _elements(memory: bytearray, dtype: torch.dtype) -> torch.Tensor:
-    return torch.frombuffer(memory, dtype=torch.uint8).view(dtype)
 
 
 def _first_element(info: TensorInfo, live: ModelTensor) -> int | None:

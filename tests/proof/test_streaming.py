@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,8 +12,8 @@ from safetensors.torch import save_file
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.proof import prove_load, streaming
-from pytest_lora_ckpt.proof.loaded_model import ModelTensor
-from pytest_lora_ckpt.proof.streaming import equal_in_file
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel, ModelTensor
+from pytest_lora_ckpt.proof.streaming import equal_in_file, equal_in_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,3 +156,46 @@ def test_the_proof_is_that_of_a_whole_reading(tmp_path: Path, monkeypatch: pytes
     assert proof.counts == {"equal": 18, "cast": 4, "differs": 2, "merged": 0, "not provable": 0}
     monkeypatch.setattr("pytest_lora_ckpt.proof.streaming.equal_in_file", lambda *_: None)
     assert prove_load(model, tmp_path / "a.pt") == proof
+
+
+class _Watched(LoadedModel):
+    """Notes which threads read which tensors."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__(module)
+        self.readers: dict[str, threading.Thread] = {}
+
+    def read(self, key: str) -> ModelTensor:
+        self.readers[key] = threading.current_thread()
+        return super().read(key)
+
+
+def test_what_is_elsewhere_is_read_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import cpu_offload
+
+    model = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(3))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    cpu_offload(model[1], torch.device("cpu"))
+    monkeypatch.setattr(streaming, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    loaded, checkpoint = _Watched(model), open_checkpoint(tmp_path / "a.pt")
+    assert [*equal_in_files(checkpoint, {key: key for key in checkpoint.keys}, loaded)] == [""] * 6
+    here = {key for key, thread in loaded.readers.items() if thread is threading.current_thread()}
+    assert here == {"1.weight", "1.bias"}
+
+
+def test_torch_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(3))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    monkeypatch.setattr(streaming, "_WORTH_THREADS", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert prove_load(model, tmp_path / "a.pt").proved
+        found: list[int] = []
+        later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert (torch.get_num_threads(), found) == (2, [2])
+    finally:
+        torch.set_num_threads(before)
