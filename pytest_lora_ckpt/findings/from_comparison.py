@@ -151,6 +151,9 @@ def adapter_without_home(c: Comparison) -> Iterator[Finding]:
         if c.report.scope == "full" and not c.by_lightning:
             yield finding("unmerged-peft-full-save", "A full checkpoint was saved with its adapter unmerged.")
     elif len(keys) < total:
+        # What `beyond_renaming` names has its reason.
+        named = {key for problem in c.remapping.problems if of_kind(problem.kind) for key in problem.keys}
+        keys = tuple(key for key in keys if key not in named)
         for cause, why, own in _without_slot(c, keys):
             message = f"{len(own)} of {count(total, 'adapter key')} {_HOMELESS}: {why}."
             yield finding(cause, message, own, remedy=_remedy(c, {c.in_source(key).lora for key in own}))

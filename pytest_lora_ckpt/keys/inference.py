@@ -17,7 +17,7 @@ from pytest_lora_ckpt.keys.matching.candidates import (
     index_map,
     measure,
 )
-from pytest_lora_ckpt.keys.matching.flattened import match_flattened
+from pytest_lora_ckpt.keys.matching.flattened import FlatFusion, match_flattened
 from pytest_lora_ckpt.keys.matching.pairs import Link, Pairs
 from pytest_lora_ckpt.keys.matching.shapes import NO_FIT
 from pytest_lora_ckpt.keys.matching.translation import Translator
@@ -102,8 +102,11 @@ class _Search:
     def run(self) -> Remapping:
         """Choose places for templates, write out the pairs of keys, derive rules, and name what is left."""
         for flat in match_flattened(self.sources, self.targets, self.adapters):
-            self.pairs.add(flat.key, flat.goal, same=flat.same)
-            self.pairs.symbolic[flat.key] = (flat.now, flat.then)
+            if isinstance(flat, FlatFusion):
+                self.pairs.fused.append(flat)
+            else:
+                self.pairs.add(flat.key, flat.goal, same=flat.same)
+                self.pairs.symbolic[flat.key] = (flat.now, flat.then)
         choice = Assigner(
             [source.forms[0] for source in self.sources],
             self._candidates(),

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_lora_ckpt.keys.matching.candidates import NO_REWRITE, ModelIndex, Rewrite, images
-from pytest_lora_ckpt.keys.matching.fusion import find_fusions
+from pytest_lora_ckpt.keys.matching.fusion import find_fusions, kind_of_fusion
 from pytest_lora_ckpt.keys.remapping import KeyProblem
 from pytest_lora_ckpt.vocabulary.models import HEADS
 
@@ -54,6 +54,7 @@ def find_problems(
         _mismatches(sources, targets, pairs),
         _left_over(left, index, believed),
         find_fusions(left, open_slots, lambda path: images(path, believed)),
+        ((kind_of_fusion(each.role), (each.key,), each.goals) for each in pairs.fused),
         _layers(sources, pairs),
     ):
         found[kind][0].update(keys)

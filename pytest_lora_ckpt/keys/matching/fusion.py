@@ -118,6 +118,16 @@ def _name(leaves: Iterable[str]) -> str:
     return "fused-gate-up" if roles == "gu" else "fused"
 
 
+def kind_of_fusion(role: str) -> str:
+    """Return the kind of a module that is one for several, by its role in the libraries' rows.
+
+    Example:
+        >>> [kind_of_fusion(role) for role in ("double text q, k and v", "gate and up", "single q, k, v and in")]
+        ['fused-qkv', 'fused-gate-up', 'fused']
+    """
+    return "fused-qkv" if role.endswith("q, k and v") else "fused-gate-up" if role == "gate and up" else "fused"
+
+
 def _without_last_number(path: Path) -> Path:
     """The path of fused experts, from the path of one: the last number taken out; empty if there is none."""
     at = max((place for place, name in enumerate(path[:-1]) if name == NUMBER), default=-1)

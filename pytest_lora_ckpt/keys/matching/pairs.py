@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_lora_ckpt.keys.matching.candidates import IndexMap
+    from pytest_lora_ckpt.keys.matching.flattened import FlatFusion
     from pytest_lora_ckpt.keys.templates import Indices, Template
 
 
@@ -29,6 +30,7 @@ class Pairs:
         source_of: Model key -> the first checkpoint key that took it.
         links: The same pairs by template, where they were found by template: position -> where its members go.
         symbolic: For pairs that were found key by key, both keys with symbols for their numbers.
+        fused: Flattened names of modules for which the model has several.
     """
 
     mapping: dict[str, str] = field(default_factory=dict)
@@ -36,6 +38,7 @@ class Pairs:
     source_of: dict[str, str] = field(default_factory=dict)
     links: dict[int, list[Link]] = field(default_factory=dict)
     symbolic: dict[str, tuple[str, str]] = field(default_factory=dict)
+    fused: list[FlatFusion] = field(default_factory=list)
 
     def add(self, key: str, goal: str, *, same: bool) -> None:
         """Note a pair."""

@@ -3,53 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.keys.conventions import NUMBER, Form, Path, read_forms
 from pytest_lora_ckpt.keys.grammar import ParsedKey, plain_reading
-from pytest_lora_ckpt.vocabulary.conventions import BASE_WEIGHTS, LIBRARIES, NUMBERED, OUTSIDE_LAYERS
+from pytest_lora_ckpt.keys.matching.spoken import NAMES, Name, spoken, whole_path
+from pytest_lora_ckpt.vocabulary.conventions import BASE_WEIGHTS, LIBRARIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pytest_lora_ckpt.keys.templates import Template
     from pytest_lora_ckpt.tensors import Published
 
 _PARAMETERS = frozenset({"weight", "bias"})
-
-
-class _Name(NamedTuple):
-    """What one library calls a role.
-
-    Attributes:
-        library: The library.
-        role: The role.
-        tail: The end of the path, with `NUMBER` for numbers.
-        digits: The numbers that must stand there, None for any.
-        spelled: The tail with the numbers written out that are part of a name, as `Template.spelled` does.
-    """
-
-    library: str
-    role: str
-    tail: Path
-    digits: tuple[str | None, ...]
-    spelled: Path
-
-
-def _names() -> Iterator[_Name]:
-    for library, row in LIBRARIES.items():
-        for role, text in row.names.items():
-            segments = text.split(".")
-            digits = tuple(None if one == "#" else one for one in segments if one == "#" or one.isdigit())
-            tail = tuple(NUMBER if s == "#" or s.isdigit() else s for s in segments)
-            spelled = tuple(
-                now if now in NUMBERED.get(before, ()) else name
-                for before, now, name in zip(("", *segments), segments, tail, strict=False)
-            )
-            yield _Name(library, role, tail, digits, spelled)
-
-
-_NAMES = tuple(_names())
 
 
 class Translator:
@@ -69,20 +36,17 @@ class Translator:
     ) -> None:
         """See which libraries' names occur on both sides."""
         self._wrapped = _base_weights(sources)
-        self._by_last: defaultdict[str, list[_Name]] = defaultdict(list)
-        for name in sorted(_NAMES, key=lambda name: -len(name.tail)):
-            self._by_last[name.tail[-1]].append(name)
-        spoken = {(name.library, name.role) for target in targets for name in self._spoken(target, target.forms[0])}
-        self._goals: dict[str, list[_Name]] = defaultdict(list)
-        for name in _NAMES:
-            if (name.library, name.role) in spoken:
+        heard = {(name.library, name.role) for target in targets for name in spoken(target, target.forms[0])}
+        self._goals: dict[str, list[Name]] = defaultdict(list)
+        for name in NAMES:
+            if (name.library, name.role) in heard:
                 self._goals[name.role].append(name)
         # Where the last names agree, a rewrite of the path says the same for all modules there, and better, unless
         # names that do not agree have shown that these two libraries meet.
         self._met = {
             (name.library, goal.library)
             for source in sources
-            for name in self._spoken(source, self._base_form(source))
+            for name in spoken(source, self._base_form(source))
             for goal in self._goals.get(name.role, ())
             if _leaf(goal.tail) != _leaf(name.tail)
         }
@@ -98,7 +62,7 @@ class Translator:
         found = [form] if form != source.forms[0] else []
         found += (
             _translated(form, name, goal)
-            for name in (self._spoken(source, form) if self._met else ())
+            for name in (spoken(source, form) if self._met else ())
             for goal in self._goals.get(name.role, ())
             if name.tail != goal.tail and (name.library, goal.library) in self._met
         )
@@ -127,20 +91,6 @@ class Translator:
         is_wrapped = bool(form.path) and form.path[-1] in self._wrapped
         return form._replace(path=form.path[:-1]) if is_wrapped else form
 
-    def _spoken(self, template: Template, form: Form) -> Iterator[_Name]:
-        """The names that a template has, as libraries call them."""
-        for path in dict.fromkeys((form.path, _full(form))):
-            longest: dict[str, int] = {}  # `attention.output.dense` is not called `output.dense`.
-            for name in self._by_last.get(path[-1], ()) if path else ():
-                at = len(path) - len(name.tail)
-                if at < 0 or path[at:] != name.tail or (NUMBER in path[:at]) == (name.role in OUTSIDE_LAYERS):
-                    continue
-                first = path[:at].count(NUMBER)
-                if longest.setdefault(name.library, at) == at and all(
-                    d is None or template.constant(first + n) == d for n, d in enumerate(name.digits)
-                ):
-                    yield name
-
 
 def _called(form: Form, name: str) -> Form:
     """The same reading of a key of another name."""
@@ -153,13 +103,8 @@ def _leaf(tail: Path) -> Path:
     return tail[-2:] if tail[-1] in {NUMBER, "weight"} else tail[-1:]
 
 
-def _full(form: Form) -> Path:
-    """The path with the parameter at its end."""
-    return (*form.path, form.family) if form.family in _PARAMETERS else form.path
-
-
-def _translated(form: Form, name: _Name, goal: _Name) -> Form:
-    path = _full(form)
+def _translated(form: Form, name: Name, goal: Name) -> Form:
+    path = whole_path(form)
     is_whole = path[len(path) - len(name.tail) :] == name.tail
     path = path if is_whole else form.path
     head = path[: len(path) - len(name.tail)]
