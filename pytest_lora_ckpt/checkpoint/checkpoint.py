@@ -47,6 +47,7 @@ class Companion:
         named: Whether the project names it: then it is meant.
         called: What the model calls an adapter, as its directory does; empty for the checkpoint's own, which lies in
             `lora_weights/` next to it.
+        has_card: Whether there is a model card in an adapter's directory: then it was saved by itself.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Companion:
     why: str = ""
     named: bool = False
     called: str = ""
+    has_card: bool = False
 
     @property
     def is_own(self) -> bool:

@@ -20,6 +20,7 @@ from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.vocabulary.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    MODEL_CARD,
     MODEL_WEIGHTS,
     MODULE_DIRECTORY,
     MODULES_INDEX,
@@ -91,7 +92,8 @@ def below(checkpoint: Checkpoint, folder: Listing, assemble: Assemble) -> Iterat
         if inside is None:
             continue
         if inside.has(ADAPTER_CONFIG) and not _is_step(name, inside):
-            yield open_companion("adapter", inside.path, partial(assemble, inside, (peft_adapter,)), called=name)
+            found = open_companion("adapter", inside.path, partial(assemble, inside, (peft_adapter,)), called=name)
+            yield dataclasses.replace(found, has_card=inside.has(MODEL_CARD))
         elif has_modules and re.fullmatch(MODULE_DIRECTORY, name) and transformers_model.accepts(inside):
             found = open_companion("weights", inside.path, partial(_module, name, inside, assemble))
             yield _judged(checkpoint, found.checkpoint, found.path) if found.checkpoint else found

@@ -299,8 +299,11 @@ def ambiguous(c: Comparison) -> Iterator[Finding]:
 
 def as_it_should_be(c: Comparison) -> Iterator[Finding]:
     """Say that a long list of missing base weights is as it should be."""
-    frozen = c.after.missing.counts["excused"]
-    if c.report.scope != "adapter" or not frozen or any(rule.by == "you" for rule in c.remapping.rules):
+    if c.report.scope != "adapter" or any(rule.by == "you" for rule in c.remapping.rules):
+        return
+    # Those of another adapter, which lies in a file of its own, are no base weights.
+    frozen = sum(not c.in_target(key).is_adapter for key in c.after.missing.of("excused"))
+    if not frozen:
         return
     if c.report.verdict == "loads":
         yield finding("strict-load-of-adapter", f"A strict load would stop at the {frozen} base weights that it lacks.")

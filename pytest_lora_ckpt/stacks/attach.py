@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sized
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_lora_ckpt.lora.patterns import PatternError
+from pytest_lora_ckpt.stacks.adapters import saved_together
 from pytest_lora_ckpt.stacks.errors import GIVE_LOADER, StackError
 from pytest_lora_ckpt.stacks.meta import counted
 from pytest_lora_ckpt.wording import printable
@@ -36,30 +37,45 @@ _STARTS: dict[str, Any] = {
 
 
 def attached(model: torch.nn.Module, checkpoint: Checkpoint) -> torch.nn.Module:
-    """Attach an adapter to a model on the meta device, as PEFT does before it loads the values.
+    """Attach an adapter, and those that were saved with it, to a model on the meta device.
+
+    That is what PEFT does before it loads the values.
 
     Raises:
-        StackError: PEFT refuses it, or its config asks for too much.
+        StackError: PEFT refuses one, or its config asks for too much.
     """
     import torch
     from peft import PeftConfig, get_peft_model
 
+    asked = {name: _asked(model, each) for name, each in saved_together(checkpoint).items()}
+    try:
+        with counted(), torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (name, own), *others = ((name, PeftConfig.from_peft_type(**fields)) for name, fields in asked.items())
+            made = get_peft_model(model, own, adapter_name=name, low_cpu_mem_usage=True)
+            for further, config in others:
+                made.add_adapter(further, config, low_cpu_mem_usage=True)
+    except StackError:
+        raise
+    except Exception as error:  # Whatever a config asks for, PEFT may raise.
+        message = f"PEFT cannot attach this adapter to {type(model).__name__}: {printable(str(error), 300)}"
+        raise StackError(message, GIVE_LOADER) from error
+    return cast("torch.nn.Module", made)
+
+
+def _asked(model: torch.nn.Module, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what the config of an adapter asks PEFT for, but for what needs weights, or runs code.
+
+    Raises:
+        StackError: It asks for too much.
+    """
     config = checkpoint.config
     assert config is not None  # noqa: S101 - It was found by its config.
     content = checkpoint.adapter_config or {}
     fields = {name: _STARTS.get(name, value) for name, value in content.items()} | _plain_names(model, config)
     if not hasattr(model, "config"):  # A tree of plain modules, for which no task is known.
         fields |= {"task_type": None, "modules_to_save": [*config.saved, *config.trained_heads] or None}
-    try:
-        with counted(), torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            made: torch.nn.Module = get_peft_model(model, PeftConfig.from_peft_type(**fields), low_cpu_mem_usage=True)
-    except StackError:
-        raise
-    except Exception as error:  # Whatever a config asks for, PEFT may raise.
-        message = f"PEFT cannot attach this adapter to {type(model).__name__}: {printable(str(error), 300)}"
-        raise StackError(message, GIVE_LOADER) from error
-    return made
+    return fields
 
 
 def _plain_names(model: torch.nn.Module, config: AdapterConfig) -> dict[str, Any]:

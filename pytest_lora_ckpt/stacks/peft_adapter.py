@@ -1,4 +1,4 @@
-"""PEFT: the base model by transformers, and the adapter on it by `PeftModel.from_pretrained`."""
+"""PEFT: the base model by transformers, the adapter on it by `PeftModel.from_pretrained`, others by `load_adapter`."""
 
 from __future__ import annotations
 
@@ -18,4 +18,8 @@ def load(request: Request) -> Any:
     base = load_base(request)
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(base, str(request.directory))
+    (name, directory), *others = request.adapters.items()
+    model = PeftModel.from_pretrained(base, directory, adapter_name=name)
+    for further, where in others:
+        model.load_adapter(where, adapter_name=further)
+    return model

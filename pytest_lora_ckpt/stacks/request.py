@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.checkpoint.address import is_address
+from pytest_lora_ckpt.stacks.adapters import saved_together
 from pytest_lora_ckpt.stacks.errors import StackError
 from pytest_lora_ckpt.wording import printable
 
@@ -57,6 +58,15 @@ class Request:
                 return path
             raise StackError("The libraries load from this machine alone.", "Download it, and give its path.")
         return Path(self.address)
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """The adapters that were saved together, its own first: name -> directory."""
+        own, *others = saved_together(self.checkpoint)
+        return {
+            own: str(self.directory / self.checkpoint.called),
+            **{name: str(self.directory / name) for name in others},
+        }
 
     @property
     def directory(self) -> Path:

@@ -19,7 +19,10 @@ def load(request: Request) -> Any:
     """See `Stack`."""
     if request.checkpoint.adapter_config is not None:
         model = load_base(request)
-        model.load_adapter(str(request.directory))
+        adapters = request.adapters
+        for name, directory in adapters.items():
+            model.load_adapter(directory, adapter_name=name)
+        model.set_adapter(next(iter(adapters)))
         return model
     model = Base(str(request.directory), request.directory)
     config = config_of(model.config(request.checkpoint.budget))
