@@ -157,6 +157,9 @@ def not_made(name: str, why: str) -> CheckReport:
     return CheckReport(name, "skipped", f"not run: {why}", made=False)
 
 
+_WRONG_MERGES = {"values-differ", "base-not-moved", "config-dora"}
+
+
 def _meaning(verdict: str, facts: Facts, found: Iterable[Finding], *, is_cut: bool) -> str:
     """Say how a verdict comes about: what failed, where nothing was compared, or how the tensors are loaded."""
     proof, causes = facts.proof, {each.cause for each in found}
@@ -164,6 +167,7 @@ def _meaning(verdict: str, facts: Facts, found: Iterable[Finding], *, is_cut: bo
     merged = proof is not None and bool(proof.counts.get("merged")) and "adapter-merged" in causes
     proved = proof is not None and proof.proved
     dropped = any(each.cause in RENAMINGS and each.severity == "error" for each in found)
+    changed = not causes.isdisjoint(_WRONG_MERGES) and "adapter-not-loaded" not in causes
     other_base = any(each.cause == "values-differ" and each.follows for each in found)
     meanings = (
         ("not-compared", unreadable, "the checkpoint cannot be read"),
@@ -172,6 +176,7 @@ def _meaning(verdict: str, facts: Facts, found: Iterable[Finding], *, is_cut: bo
         ("not-compared", is_cut, "the run ended before anything was compared"),
         ("loads", merged, "the adapter is merged into the weights"),
         ("noop", other_base, "the weights are another base model's"),
+        ("noop", changed, "the weights are changed, and not as the adapter says"),
         ("loads-after-remap", proved, "everything is loaded: the loader renames the keys"),
         ("loads-after-remap", dropped, "everything would load under other names: the loader drops it"),
     )

@@ -55,7 +55,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
 }
 """Cause -> causes that it follows from."""
 
-_CONTRADICTED = {"adapter-merged": {"merged-twice", "scaling-differs"}}
+_CONTRADICTED = {"adapter-merged": {"merged-twice", "scaling-differs", "tied-tensors-disagree"}}
 """Note -> errors beside which it says the opposite: that there is nothing to mend."""
 
 _IN_MERGED = {

@@ -175,7 +175,7 @@ def _merge_findings(merge: Merge) -> Iterator[Finding]:
     """Say where the adapter is merged, and where not."""
     merged = merge.count("merged")
     lacking = [each for each in merge.parts if each.kind == "base" or not each.model_key]
-    others = [each for each in merge.parts if each.kind == "other" and each.model_key]
+    others = [each for each in merge.parts if each.kind == "other" and each.model_key and not each.cause]
     if lacking:
         message = f"The adapter is merged into {count(merged, 'module')} of the model, and not into {_names(lacking)}."
         yield finding("adapter-not-loaded", message, [key for each in lacking for key in each.pair.keys])
@@ -184,6 +184,11 @@ def _merge_findings(merge: Merge) -> Iterator[Finding]:
         cause = "adapter-not-loaded" if all(each.brings_base for each in others) else "values-differ"
         message = f"The model has no LoRA, and its weights hold neither W nor W + scaling x B A: {_names(others)}."
         yield finding(cause, message, [key for each in others for key in each.pair.keys])
+    wrong = [each for each in merge.parts if each.kind == "other" and each.cause]
+    for cause in dict.fromkeys(each.cause for each in wrong):
+        known = [each for each in wrong if each.cause == cause]
+        message = f"The adapter is merged wrongly into {_names(known)}: the first holds {known[0].why}."
+        yield finding(cause, message, [key for each in known for key in each.pair.keys])
     if merged and not merge.outliers:
         scaling = "different scalings" if merge.scaling is None else f"the scaling {merge.scaling:.4g}"
         where = "" if merged == len(merge.modules) else f"{merged} of {len(merge.modules)} modules of "

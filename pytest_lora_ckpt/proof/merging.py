@@ -20,6 +20,7 @@ from pytest_lora_ckpt.proof.proved import STATE_DICT, ProvedTensor
 from pytest_lora_ckpt.proof.residual import move_of
 from pytest_lora_ckpt.proof.traces import shows_none, trace_of
 from pytest_lora_ckpt.vocabulary.lora import IMPORTANCE, LORA_MID, MAGNITUDES, UNREPEATABLE_INITS
+from pytest_lora_ckpt.vocabulary.models import EMBEDDINGS, LM_HEADS
 from pytest_lora_ckpt.wording import printable
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class MergedModule:
         expected: The scaling by the config or by the file's alpha, or None where there is none.
         by_alpha: Whether that is the alpha next to the factors: such files are often served at a strength of one's own.
         rank: The rank; of stacked experts that of each.
-        why: Why it cannot be decided, where W is at hand.
+        why: Why it cannot be decided, where W is at hand; or what it holds instead.
+        cause: Slug of the cause of what it holds instead, where that is known.
         brings_base: Whether W is in the checkpoint itself, so that the loader had both.
     """
 
@@ -64,6 +66,7 @@ class MergedModule:
     by_alpha: bool = False
     rank: int | None = None
     why: str = ""
+    cause: str = ""
     brings_base: bool = False
 
     @property
@@ -116,7 +119,7 @@ class Merge:
     @property
     def proved(self) -> bool:
         """Whether every adapted module holds its update, by the expected scaling."""
-        return self.complete and not self.outliers
+        return self.complete and not self.outliers and not any(each.cause for each in self.modules)
 
     @property
     def scaling(self) -> float | None:
@@ -150,6 +153,8 @@ class Merge:
     def prove(self, module: MergedModule, key: str) -> ProvedTensor:
         """Return what the merge shows for a key of one module: its base weight, or a parameter of its adapter."""
         how, cause = module.formula, "adapter-not-loaded"
+        if module.cause:
+            return ProvedTensor(key, module.model_key or "", STATE_DICT, "differs", module.why, module.cause)
         if module.kind == "unknown":
             how = module.why or "it may be merged, which cannot be decided without W: provide lora_base_model"
             return ProvedTensor(key, module.model_key or "", STATE_DICT, "not provable", how)
@@ -164,8 +169,8 @@ class Merge:
         elif module.kind == "base":
             how = "W alone, without the adapter"
         else:
-            how = module.why or "neither W nor W + scaling x B A"
-            cause = "base-not-moved" if module.why else "adapter-not-loaded" if module.brings_base else "values-differ"
+            how = "neither W nor W + scaling x B A"
+            cause = "adapter-not-loaded" if module.brings_base else "values-differ"
         return ProvedTensor(key, module.model_key or "", STATE_DICT, "differs", how, cause)
 
 
@@ -212,8 +217,21 @@ class _Finder:
             # Copies of a layer that are one tensor (`layer_replication`) each get the update of all: that is no merge.
             if len(numbers) > 1 and not self.config.replicated:
                 alone |= self._together(numbers, [alone[at] for at in numbers])
-        modules = list(alone.values())
+        modules = [self._if_tied(each) for each in alone.values()]
         return iter([replace(each, kind="base") for each in modules] if self._leave_no_trace(modules) else modules)
+
+    def _if_tied(self, module: MergedModule) -> MergedModule:
+        """Judge a merge into an embedding whose tensor is a head as well, or the reverse, which has no adapter."""
+        if module.kind != "merged" or not module.scaling or not module.model_key:
+            return module
+        leaf, adapted = module.pair.module.rpartition(".")[2], {each.module for each in self.pairs}
+        others = LM_HEADS if leaf in EMBEDDINGS else EMBEDDINGS if leaf in LM_HEADS else frozenset[str]()
+        for name in self.loaded.aliases.get(module.model_key, ()):
+            path = self.loaded.parsed[name].module_path
+            if path.rpartition(".")[2] in others and path not in adapted:
+                why = f"{module.formula}, in one tensor with {printable(name)}, for which there is no adapter"
+                return replace(module, why=why, cause="tied-tensors-disagree")
+        return module
 
     def _leave_no_trace(self, modules: Sequence[MergedModule]) -> bool:
         """Whether no update is in its weight, where no W is at hand and nothing but B A would change it."""
@@ -256,6 +274,9 @@ class _Finder:
             return self._on_moved_base(module, now[own], base[own], self.config.start)
         magnitude = next((pair.others[name] for name in MAGNITUDES if name in pair.others), None)
         fit = fit_update(now, base, down, up, self.checkpoint.read(magnitude) if magnitude else None)
+        if magnitude and fit.kind == "other" and (plain := fit_update(now, base, down, up)).kind == "merged":
+            why = f"W + {plain.scaling:.4g} x B A, without DoRA's magnitudes"
+            return replace(module, kind="other", why=why, cause="config-dora")
         if fit.kind == "unknown":
             return replace(module, why="its factors explain the change, but not which rows belong to which of them")
         return replace(module, kind=fit.kind, scaling=fit.scaling or 0.0, doubt=fit.doubt)
@@ -281,7 +302,7 @@ class _Finder:
             return replace(module, kind="merged", scaling=scaling)
         if move == "none":
             why = f"W + {scaling:.4g} x B A; {said}, so that the start of the factors is in it twice"
-            return replace(module, kind="other", why=why)
+            return replace(module, kind="other", why=why, cause="base-not-moved")
         return replace(module, kind="base" if holds(now, base) else "other")
 
     def _together(self, numbers: list[int], modules: list[MergedModule]) -> Mapping[int, MergedModule]:

@@ -11,7 +11,7 @@ from pytest_lora_ckpt.findings import CAUSES, finding
 from pytest_lora_ckpt.keys import parse_key, parse_keys
 from pytest_lora_ckpt.lora.config import AdapterConfig
 from pytest_lora_ckpt.lora.pairs import lora_pairs
-from pytest_lora_ckpt.models import is_module
+from pytest_lora_ckpt.models import attribute, is_module
 from pytest_lora_ckpt.proof.bitwise import cast_between, holds, pieces, reaches_as_far, same_bits
 from pytest_lora_ckpt.proof.experts import with_experts
 from pytest_lora_ckpt.proof.fitting import fit_in_place, fits_rounded
@@ -24,7 +24,7 @@ from pytest_lora_ckpt.proof.proved import STATE_DICT, Outcome, Proof, ProvedTens
 from pytest_lora_ckpt.proof.streaming import equal_in_file, equal_in_files
 from pytest_lora_ckpt.proof.trained_rows import rows_of
 from pytest_lora_ckpt.vocabulary.lora import TOKENS_DELTA
-from pytest_lora_ckpt.wording import count, printable, type_name
+from pytest_lora_ckpt.wording import count, listed, printable, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -121,6 +121,9 @@ def prove_match(
     return Proof(tensors, match.report, match.merge, (*findings, *renamed), homeless)
 
 
+_MOST_ROWS = 8
+
+
 class _Prover:
     """One proof under way."""
 
@@ -135,6 +138,7 @@ class _Prover:
         self.progress = progress
         self.loaded, self.checkpoint, self.match, self.reference = loaded, checkpoint, match, reference
         self.others = TensorsByValue(checkpoint.keys.shapes, checkpoint.read)
+        self.config = AdapterConfig.of(checkpoint.adapter_config)
         own = match.own
         self.own_key_at = {model_key: key for key, model_key in own.mapping.items()} if own else {}
         parsed = checkpoint.keys.derived(parse_keys)
@@ -220,9 +224,21 @@ class _Prover:
 
     def _row(self, checkpoint: Checkpoint, key: str, model_key: str, source: str, seen: str | None) -> ProvedTensor:
         """Return what is known of a tensor, or read it to find out."""
+        if elsewhere := self._other_rows(model_key):
+            return ProvedTensor(key, model_key, source, "differs", elsewhere, "values-differ")
         if seen is None:
             return self._compare(key, model_key, checkpoint.read(key), source)
         return ProvedTensor(key, model_key, source, "cast" if seen else "equal", seen)
+
+    def _other_rows(self, model_key: str) -> str:
+        """Say at which rows of an embedding the model has the trained ones, where the config has others."""
+        own = self.loaded.parsed[model_key]
+        rows = self.config.tokens and own.lora == TOKENS_DELTA and rows_of(self.config, own.module_path)
+        holder = self.loaded.module.get_submodule(model_key.partition(f".{TOKENS_DELTA}")[0]) if rows else None
+        there = (attribute(holder, "token_indices") or {}).get(own.adapter, rows)
+        if not rows or sorted(there) == sorted(rows):
+            return ""
+        return f"the rows {listed(map(str, rows), _MOST_ROWS)} of training at {listed(map(str, there), _MOST_ROWS)}"
 
     def _compare(self, key: str, model_key: str, file: torch.Tensor, source: str) -> ProvedTensor:  # noqa: PLR0911  # One outcome each.
         def row(outcome: Outcome, how: str = "", cause: str | None = None) -> ProvedTensor:
@@ -279,7 +295,7 @@ class _Prover:
             return self.loaded.read(original).tensor if original in self.loaded.keys else None
         if own.lora == TOKENS_DELTA:
             embedding = f"{model_key.partition(f'.{TOKENS_DELTA}')[0]}.base_layer.weight"
-            rows = rows_of(AdapterConfig.of(self.checkpoint.adapter_config), own.module_path)
+            rows = rows_of(self.config, own.module_path)
             whole = self.loaded.read(embedding).tensor if embedding in self.loaded.keys else None
             return None if whole is None or max(rows, default=0) >= len(whole) else whole[list(rows)]
         return self.reference.read(model_key) if self.reference else None

@@ -61,12 +61,14 @@ class Provenance:
         components: The component of each key.
         fresh: Components that come from nowhere and whose matrices are as torch initialises them.
         converted: Whether PEFT moved the base for an adapter that was converted to serve the original base.
+        doubled: Changed weights that hold the base's with the adapter in it, which is applied to them once more.
     """
 
     origins: Mapping[str, Origin]
     components: Mapping[str, str]
     fresh: frozenset[str] = frozenset()
     converted: bool = False
+    doubled: frozenset[str] = frozenset()
 
     def of(self, *origins: Origin) -> tuple[str, ...]:
         """Return the keys of these origins."""
@@ -124,7 +126,7 @@ class _Tracer:
     def __init__(self, loaded: LoadedModel, base: BaseWeights, given: Given) -> None:
         self.loaded, self.base, self.given = loaded, base, given
         self.buffers = {name for name, _ in loaded.module.named_buffers(remove_duplicate=False)}
-        self.converted = False
+        self.converted, self.doubled = False, set[str]()
 
     def result(self) -> Provenance:
         origins: dict[str, Origin] = {key: self._origin(key) for key in self.loaded.keys}
@@ -132,7 +134,8 @@ class _Tracer:
             if any(origins[name] != "nowhere" for name in names):
                 origins |= {name: "derived" for name in names if origins[name] == "nowhere"}
         components = {key: own.component for key, own in self.loaded.parsed.items()}
-        return Provenance(origins, components, self._fresh(origins, components), self.converted)
+        fresh, doubled = self._fresh(origins, components), frozenset(self.doubled)
+        return Provenance(origins, components, fresh, self.converted, doubled)
 
     def _origin(self, key: str) -> Origin:
         if self.loaded.parsed[key].is_adapter:
@@ -174,7 +177,11 @@ class _Tracer:
         merged = self.loaded.merged_into.get(key) if live.is_whole else None
         if merged and fit_in_place(now, wanted, merged).times == 1:
             return "base"
-        return "rounded" if layer and fits_rounded(now, wanted) else "changed"
+        if layer and fits_rounded(now, wanted):
+            return "rounded"
+        if layer and live.is_whole and not merged and fit_in_place(now, wanted, [layer]).times == 1:
+            self.doubled.add(key)
+        return "changed"
 
     def _untrained(self, key: str, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         trained = {*self.given.rows[key]}

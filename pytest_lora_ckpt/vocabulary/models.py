@@ -46,13 +46,14 @@ RECOMPUTED = frozenset(
         *("inv_freq", "original_inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "rope.freqs"),
         *("position_ids", "token_type_ids", "relative_position_index"),
         *("masked_bias", "attn_mask", "embed_positions._float_tensor"),
-        *("num_batches_tracked", "_extra_state"),
+        *("num_batches_tracked", "n_averaged", "_extra_state"),
     }
 )
 """How the names of buffers end that a model works out when it is built, and of what is no weight: rotary frequencies
 (transformers; `rope.freqs` in Meta's files of Llama), numbers of positions and of token types (transformers' BERT and
-CLIP), masks and indices of positions (GPT-2, GPT-NeoX; timm's Swin; CLIP), a scratch tensor (fairseq), the count of
-batches that torch's batch norms keep, and what Transformer Engine notes about its scales."""
+CLIP), masks and indices of positions (GPT-2, GPT-NeoX; timm's Swin; CLIP), a scratch tensor (fairseq), the counts that
+torch's batch norms and averaged models (torch/optim/swa_utils.py) keep, and what Transformer Engine notes about its
+scales."""
 
 CAUSAL_MASKS = frozenset({"attn.bias", "attention.bias", "self_attention.bias"})
 """How the names of GPT-2's, GPT-Neo's and GPT-NeoX's causal masks end (transformers/models/gpt2/modeling_gpt2.py before

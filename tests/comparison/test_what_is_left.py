@@ -111,6 +111,7 @@ WEIGHTS: Keys = {f"h.{n}.{name}.weight": (8, 8) for n in range(2) for name in ("
         ("h.0.mlp.fc._extra_state", (0,)),
         ("h.0.mlp.fc._extra_state", (24,)),
         ("h.0.bn.num_batches_tracked", ()),
+        ("n_averaged", ()),
         ("h.0.attn.relative_position_index", (49, 49)),
         ("rope.freqs", (4,)),
     ],

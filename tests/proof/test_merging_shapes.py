@@ -125,7 +125,7 @@ PARAMETERS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "experts": (experts, {"target_modules": ["q_proj"], "target_parameters": PARAMETERS}),
     "bias of B": (qwen2, {"target_modules": ["q_proj", "v_proj"], "lora_bias": True}),
-    "tied embedding": (lambda: llama(tie_word_embeddings=True), {"target_modules": ["embed_tokens", "q_proj"]}),
+    "embedding": (llama, {"target_modules": ["embed_tokens", "q_proj"]}),
 }
 
 
@@ -160,6 +160,58 @@ def test_by_peft(kind: str, tmp_path: Path) -> None:
     assert {each.cause for each in result.findings} & {"merged-twice", "scaling-differs"}
     result = audit(tmp_path / "adapter", loader=without_last, base_model=build, inputs=lambda: INPUTS)
     assert not result.passed
+
+
+def adapter(folder: Path, build: Any, **settings: Any) -> Any:
+    model = peft.get_peft_model(build(), peft.LoraConfig(**{"r": 4, "lora_alpha": 8} | settings))
+    with torch.no_grad():
+        for at, parameter in enumerate(each for each in model.parameters() if each.requires_grad):
+            parameter.add_(0.1 * random(*parameter.shape, seed=at))
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("table", ["embed_tokens", "lm_head"])
+def test_a_merge_into_one_of_two_tied_tables_changes_the_other_too(table: str, tmp_path: Path) -> None:
+    """In training the adapter acted in one place only; untied before the merge, it still does."""
+
+    def base(*, tied: bool = True) -> Any:
+        model = llama(tie_word_embeddings=True)
+        if not tied:
+            model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+            model.config.tie_word_embeddings = False
+        return model
+
+    trained = adapter(tmp_path, base, target_modules=[table, "q_proj"])
+    with torch.no_grad():
+        wanted = trained(**INPUTS).logits
+    for tied in (True, False):
+
+        def merged(path: Path, tied: bool = tied) -> Any:  # noqa: FBT001  # Of this pass.
+            return peft.PeftModel.from_pretrained(base(tied=tied), str(path)).merge_and_unload().eval()
+
+        with torch.no_grad():
+            assert torch.allclose(merged(tmp_path)(**INPUTS).logits, wanted, atol=1e-4) is not tied
+        result = audit(tmp_path, loader=merged, base_model=base, inputs=lambda: INPUTS)
+        errors = [each for each in result.findings if each.severity == "error"]
+        assert [each.cause for each in errors] == ["tied-tensors-disagree"] * tied
+        assert result.passed is not tied
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dora_merged_without_its_magnitudes(tmp_path: Path) -> None:
+    adapter(tmp_path, llama, target_modules=["q_proj"], use_dora=True)
+
+    def merged(path: Path) -> Any:
+        config = peft.PeftConfig.from_pretrained(str(path))
+        config.use_dora = False
+        return peft.PeftModel.from_pretrained(llama(), str(path), config=config).merge_and_unload().eval()
+
+    result = audit(tmp_path, loader=merged, base_model=llama, inputs=lambda: INPUTS)
+    (error,) = [each for each in result.findings if each.severity == "error"]
+    assert error.cause == "config-dora"
+    assert "W + 2 x B A, without DoRA's magnitudes" in error.message
 
 
 @pytest.mark.filterwarnings("ignore")

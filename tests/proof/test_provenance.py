@@ -249,3 +249,18 @@ def test_a_trained_head_from_elsewhere_is_no_fresh_one(tmp_path: Path) -> None:
     result = judged(tmp_path / "adapter", load, str(tmp_path / "base"))
     assert result.passed
     assert "1 in neither checkpoint nor base model (score 1)" in result.check("base-untouched").summary
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}], ids=str)
+def test_an_adapter_on_the_base_that_it_was_merged_into_acts_twice(settings: Any, tmp_path: Path) -> None:
+    trained(llama(), **settings).save_pretrained(tmp_path)
+
+    def load(path: Path) -> Any:
+        merged = peft.PeftModel.from_pretrained(llama(), str(path)).merge_and_unload()
+        return peft.PeftModel.from_pretrained(merged, str(path)).eval()
+
+    result = judged(tmp_path, load)
+    (error,) = [each for each in result.findings if each.severity == "error"]
+    assert (error.cause, len(error.keys)) == ("merged-twice", 4)
+    assert result.named("failed") == ("base-untouched",)
+    assert [each.follows for each in result.findings if each.cause == "base-overwritten"] == ["merged-twice"]

@@ -96,3 +96,26 @@ def test_what_does_not_arrive_is_lost(kind: str, drop: str, tmp_path: Path) -> N
 
 def test_values_in_the_rows_of_keys_are_lost(tmp_path: Path) -> None:
     assert outcomes(tmp_path, TRAINED["biases"], swap=True)["loaded"] == "failed"
+
+
+@pytest.mark.parametrize(("rows", "cause"), [([5, 6, 60], None), ([5, 7, 60], "values-differ")])
+def test_trained_rows_stand_where_the_config_has_them(rows: list[int], cause: str | None, tmp_path: Path) -> None:
+    def wear(tokens: list[int]) -> Any:
+        config = peft.LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=tokens)
+        return peft.get_peft_model(qwen2(), config)
+
+    model = wear([5, 6, 60])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape) * parameter.requires_grad)
+    model.save_pretrained(tmp_path)
+
+    def load(path: Path) -> Any:
+        served = wear(rows)
+        peft.set_peft_model_state_dict(served, peft.load_peft_weights(str(path)))
+        return served.eval()
+
+    found = audit(tmp_path, loader=load, base_model=qwen2).findings
+    errors = [each for each in found if each.severity == "error"]
+    assert [each.cause for each in errors] == ([cause] if cause else [])
+    assert all("the rows 5, 6, 60 of training at 5, 7, 60" in each.message for each in errors)

@@ -100,12 +100,22 @@ def base_untouched(origins: Provenance, start: str = "", unannounced: Sequence[F
     return passed(" ".join([summary, *(f"({each.message})" for each in unannounced)]), unannounced)
 
 
+_ONCE = "Load the adapter on the base model of training, or the merged model without the adapter."
+
+
 def _wrong_base(origins: Provenance, start: str) -> Iterator[Finding]:
     same = origins.count("base", "moved")
     if changed := origins.of("changed"):
         message = f"{len(changed)} base weights of the loaded model differ from the base model's, such as "
         message += f"{printable(changed[0])}; {same} match."
         remedy = None
+        if doubled := [key for key in changed if key in origins.doubled]:
+            twice = f"{count(len(doubled), 'base weight')} of the loaded model hold the adapter already, such as "
+            twice += f"{printable(doubled[0])}: W + scaling x B A, to which its layer adds the same again."
+            yield finding("merged-twice", twice, doubled, remedy=_ONCE)
+        if len(doubled) == len(changed):
+            yield replace(finding("base-overwritten", message, changed, severity="warning"), follows="merged-twice")
+            return
         if origins.converted:
             remedy = "Set init_lora_weights to true in adapter_config.json: these factors were converted to serve the "
             remedy += "original base, and PEFT has changed it as if they were not."
