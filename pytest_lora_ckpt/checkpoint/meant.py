@@ -54,6 +54,7 @@ def meant(listing: Listing) -> Meant:
         is_whole = transformers_model.accepts(folder) and transformers_model.weights_in(folder) == index
         return Meant(folder if is_whole else dataclasses.replace(listing, name=index), note)
     if distributed.accepts(listing) or distributed_safetensors.accepts(listing):
+        _names(folder)  # Over a network this answers at once what will be asked of the directory, name by name.
         return Meant(folder, f"{printable(listing.name)} is part of a distributed checkpoint: its directory is audited")
     is_config = listing.name in CONFIGS
     if is_config or re.fullmatch(TRAINING_STATE_FILE, listing.name):

@@ -107,7 +107,9 @@ class Neighbours:
             for name in pickles[:_MOST_REMOTE]:
                 self._scan(listing, name)
             self.unread |= dict.fromkeys(pickles[_MOST_REMOTE:], f"over a network at most {_MOST_REMOTE} are read")
-            self._passed_over += sum(not name.lower().endswith((*PICKLE_ENDINGS, *_NO_PICKLES)) for name in names)
+            # What is in the ranks' files their metadata says.
+            others = _NO_PICKLES + ((RANK_FILES,) if listing.has(DISTRIBUTED_METADATA) else ())
+            self._passed_over += sum(not name.lower().endswith((*PICKLE_ENDINGS, *others)) for name in names)
 
     @property
     def notes(self) -> tuple[str, ...]:

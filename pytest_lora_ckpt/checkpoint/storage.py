@@ -65,6 +65,10 @@ class Storage(Protocol):
         """Say whether there is a directory under this path."""
         ...
 
+    def knows(self, path: str) -> bool:
+        """Say whether a file's window takes no request."""
+        ...
+
     def window(self, path: str) -> Window:
         """Return a file as a window.
 
@@ -113,6 +117,10 @@ class Listing:
     def has(self, name: str) -> bool:
         """Say whether there is a file of this name."""
         return self.storage.is_file(self.where(name))
+
+    def knows(self, name: str) -> bool:
+        """Say whether a file's window takes no request."""
+        return self.storage.knows(self.where(name))
 
     def window(self, name: str) -> Window:
         """Return a file of the directory.
@@ -189,6 +197,10 @@ class LocalStorage:
     def is_directory(self, path: str) -> bool:
         """See `Storage`."""
         return os.path.isdir(path)  # noqa: PTH112
+
+    def knows(self, path: str) -> bool:  # noqa: ARG002 - All are here.
+        """See `Storage`."""
+        return True
 
     def window(self, path: str) -> Window:
         """See `Storage`."""

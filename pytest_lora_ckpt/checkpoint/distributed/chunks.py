@@ -19,6 +19,7 @@ from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
+    from pytest_lora_ckpt.checkpoint.distributed.files import Windows
     from pytest_lora_ckpt.checkpoint.distributed.metadata import Chunk, Sizes
     from pytest_lora_ckpt.checkpoint.window import Window
 
@@ -86,15 +87,17 @@ class ChunkedSource(TensorSource):
         chunks: The chunks of each tensor.
     """
 
-    windows: Mapping[str, Window]
+    windows: Windows
     chunks: Mapping[str, Sequence[Chunk]]
 
     def pieces(self, key: str, info: TensorInfo) -> tuple[Piece, ...]:
         """See `TensorSource`."""
+        self.windows.open(self._files(key), heads=False)
         return tuple(self._piece(key, info, chunk) for chunk in self.chunks[key] if 0 not in chunk.sizes)
 
     def stretches(self, key: str, info: TensorInfo) -> Iterator[tuple[Window, int, int]]:  # noqa: ARG002 - As above.
         """See `TensorSource`."""
+        self.windows.open(self._files(key), heads=False)
         for chunk in self.chunks[key]:
             file, offset, length = chunk.stretch[:3]
             yield self.windows[file], offset, length
@@ -102,6 +105,9 @@ class ChunkedSource(TensorSource):
     def damaged(self, infos: Mapping[str, TensorInfo]) -> list[str]:
         """See `TensorSource`."""
         return [key for key, info in infos.items() if any(self._damaged(key, info, each) for each in self.chunks[key])]
+
+    def _files(self, key: str) -> list[str]:
+        return [chunk.stretch.file for chunk in self.chunks[key]]
 
     def _piece(self, key: str, info: TensorInfo, chunk: Chunk) -> Piece:
         index, made = self._open(key, info, chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.checkpoint.distributed.boxes import parts_in
@@ -18,7 +19,7 @@ from pytest_lora_ckpt.vocabulary.files import RANK_FILES
 from pytest_lora_ckpt.wording import count, grouped, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator
 
     from pytest_lora_ckpt.checkpoint.distributed.boxes import Part
     from pytest_lora_ckpt.checkpoint.distributed.metadata import Chunk, Saved, Stretch
@@ -30,20 +31,98 @@ if TYPE_CHECKING:
 _COVERED = 4  # As in one file: see `layouts.single_file`.
 
 
+class Place(NamedTuple):
+    """What the metadata says of a file.
+
+    Attributes:
+        end: Where the last of its chunks ends.
+        total: How many bytes its chunks have together.
+    """
+
+    end: int
+    total: int
+
+
+class Windows(Mapping[str, "Window"]):
+    """The ranks' files that are there, each opened when it is asked for, and held against the metadata.
+
+    Args:
+        folder: The directory.
+        places: The files, and what the metadata says of them.
+    """
+
+    def __init__(self, folder: Listing, places: Mapping[str, Place]) -> None:
+        self._folder, self._places = folder, places
+        self._opened: dict[str, Window] = {}
+
+    def __getitem__(self, file: str) -> Window:
+        """Return a file.
+
+        Raises:
+            CheckpointError: It is too short, or has gone.
+        """
+        if file not in self._opened:
+            self._opened[file] = self._open(file)
+        return self._opened[file]
+
+    def __contains__(self, file: object) -> bool:
+        """Say whether a file is there, opened or not."""
+        return file in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through all, opened or not."""
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        """Count all, opened or not."""
+        return len(self._places)
+
+    @property
+    def opened(self) -> Mapping[str, Window]:
+        """Those that are open."""
+        return self._opened
+
+    def open(self, files: Iterable[str], *, heads: bool) -> None:
+        """Open several at once.
+
+        Args:
+            files: Their names.
+            heads: Whether their beginnings will be read.
+        """
+        files = [file for file in dict.fromkeys(files) if file not in self._opened]
+        self._folder.expect(files, heads=heads)
+        for file in files:
+            self._opened[file] = self._open(file)
+
+    def _open(self, file: str) -> Window:
+        end, total = self._places[file]
+        try:
+            window = self._folder.window(file)
+        except FileNotFoundError:
+            raise _bad("missing-shard", self._folder, file, "the file of each rank", "no such file any more") from None
+        if window.length < end:
+            found = f"a file of {window.length} bytes: it is cut off, or of another save"
+            raise _bad("truncated", self._folder, file, f"at least {end} bytes, as the metadata says", found)
+        window.budget.spend("overlapping_bytes", max(total - _COVERED * window.length, 0))
+        return window
+
+
 class RankFiles(NamedTuple):
     """The files that the metadata names.
 
     Attributes:
         windows: Those that are there.
         doubts: What speaks against their being of one save with the metadata.
+        notes: What was not looked at.
     """
 
-    windows: dict[str, Window]
+    windows: Windows
     doubts: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def rank_files(folder: Listing, saved: Saved, names: Mapping[str, str]) -> RankFiles:
-    """Open the files that the metadata names.
+    """Find the files that the metadata names, and open them; of several that take requests, those that are read now.
 
     Args:
         folder: The directory.
@@ -68,22 +147,28 @@ def rank_files(folder: Listing, saved: Saved, names: Mapping[str, str]) -> RankF
         ends[stretch.file] = max(ends.get(stretch.file, 0), stretch.offset + stretch.length)
         named[stretch.file] += stretch.length
     folder.expect(ends, heads=False)
-    present = {file: folder.window(file) for file in ends if folder.has(file)}
-    if missing := [file for file in wanted if file not in present]:
+    windows = Windows(folder, {file: Place(end, named[file]) for file, end in ends.items() if folder.has(file)})
+    if missing := [file for file in wanted if file not in windows]:
         raise _missing(folder, missing, wanted[missing[0]])
-    doubts, is_raw = [], _is_raw(saved)
-    for file, window in present.items():
-        if window.length < ends[file]:
-            found = f"a file of {window.length} bytes: it is cut off, or of another save"
-            raise _bad("truncated", folder, file, f"at least {ends[file]} bytes, as the metadata says", found)
-        window.budget.spend("overlapping_bytes", max(named[file] - _COVERED * window.length, 0))
-        if window.length > ends[file] and not is_raw:
-            more = window.length - ends[file]
-            doubts.append(f"{file} has {count(more, 'byte')} that the metadata does not know of")
+    holding = {stretch.file for stretch in saved.objects.values()}
+    is_raw = _is_raw(saved)
+    every = is_raw or len(windows) == 1
+    windows.open([file for file in windows if every or file in holding or folder.knows(file)], heads=bool(holding))
+    doubts = []
+    if not is_raw:
+        longer = {file: each.length - ends[file] for file, each in windows.opened.items() if each.length > ends[file]}
+        doubts += [
+            f"{file} has {count(more, 'byte')} that the metadata does not know of" for file, more in longer.items()
+        ]
     strangers = [name for name in folder.names if name.endswith(RANK_FILES) and name not in ends]
     if strangers:
         doubts.append(f"the metadata does not name {listed(strangers)}, which lies next to it")
-    return RankFiles(present, tuple(doubts))
+    left = len(windows) - len(windows.opened)
+    note = (
+        f"{count(left, 'file')} of its ranks {'was' if left == 1 else 'were'} not looked at: that takes a request each"
+    )
+    note += ", and whether they are whole shows when their tensors are read"
+    return RankFiles(windows, tuple(doubts), (note,) if left else ())
 
 
 def _is_raw(saved: Saved) -> bool:

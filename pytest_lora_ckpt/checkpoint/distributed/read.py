@@ -63,7 +63,7 @@ def read(listing: Listing, folder: Listing, index_file: IndexFile) -> Checkpoint
         raise CheckpointError(
             "broken-index", metadata, expected=expected, found=str(error), remedy=COPY_AGAIN
         ) from error
-    objects = objects_in(folder, saved, files.windows, index_file)
+    objects = objects_in(folder, saved, files.windows.opened, index_file)
     parts_of = parts_by_key(saved, state.names, files.windows)
     opaque = {
         key: saved.opaque.get(name) or f"not a tensor: {describe(objects.get(name), 100)}"
@@ -85,7 +85,7 @@ def read(listing: Listing, folder: Listing, index_file: IndexFile) -> Checkpoint
         },
         opaque_keys={**opaque, **{key: f"not a tensor: {what}" for key, what in state.nested.items()}},
         globals=tuple(asked for part in parts for asked in part.globals),
-        notes=state.notes,
+        notes=(*state.notes, *files.notes),
         doubts=files.doubts,
         budget=parts[0].window.budget,
     )

@@ -17,6 +17,7 @@ from pytest_lora_ckpt.vocabulary.files import (
     ADAPTER_WEIGHTS,
     DISTRIBUTED_METADATA,
     MODEL_WEIGHTS,
+    RANK_FILES,
     SHARD_INDEX,
 )
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.limits import Budget
     from pytest_lora_ckpt.checkpoint.remote.server import Found, Server
 
-_HEADS = {".safetensors": 1 << 16, ".json": 1 << 16}
+_HEADS = {".safetensors": 1 << 16, ".json": 1 << 16, RANK_FILES: 1 << 16, DISTRIBUTED_METADATA: 1 << 22}
+_LOOK = 1  # Byte of a file of which no more than its size is wanted.
 _HEAD = 1 << 14  # Bytes of other files: a torch file also has an end, of 70 kB.
 _AT_ONCE = 16  # Files whose beginnings are read ahead.
 _USUAL = (
@@ -128,12 +130,16 @@ class RemoteStorage:
             self._enter(path, names or None)
         return is_folder
 
+    def knows(self, path: str) -> bool:
+        """See `Storage`: a page that lists a directory does not say how large the files are."""
+        return (found := self._look(path)) is not None and found.size >= 0
+
     def window(self, path: str) -> RemoteWindow:
         """See `Storage`."""
         self._read_ahead(path)
         found = self._look(path)
         if found is not None and found.size < 0:  # A list of names alone.
-            found = self._keep(path, self._find(path))
+            found = self._keep(path, self._find(path, _head(path)))
         if found is None or found.is_folder:
             raise FileNotFoundError(path)
         return RemoteWindow(path, found, self._server, self._blocks, self._budget)
@@ -164,7 +170,7 @@ class RemoteStorage:
         return self._listed[folder]
 
     def _is_listed(self, folder: str) -> bool:
-        return folder in self._folders and self._names(folder) is not None
+        return (folder in self._folders or folder in self._listed) and self._names(folder) is not None
 
     def _look(self, path: str) -> Found | None:
         """Return what lies under a path, from the list of its directory where there is one."""
@@ -175,12 +181,12 @@ class RemoteStorage:
                 return (self._names(folder) or {}).get(address.name)
             self._read_ahead(path)
             if path not in self._found:
-                self._keep(path, self._find(path))
+                self._keep(path, self._find(path, _head(path)))
         return self._found.get(path)
 
-    def _find(self, path: str) -> Found | None:
+    def _find(self, path: str, head: int) -> Found | None:
         try:
-            found = self._server.find(path, _head(path))
+            found = self._server.find(path, head)
         except CheckpointError as error:
             # Who may not list a directory is refused what is not there.
             if error.problem not in _REFUSALS:
@@ -218,7 +224,7 @@ class RemoteStorage:
         if listed is not None and (known is None or known.is_folder):
             return known, b""
         if known is None or known.size < 0:
-            known = self._find(path)
+            known = self._find(path, _head(path) if self._with_heads else _LOOK)
             return known, b"" if known is None else known.head
         if not self._with_heads or not known.size:
             return known, b""
@@ -227,4 +233,5 @@ class RemoteStorage:
 
 def _head(path: str) -> int:
     """Return how many bytes of the beginning of a file are read first."""
-    return _HEADS.get(Address(path).suffix, _HEAD)
+    address = Address(path)
+    return _HEADS.get(address.suffix or address.name, _HEAD)

@@ -69,6 +69,20 @@ def test_a_chain(memory: fsspec.AbstractFileSystem, adapter: Path, tmp_path: Pat
     assert open_checkpoint("zip://run::memory://a.zip").path.name == "run"
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_rank_that_is_cut_off_shows_in_the_list_of_files(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    from torch.distributed.checkpoint import FileSystemWriter, save
+
+    state = {f"layers.{i}.weight": torch.ones(8, 8) for i in range(9)}
+    save(state, storage_writer=FileSystemWriter(tmp_path / "dcp", thread_count=3), no_dist=True)
+    memory.put(f"{tmp_path}/dcp/", "memory://dcp/", recursive=True)
+    _same("memory://dcp", tmp_path / "dcp")
+    assert not any("not looked at" in note for note in open_checkpoint("memory://dcp").notes)
+    memory.pipe("memory://dcp/__0_2.distcp", b"short")
+    with pytest.raises(CheckpointError, match="truncated"):
+        open_checkpoint("memory://dcp")
+
+
 def test_a_file_that_changes_is_told(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
     state = {f"layers.{i}.weight": torch.ones(64, 64) for i in range(20)}
     save_file(state, tmp_path / "a.safetensors")

@@ -152,6 +152,61 @@ def test_a_distributed_checkpoint_takes_four_requests(tmp_path: Path, web: Web) 
     assert len(web.requests) <= 2
 
 
+def _in_files(folder: Path, files: int) -> dict[str, torch.Tensor]:
+    """Save a distributed checkpoint in so many files, with an object in one of them."""
+    state = {f"layers.{i}.weight": torch.full((64, 64), float(i)) for i in range(50)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        writer = dcp.FileSystemWriter(folder, thread_count=files)
+        dcp.save({"model": state, "epoch": 3}, storage_writer=writer, no_dist=True)
+    return state
+
+
+@pytest.mark.parametrize("files", [1, 2, 9])
+@pytest.mark.parametrize("end", ["", "/", "/.metadata"])
+def test_the_number_of_ranks_does_not_count(tmp_path: Path, web: Web, files: int, end: str) -> None:
+    state = _in_files(tmp_path / "dcp", files)
+    checkpoint = open_checkpoint(f"{web.url}/dcp{end}")
+    assert len(web.requests) <= 4
+    assert len(checkpoint.files) == files + 1
+    assert checkpoint.keys == open_checkpoint(tmp_path / "dcp").keys
+    assert checkpoint.envelope == {"epoch": 3}
+    left = [note for note in checkpoint.notes if "not looked at" in note]
+    assert len(left) == (files > 1)
+    web.reset()
+    checkpoint.expect(checkpoint.keys)
+    assert all(torch.equal(checkpoint.read(key), tensor) for key, tensor in state.items())
+    assert len(web.requests) <= 2 * files
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_a_rank_whose_file_is_cut_off(tmp_path: Path, web: Web, fails: Fails, files: int) -> None:
+    _in_files(tmp_path / "dcp", files)
+    cut = max((tmp_path / "dcp").glob("*.distcp"))
+    os.truncate(cut, cut.stat().st_size - 1)
+    if files == 1:
+        fails(tmp_path / "dcp", "truncated")
+        fails(f"{web.url}/dcp/", "truncated")
+        return
+    checkpoint = open_checkpoint(f"{web.url}/dcp/")
+    with pytest.raises(CheckpointError, match="truncated") as error:
+        checkpoint.expect(checkpoint.keys)
+    assert error.value.path.name == cut.name
+
+
+def test_a_rank_whose_file_is_missing(tmp_path: Path, web: Web, fails: Fails) -> None:
+    _in_files(tmp_path / "dcp", 3)
+    gone = max((tmp_path / "dcp").glob("*.distcp"))
+    data = gone.read_bytes()
+    gone.unlink()
+    assert fails(f"{web.url}/dcp/", "missing-shard").path.name == gone.name
+    gone.write_bytes(data)
+    checkpoint = open_checkpoint(f"{web.url}/dcp/")
+    gone.unlink()
+    with pytest.raises(CheckpointError, match="missing-shard"):
+        checkpoint.expect(checkpoint.keys)
+
+
 def test_pickles_around_it_are_read_and_nothing_else_is(tmp_path: Path, web: Web, adapter: Path) -> None:
     shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
     (tmp_path / "training_args.bin").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
