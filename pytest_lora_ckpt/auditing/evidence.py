@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt import stacks  # Its names are resolved at first use.
 from pytest_lora_ckpt.auditing.by_config import ByConfig, by_config
 from pytest_lora_ckpt.auditing.file_evidence import FileEvidence
 from pytest_lora_ckpt.auditing.judges.safety import judge_globals
@@ -195,6 +196,17 @@ class AuditContext:
     def by_config(self) -> ByConfig:
         """The checkpoint compared with its base model, by the config of that alone."""
         return by_config(self.checkpoint, self.demands.base, self.demands.stage)
+
+    @cached_property
+    def loader_option(self) -> str:
+        """The options that give a loader: PEFT's for its adapters, with a base model where none is known."""
+        if self.file.lora_config is None:
+            return "--lora-loader=module:function"
+        try:
+            has_base = stacks.find_base(self.demands.base, self.checkpoint).is_named  # A config alone loads nothing.
+        except (stacks.StackError, OSError, ValueError):  # The last two of a name that can be no path.
+            has_base = False
+        return "--lora-loader=peft" if has_base else "--lora-loader=peft --lora-base=PATH_OR_ID"
 
     @property
     def manifest(self) -> Manifest | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt import stacks  # Its names are resolved at first use.
 from pytest_lora_ckpt.auditing.judges.judgement import failed, skipped
 from pytest_lora_ckpt.findings import finding
 from pytest_lora_ckpt.wording import printable
@@ -31,7 +30,7 @@ def method_in_model(context: AuditContext) -> Judgement | None:
     if context.loaded is None:
         return skipped(
             f"{kind}: its names are compared with those that PEFT would save, which needs a loader",
-            gives=[loader_option(context)],
+            gives=[context.loader_option],
         )
     if context.loaded.method is not None:
         return None
@@ -45,7 +44,7 @@ def comparison(context: AuditContext) -> Judgement | None:
     """There is a model, a manifest or a loader to compare with."""
     if context.report.remapped is not None:
         return None
-    gives = (loader_option(context), _MODEL)
+    gives = (context.loader_option, _MODEL)
     if context.by_config.why:
         return skipped(f"there is no model to compare with: {context.by_config.why}", gives=gives)
     return skipped(
@@ -62,19 +61,8 @@ def loader(context: AuditContext) -> Judgement | None:
     library = "--lora-loader=peft or " if context.file.lora_config is not None else ""
     return skipped(
         f"there is no loader: give {library}--lora-loader=module:function, or override the fixture lora_loader",
-        gives=[loader_option(context)],
+        gives=[context.loader_option],
     )
-
-
-def loader_option(context: AuditContext) -> str:
-    """Return the options that give a loader: PEFT's for its adapters, with a base model where none is known."""
-    if context.file.lora_config is None:
-        return "--lora-loader=module:function"
-    try:
-        has_base = stacks.find_base(context.demands.base, context.checkpoint).is_named  # A config alone loads nothing.
-    except (stacks.StackError, OSError, ValueError):  # The last two of a name that can be no path.
-        has_base = False
-    return "--lora-loader=peft" if has_base else "--lora-loader=peft --lora-base=PATH_OR_ID"
 
 
 def loader_or_other(context: AuditContext) -> Judgement | None:
