@@ -169,11 +169,13 @@ def _meaning(verdict: str, facts: Facts, found: Iterable[Finding], *, is_cut: bo
     dropped = any(each.cause in RENAMINGS and each.severity == "error" for each in found)
     changed = not causes.isdisjoint(_WRONG_MERGES) and "adapter-not-loaded" not in causes
     other_base = any(each.cause == "values-differ" and each.follows for each in found)
+    beside = any(each.cause == "companion-not-loaded" and each.severity == "error" for each in found)
     meanings = (
         ("not-compared", unreadable, "the checkpoint cannot be read"),
         ("not-compared", "loader-failed" in causes, "the loader failed"),
         ("not-compared", "model-failed" in causes, "the model failed"),
         ("not-compared", is_cut, "the run ended before anything was compared"),
+        ("loads", beside, "the checkpoint itself; what was trained and lies with it does not"),
         ("loads", merged, "the adapter is merged into the weights"),
         ("noop", other_base, "the weights are another base model's"),
         ("noop", changed, "the weights are changed, and not as the adapter says"),

@@ -131,14 +131,14 @@ class LoadedEvidence:
 
     @cached_property
     def base(self) -> BaseWeights | None:
-        """The base model to compare with: the project's, or the local directory that `adapter_config.json` names.
+        """The base model to compare with: the project's, the one that the config names, or what lies with the adapter.
 
         Raises:
             ProjectError: The project's base model fails, or cannot be read.
         """
         given = self._project.base
         if given is None:
-            return self._named_base()
+            return self._named_base() or (None if self._demands.base else self._saved_base())
         try:
             return BaseWeights(
                 given if is_module(given) else open_checkpoint(given, limits=self._limits),
@@ -175,6 +175,12 @@ class LoadedEvidence:
                 return None
             return BaseWeights(weights, self._unpacked, self._file.lora_config)
         return None
+
+    def _saved_base(self) -> BaseWeights | None:
+        """The base model's weights that training saved with the adapter, in the directory of their component."""
+        companion = self._file.checkpoint.companion("base")
+        saved = companion.checkpoint if companion is not None else None
+        return None if saved is None else BaseWeights(saved, self._unpacked, self._file.lora_config)
 
     @cached_property
     def reference(self) -> Reference:

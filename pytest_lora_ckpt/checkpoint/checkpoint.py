@@ -39,11 +39,12 @@ class Companion:
     Attributes:
         kind: `"weights"`, a state dict of trained weights next to an adapter, or one that the project names;
             `"adapter"`, a PEFT adapter directory; `"twin"`, the adapter's weights file in the other format, of which
-            PEFT reads the safetensors file; or `"other"`, which is not part of what was trained.
+            PEFT reads the safetensors file; `"base"`, the base model's weights under the adapter, saved with it; or
+            `"other"`, which is not part of what was trained.
         path: Where it lies.
         checkpoint: Its contents; None where it cannot be read.
         error: Why it cannot be read.
-        why: Of the kind `"other"`, what it is.
+        why: Of the kinds `"base"` and `"other"`, what it is.
         named: Whether the project names it: then it is meant.
         called: What the model calls an adapter, as its directory does; empty for the checkpoint's own, which lies in
             `lora_weights/` next to it.

@@ -79,7 +79,7 @@ def beside(adapter: Checkpoint, listing: Listing, assemble: Assemble, index_file
 
 
 def below(checkpoint: Checkpoint, folder: Listing, assemble: Assemble) -> Iterator[Companion]:
-    """Open what was trained and lies in sub-directories: adapters, and the modules of sentence-transformers.
+    """Open what was trained and lies in sub-directories: adapters, and modules and components of a model.
 
     Args:
         checkpoint: What the directory itself is.
@@ -95,14 +95,43 @@ def below(checkpoint: Checkpoint, folder: Listing, assemble: Assemble) -> Iterat
             found = open_companion("adapter", inside.path, partial(assemble, inside, (peft_adapter,)), called=name)
             yield dataclasses.replace(found, has_card=inside.has(MODEL_CARD))
         elif has_modules and re.fullmatch(MODULE_DIRECTORY, name) and transformers_model.accepts(inside):
-            found = open_companion("weights", inside.path, partial(_module, name, inside, assemble))
+            # sentence-transformers' model calls a module by the number that its directory begins with.
+            found = open_companion("weights", inside.path, partial(_part, name.partition("_")[0], inside, assemble))
             yield _judged(checkpoint, found.checkpoint, found.path) if found.checkpoint else found
+        elif not has_modules and _may_be_component(checkpoint, name, inside):
+            found = open_companion("weights", inside.path, partial(_part, name, inside, assemble))
+            yield _component(checkpoint, found.checkpoint, name) if found.checkpoint else found
 
 
-def _module(name: str, inside: Listing, assemble: Assemble) -> Checkpoint:
-    """Index a module of sentence-transformers: the model calls it by the number that its directory begins with."""
+def _may_be_component(checkpoint: Checkpoint, name: str, inside: Listing) -> bool:
+    """Whether a directory below an adapter's holds weights, and is no intermediate checkpoint."""
+    is_adapter = checkpoint.adapter_config is not None
+    return is_adapter and transformers_model.accepts(inside) and not _is_step(name, inside)
+
+
+def _component(adapter: Checkpoint, found: Checkpoint, name: str) -> Companion:
+    """Judge what lies in a directory of a component: the adapter may call it by another name."""
+    adapted = {pair.module for pair in adapter.keys.derived(lora_pairs)}
+    own = {module for module in adapted if module.startswith(f"{name}.")} or adapted
+    ends = {module[at + 1 :] for module in own for at, letter in enumerate(module) if letter == "."} | own
+    parsed = found.keys.derived(parse_keys).values()
+    weights = [each for each in parsed if each.parameter == "weight" and not each.is_adapter]
+    below = [(each, each.module_path.removeprefix(f"{name}.")) for each in weights]
+    held = [each for each, path in below if each.module_path in own or (path in ends and "." in path)]
+    if not held:
+        return _judged(adapter, found, found.path)
+    modules = count(len(held), "module")
+    if all("base_layer" in each.roles for each in held):
+        return Companion("base", found.path, found, why=f"the base model's weights of {modules} that are adapted")
+    return Companion(
+        "other", found.path, found, why=f"a whole model: it holds the weights of {modules} that are adapted"
+    )
+
+
+def _part(name: str, inside: Listing, assemble: Assemble) -> Checkpoint:
+    """Index a part of a model in a directory of its own, each key behind the part's name."""
     found = assemble(inside, (transformers_model,))
-    return join([Part(name, found, f"{name.partition('_')[0]}.")], inside.path, found.layout)
+    return join([Part(name, found, f"{name}.")], inside.path, found.layout)
 
 
 def _open(folder: Listing, name: str, index_file: IndexFile) -> Checkpoint:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from pytest_lora_ckpt.lora.pairs import stacked_blocks
-from pytest_lora_ckpt.proof.bitwise import pieces, precision_of, same_bits
+from pytest_lora_ckpt.proof.bitwise import holds, pieces, precision_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,7 +79,7 @@ def fit_update(
     """
     if now.shape != base.shape or now.ndim < _MATRIX:  # A matrix, a convolution's kernel, or a stack of matrices.
         return Fit("other")
-    if same_bits(now, base.to(now.dtype)):
+    if holds(now, base):
         return Fit("base", 0.0)
     fits = [_fit(blocks, magnitude) for blocks in _layouts(now, base, down, up)]
     if magnitude is not None and now.ndim == _MATRIX:

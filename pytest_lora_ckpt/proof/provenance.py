@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _Known = Literal["base", "rounded", "moved", "changed", "not moved"]
 Origin = Literal[_Known, "checkpoint", "adapter", "other adapter", "derived", "unknown", "nowhere"]
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_FEWEST = 2
 _KNOWN: tuple[_Known, ...] = get_args(_Known)
 
 
@@ -60,6 +63,8 @@ class Provenance:
             `"nowhere"`.
         components: The component of each key.
         fresh: Components that come from nowhere and whose matrices are as torch initialises them.
+        unfilled: Keys from nowhere that are as initialised, while the checkpoint fills others of their kind: layers of
+            a trained component that its file has lost.
         converted: Whether PEFT moved the base for an adapter that was converted to serve the original base.
         doubled: Changed weights that hold the base's with the adapter in it, which is applied to them once more.
     """
@@ -69,6 +74,7 @@ class Provenance:
     fresh: frozenset[str] = frozenset()
     converted: bool = False
     doubled: frozenset[str] = frozenset()
+    unfilled: frozenset[str] = frozenset()
 
     def of(self, *origins: Origin) -> tuple[str, ...]:
         """Return the keys of these origins."""
@@ -98,13 +104,13 @@ class Provenance:
 
     @property
     def from_nowhere(self) -> tuple[str, ...]:
-        """Keys from nowhere in components of which most is, though the base model has a part; or which are fresh."""
+        """Keys from nowhere in components of which most is, though the base model has a part; or that are initial."""
         suspect = set(self.fresh)
         for name, counted in self.by_component.items():
             known = sum(counted.get(each, 0) for each in _KNOWN)
             if known and counted.get("nowhere", 0) > known + counted.get("checkpoint", 0) + counted.get("derived", 0):
                 suspect.add(name)
-        return tuple(key for key in self.of("nowhere") if self.components[key] in suspect)
+        return tuple(key for key in self.of("nowhere") if self.components[key] in suspect or key in self.unfilled)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts for the JSON report."""
@@ -134,8 +140,8 @@ class _Tracer:
             if any(origins[name] != "nowhere" for name in names):
                 origins |= {name: "derived" for name in names if origins[name] == "nowhere"}
         components = {key: own.component for key, own in self.loaded.parsed.items()}
-        fresh, doubled = self._fresh(origins, components), frozenset(self.doubled)
-        return Provenance(origins, components, fresh, self.converted, doubled)
+        fresh, unfilled = self._fresh(origins, components), self._unfilled(origins)
+        return Provenance(origins, components, fresh, self.converted, frozenset(self.doubled), unfilled)
 
     def _origin(self, key: str) -> Origin:
         if self.loaded.parsed[key].is_adapter:
@@ -215,6 +221,18 @@ class _Tracer:
         configs = (attribute(module, "config") for module in self.loaded.module.modules())
         spreads = {attribute(config, "initializer_range") for config in configs}
         return tuple(each for each in spreads if isinstance(each, float))
+
+    def _unfilled(self, origins: Mapping[str, Origin]) -> frozenset[str]:
+        """Name the keys from nowhere that differ in numbers only from keys which the checkpoint fills, and are initial.
+
+        Their vectors tell: norms of ones, biases of zeros. Those of a pretrained tower, of which a part was trained,
+        are neither.
+        """
+        filled = {_NUMBER.sub("#", key) for key, origin in origins.items() if origin == "checkpoint"}
+        alike = [key for key, origin in origins.items() if origin == "nowhere" and _NUMBER.sub("#", key) in filled]
+        vectors = [self.loaded.read(key).tensor for key in alike if len(self.loaded.keys[key].shape) == 1]
+        constant = [each is not None and bool((each == each[:1]).all()) for each in vectors]
+        return frozenset(alike) if len(vectors) >= _FEWEST and all(constant) else frozenset()
 
     def _are_all(self, keys: Iterable[str], is_so: Callable[[torch.Tensor], bool]) -> bool:
         tensors = (self.loaded.read(key).tensor for key in keys)

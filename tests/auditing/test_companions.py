@@ -103,6 +103,41 @@ def test_of_another_run_the_manifest_tells(trained: Any, saved: Path) -> None:
     assert "values-differ" in errors(ask(saved, base_model=world.base))
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["loaded", "dropped"])
+def test_components_in_directories_and_the_base_that_was_saved_with_them(lost: bool, trained: Any, saved: Path) -> None:  # noqa: FBT001
+    """As TinyLLaVA Factory saves: merged in float16 and widened, it is proved with no base model given."""
+    inner = trained.get_base_model()
+    parts = {"projector": inner.projector, "layers": inner.layers}
+    for name, part in parts.items():
+        (saved / name).mkdir()
+        weights = {key: value for key, value in part.state_dict().items() if "lora_" not in key}
+        torch.save(weights, saved / name / "pytorch_model.bin")
+    (saved / world.REST).unlink()
+
+    def load(path: Path) -> Any:
+        import peft
+
+        torch.manual_seed(5)
+        model = world.Model()
+        if not lost:
+            model.projector.load_state_dict(torch.load(path / "projector" / "pytorch_model.bin"))
+        rest = torch.load(path / "layers" / "pytorch_model.bin")
+        model.layers.load_state_dict({key.replace(".base_layer", ""): value for key, value in rest.items()})
+        return peft.PeftModel.from_pretrained(model.half(), str(path)).merge_and_unload().float().eval()
+
+    result = ask(saved, load)
+    assert {each.kind for each in result.checkpoint.companions} == {"weights", "base"}
+    if lost:
+        assert "2 of 2 tensors of projector are not in the loaded" in errors(result)["companion-not-loaded"]
+        assert (result.verdict, result.meaning) == (
+            "loads",
+            "the checkpoint itself; what was trained and lies with it does not",
+        )
+    else:
+        assert result.passed, errors(result)
+        assert {"loaded", "base-untouched", "adapter-active"} <= {*result.named("passed")}
+
+
 # --- What is not part of what was trained.
 
 

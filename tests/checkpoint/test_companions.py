@@ -117,6 +117,56 @@ def test_a_tower_with_layers_of_the_same_names_is_trained_weights(adapter: Path)
     assert only(adapter).kind == "weights"
 
 
+def in_directory(adapter: Path, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    (adapter / name).mkdir()
+    torch.save(tensors, adapter / name / "pytorch_model.bin")
+    return only(adapter)
+
+
+W = torch.ones(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "kind"),
+    [
+        ("connector", {"proj.weight": torch.ones(4, 3)}, "weights"),
+        ("vision", {"layers.0.fc1.weight": W}, "weights"),
+        ("vision", {"layers.0.q_proj.weight": W}, "other"),  # A model of its own, or the base.
+        ("llm", {"q_proj.base_layer.weight": W}, "weights"),  # One name says too little.
+        ("llm", {f"{each}.base_layer.weight": W for each in TARGETS} | {"embed.weight": W}, "base"),
+        ("merged", {f"{each}.weight": W for each in TARGETS}, "other"),
+    ],
+)
+def test_components_in_directories_of_their_own(
+    adapter: Path, name: str, tensors: dict[str, torch.Tensor], kind: str
+) -> None:
+    """As TinyLLaVA Factory saves them."""
+    found = in_directory(adapter, name, tensors)
+    assert (found.kind, found.path, set(found.checkpoint.keys)) == (
+        kind,
+        adapter / name,
+        {f"{name}.{key}" for key in tensors},
+    )
+
+
+def test_a_component_below_its_name_in_the_adapter(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", factors(tuple(f"language_model.{each}" for each in TARGETS)))
+    base = {f"{each}.base_layer.weight": W for each in TARGETS}
+    assert in_directory(adapter, "language_model", base).kind == "base"
+    vision = tmp_path / "vision"
+    shutil.copytree(adapter, vision)
+    shutil.rmtree(vision / "language_model")
+    assert in_directory(vision, "vision_tower", {f"{each}.weight": W for each in TARGETS}).kind == "other"
+
+
+@pytest.mark.parametrize("name", ["checkpoint-500", "epoch_1", "global_step10"])
+def test_steps_are_no_components(adapter: Path, name: str) -> None:
+    (adapter / name).mkdir()
+    torch.save({"proj.weight": torch.ones(4, 3)}, adapter / name / "pytorch_model.bin")
+    torch.save({"state": {}}, adapter / name / "optimizer.pt")
+    assert open_checkpoint(adapter).companions == ()
+
+
 def test_a_model_that_cannot_be_read_is_not_the_adapters_fault(adapter: Path) -> None:
     save_file({"layers.0.q_proj.weight": torch.ones(4, 4)}, adapter / "model.safetensors")
     (adapter / "model.safetensors").write_bytes((adapter / "model.safetensors").read_bytes()[:-8])

@@ -38,6 +38,7 @@ def test_a_merge_that_was_widened_afterwards(seed: int, narrow: torch.dtype) -> 
     fit = fit_update(merged, weight, down, up)
     assert fit.kind == "merged"
     assert fit.scaling == pytest.approx(2.0, rel=0.02)
+    assert fit_update(weight.to(narrow).float(), weight, down, up).kind == "base"
     off = merged + 2e-3 * torch.randn_like(merged)  # As far as rounding goes, and of no narrower dtype.
     assert fit_update(off, weight, down, up).kind == "other"
 

@@ -264,3 +264,28 @@ def test_an_adapter_on_the_base_that_it_was_merged_into_acts_twice(settings: Any
     assert (error.cause, len(error.keys)) == ("merged-twice", 4)
     assert result.named("failed") == ("base-untouched",)
     assert [each.follows for each in result.findings if each.cause == "base-overwritten"] == ["merged-twice"]
+
+
+class Resampler(nn.Module):
+    """Two layers of a kind; what was trained is none of ones and zeros."""
+
+    def __init__(self, *, initial: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.ModuleDict({"norm": nn.LayerNorm(4), "fc": nn.Linear(4, 4)}) for _ in range(2))
+        for parameter in self.parameters() if not initial else ():
+            nn.init.normal_(parameter)
+        for layer in self.layers if initial else ():
+            nn.init.normal_(layer["fc"].weight, std=0.02)
+            nn.init.zeros_(layer["fc"].bias)
+
+
+@pytest.mark.parametrize("initial", [True, False], ids=["as initialised", "pretrained"])
+def test_layers_that_a_trained_component_has_lost(initial: bool) -> None:  # noqa: FBT001
+    """A file that lost its last layer, loaded with strict=False; of a pretrained tower one layer may be trained."""
+    model = nn.ModuleDict({"llm": nn.Linear(4, 4), "resampler": Resampler(initial=initial)})
+    base = nn.ModuleDict({"llm": model["llm"]})
+    given = Given(frozenset(key for key in model.state_dict() if "layers.0" in key))
+    lost = {key for key in model.state_dict() if "layers.1" in key}
+    found = trace(model, BaseWeights(base, model), given)
+    assert set(found.of("nowhere")) == lost
+    assert set(found.from_nowhere) == (lost if initial else set())

@@ -212,7 +212,8 @@ def _companion(each: CompanionFacts) -> str:
     if each.error is not None:
         return f"{name} (cannot be read: {each.error})"
     what = f"{count(each.keys or 0, 'key')}, {size(each.bytes or 0)}"
-    return f"{name}{'/' * (each.kind == 'adapter')}, {what}{f' (not judged: {each.why})' if each.why else ''}"
+    why = f" ({'not judged: ' * (each.kind == 'other')}{each.why})" if each.why else ""
+    return f"{name}{'/' * (each.kind == 'adapter')}, {what}{why}"
 
 
 # What was seen, what else is worth knowing, what was not checked
