@@ -18,6 +18,7 @@ from pytest_lora_ckpt.keys.matching.candidates import (
     measure,
 )
 from pytest_lora_ckpt.keys.matching.flattened import FlatFusion, match_flattened
+from pytest_lora_ckpt.keys.matching.fused_roles import FusedRoles
 from pytest_lora_ckpt.keys.matching.pairs import Link, Pairs
 from pytest_lora_ckpt.keys.matching.shapes import NO_FIT
 from pytest_lora_ckpt.keys.matching.translation import Translator
@@ -94,6 +95,7 @@ class _Search:
         self.translator = Translator(self.sources, self.targets, getattr(model_keys, "published", None))
         self.index = ModelIndex(self.targets, trained_first=trained, base_weights=self.translator.wrapped_targets)
         self.group_of = {key: at for at, group in enumerate(aliases) for key in group}
+        self.fused = FusedRoles(self.sources, self.targets)
         self.rewrites = Rewrites()
         self.pairs = Pairs()
         self._filled: set[tuple[str, ...]] = set()
@@ -114,13 +116,16 @@ class _Search:
             adapted=any(target.forms[0].is_lora for target in self.targets),
             clash=self._clash,
             recall=self._recall,
+            fused=self.fused.sources,
         ).choose()
         for candidate in sorted(choice.placed.values(), key=self._nearest_first):
             self._write_pairs(candidate)
         ambiguities = self._ambiguities(choice)
         rules = rules_for(self.sources, self.model_keys, self.pairs)
         rewrites = [candidate.rewrite for candidate in choice.placed.values()]
-        problems = find_problems(self.sources, self.targets, self.index, self.pairs, rewrites)
+        problems = find_problems(
+            self.sources, self.targets, self.index, self.pairs, rewrites=rewrites, fused=self.fused
+        )
         return Remapping(tuple(rules), self.pairs.mapping, self.pairs.mismatches, tuple(ambiguities), tuple(problems))
 
     def _candidates(self) -> list[Candidate]:
@@ -201,6 +206,7 @@ class _Search:
             if any(path[:depth] in roots for depth in depths):
                 for form, template in slot:
                     counts = (lora and form.adapter in wanted) if form.is_lora else base
+                    counts = counts and template.names not in self.fused.targets
                     total += len(template.members) if counts else 0
         return sum(c.fit.same + c.fit.near for c in candidates) / total if total else 0.0
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_lora_ckpt.keys.conventions import Form, Path
+    from pytest_lora_ckpt.keys.matching.fused_roles import FusedRoles
     from pytest_lora_ckpt.keys.matching.pairs import Pairs
     from pytest_lora_ckpt.keys.templates import Indices, Shape, Template
 
@@ -38,12 +39,14 @@ _Finding: TypeAlias = "tuple[str, Iterable[str], Iterable[str]]"
 _EMBEDDINGS = ("embed", "wte")
 
 
-def find_problems(
+def find_problems(  # noqa: PLR0913  # Both sides, and what was made of them.
     sources: Sequence[Template],
     targets: Sequence[Template],
     index: ModelIndex,
     pairs: Pairs,
+    *,
     rewrites: Iterable[Rewrite],
+    fused: FusedRoles,
 ) -> list[KeyProblem]:
     """Name what no renaming can mend, each kind once with all its keys."""
     found: defaultdict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
@@ -54,6 +57,7 @@ def find_problems(
         _mismatches(sources, targets, pairs),
         _left_over(left, index, believed),
         find_fusions(left, open_slots, lambda path: images(path, believed)),
+        fused.fusions(left, open_slots),
         ((kind_of_fusion(each.role), (each.key,), each.goals) for each in pairs.fused),
         _layers(sources, pairs),
     ):

@@ -34,6 +34,7 @@ class Assigner:
         adapted: Whether the model has LoRA.
         clash: Whether two candidates would put two tensors into one place.
         recall: The share of the model's keys below a prefix that the given candidates fill.
+        fused: Templates for which the model has several modules, or one for several of them.
     """
 
     def __init__(  # noqa: PLR0913 - Each is one question.
@@ -45,6 +46,7 @@ class Assigner:
         adapted: bool,
         clash: Callable[[Candidate, Candidate], bool],
         recall: Callable[[Sequence[Candidate]], float],
+        fused: frozenset[int] = frozenset(),
     ) -> None:
         """Sort the candidates by rewrite."""
         self._clash = clash
@@ -57,7 +59,7 @@ class Assigner:
         for own in self._by_rewrite.values():
             for candidate in own.values():
                 self._of[candidate.source].append(candidate)
-        self._evidence = Evidence(forms, self._by_rewrite, has_module, recall, adapted=adapted)
+        self._evidence = Evidence(forms, self._by_rewrite, has_module, recall, adapted=adapted, fused=fused)
         literal = [c for rewrite, own in self._by_rewrite.items() if not rewrite.rank for c in own.values()]
         # A name as it stands comes before a translated one; of a trained copy and its original the copy comes first.
         self._literal = sorted(

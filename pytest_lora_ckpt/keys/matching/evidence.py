@@ -62,9 +62,10 @@ class Evidence:
         has_module: Whether the model has a module at a path.
         adapted: Whether the model has LoRA. One without it has no place for any, which says nothing about other keys.
         recall: The share of the model's keys below a prefix that the given candidates fill.
+        fused: Templates for which the model has several modules, or one for several of them, which say nothing either.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Each is one question.
         self,
         forms: Sequence[Form],
         by_rewrite: Mapping[Rewrite, Mapping[int, Candidate]],
@@ -72,6 +73,7 @@ class Evidence:
         recall: Callable[[Sequence[Candidate]], float],
         *,
         adapted: bool,
+        fused: frozenset[int] = frozenset(),
     ) -> None:
         """Sort the templates by the prefixes that occur."""
         self.forms = forms
@@ -79,6 +81,7 @@ class Evidence:
         self.recall = recall
         self._has_module = has_module
         self._adapted = adapted
+        self._fused = fused
         self._below: defaultdict[Path, list[int]] = defaultdict(list)
         prefixes = {rewrite.old for rewrite in by_rewrite}
         for source, form in enumerate(forms):
@@ -129,7 +132,7 @@ class Evidence:
             excused = form.is_lora and self._has_module(rewrite.new + form.path[depth:])
             if excused:
                 at_home.add(form.path[depth:])
-            excused = excused or (form.is_lora and not self._adapted)
+            excused = excused or (form.is_lora and not self._adapted) or source in self._fused
             missed += source not in own and choice.is_open(source) and not excused
         fitting = [candidate for candidate in supporters if candidate.fit.same or candidate.fit.near]
         tails = {candidate.form.path[depth:] for candidate in fitting}
