@@ -218,6 +218,11 @@ ALL = (
         phrase="the checkpoint's values transposed",
     ),
     Cause(
+        "one-rank-only",
+        "Save again with the full state dict, gathered from all ranks: what the others held is not in this file.",
+        kinds=("one-rank",),
+    ),
+    Cause(
         "merged-linear", "Split the stacked factors (loralib's MergedLinear) before loading.", kinds=("merged-linear",)
     ),
     Cause(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from pytest_lora_ckpt.vocabulary.lora import FACTORS, GGUF_EMBEDDING, MAGNITUDE, TORCHTUNE_MAGNITUDE
+from pytest_lora_ckpt.keys.grammar import NAMED_LORA
+from pytest_lora_ckpt.vocabulary.lora import FACTORS, GGUF_EMBEDDING, MAGNITUDE, STREAMS, TORCHTUNE_MAGNITUDE
 from pytest_lora_ckpt.vocabulary.words import COMMON_PARAMETERS, EMPTY_WORDS, OPPOSITES, SENSES
 
 if TYPE_CHECKING:
@@ -91,11 +92,14 @@ def _variant(reading: Reading) -> str:
 
 
 def _other_paths(path: Path, reading: Reading) -> list[Path]:
-    """Paths of diffusers' first attention processors: `attn1.processor.to_q_lora` adapts `attn1.to_q`."""
-    if not (reading.is_lora and path and path[-1].endswith("_lora")):
+    """Paths of attention processors: diffusers' `attn1.processor.to_q_lora` adapts `attn1.to_q`."""
+    found = NAMED_LORA.search(path[-1]) if reading.is_lora and path else None
+    if found is None:
         return []
-    layer = path[-1].removesuffix("_lora")
+    layer = path[-1][: found.start()]
     above = path[:-1][:-1] if path[:-1][-1:] == ("processor",) else path[:-1]
+    if found[1]:
+        return [(*above, STREAMS[found[1]], layer)]
     # The output projection is the first of a pair, with a dropout behind it.
     return [(*above, layer, NUMBER), (*above, layer)] if layer == "to_out" else [(*above, layer)]
 

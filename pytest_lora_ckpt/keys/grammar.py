@@ -20,9 +20,13 @@ from pytest_lora_ckpt.vocabulary.lora import (
     MAGNITUDE,
     MEGATRON_CONTAINER,
     MEGATRON_FACTORS,
+    NAMED_CONTAINER,
+    NAMED_FACTORS,
+    NEMO_CONTAINER,
     OTHER_FACTORS,
     PEFT_FACTORS,
     PEFT_PARAMETER_DICTS,
+    PLAIN_CONTAINER,
     PRODUCT_FACTORS,
     TOKENS_DELTA,
 )
@@ -51,6 +55,9 @@ _PROJECTION = re.compile(r"^linear_|_proj$")
 _PARAMETERS = frozenset({"weight", "bias"})
 FLATTENED = re.compile(r"(lora_[a-z]+[0-9]?|lycoris)_(.+)", re.DOTALL)
 """A flattened path, and what stands before it: `lora_te1_text_model_…` (kohya), `lycoris_model_layers_…`."""
+
+NAMED_LORA = re.compile(r"_lora([12]?)$")
+"""How the name of a module that holds the factors of its namesake ends: `to_q_lora`, `proj_lora1` (XLabs)."""
 
 _WORDS = frozenset(
     {
@@ -290,17 +297,26 @@ def _roles(segments: Sequence[str]) -> list[Role]:
 
 
 def _container(segments: Sequence[str], at: int) -> list[Role]:
-    """Roles from a module of diffusers or Megatron on that holds the factors; empty where it is another module."""
-    segment, following = segments[at], segments[at + 1]
-    if following in CONTAINED_FACTORS and (segment in LORA_CONTAINERS or segment.endswith("_lora")):
-        return ["lora" if segment in LORA_CONTAINERS else "module", "lora", *_tail(segments[at + 2 :])]
-    if segment == MEGATRON_CONTAINER and _PROJECTION.search(segments[at - 1]):
-        if following in MEGATRON_FACTORS:
-            return ["lora", "lora", *_tail(segments[at + 2 :])]
-        if following.startswith("adapter_") and segments[at + 2 : at + 3] and segments[at + 2] in MEGATRON_FACTORS:
-            # One adapter for each part of a fused projection: `linear_qkv.adapter.adapter_q.linear_in`.
-            return ["lora", "module", "lora", *_tail(segments[at + 3 :])]
-    return []
+    """Roles from a module on that holds the factors; empty where it is another module."""
+    segment, following, third = segments[at], segments[at + 1], "".join(segments[at + 2 : at + 3])
+    if following in CONTAINED_FACTORS and (segment in LORA_CONTAINERS or NAMED_LORA.search(segment)):
+        roles: list[Role] = ["lora" if segment in LORA_CONTAINERS else "module", "lora"]
+    elif segment == PLAIN_CONTAINER and following in NAMED_FACTORS:
+        return ["lora", *_after_peft_lora(segments[at + 1 :])]
+    elif segment == NAMED_CONTAINER and third in PEFT_FACTORS:
+        roles = ["lora", "adapter", "lora"]
+    elif at and segments[at - 1] == NEMO_CONTAINER and segment.startswith("lora_") and following in MEGATRON_FACTORS:
+        roles = ["module", "lora"]
+    elif segment != MEGATRON_CONTAINER or not _PROJECTION.search(segments[at - 1]):
+        return []
+    elif following in MEGATRON_FACTORS:
+        roles = ["lora", "lora"]
+    elif following.startswith("adapter_") and third in MEGATRON_FACTORS:
+        # One adapter for each part of a fused projection: `linear_qkv.adapter.adapter_q.linear_in`.
+        roles = ["lora", "module", "lora"]
+    else:
+        return []
+    return [*roles, *_tail(segments[at + len(roles) :])]
 
 
 def _after_peft_lora(tail: Sequence[str]) -> list[Role]:

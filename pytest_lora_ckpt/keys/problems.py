@@ -23,6 +23,7 @@ _TEXTS = {
     "size-0": "the tensors are empty, as ZeRO-3 writes them when parameters are not gathered before saving",
     "rank-mismatch": "the low-rank factors have another rank than the model's",
     "transposed": "the tensors are the model's transposed; they must be turned, not renamed",
+    "one-rank": "the tensors are the part that one rank holds; they must be gathered before saving",
     "merged-linear": "several low-rank factors are stacked in one (loralib's MergedLinear); they must be split",
     "resized-vocabulary": "the number of tokens differs; resize the model's embeddings before loading",
     "shape-mismatch": "the names meet, the shapes do not",
@@ -139,6 +140,7 @@ def _kind(form: Form, shape: Shape, other: Shape, factors: dict[str, Shape]) -> 
         ("size-0", 0 in shape),
         ("transposed", len(shape) > 1 and shape == other[::-1]),
         ("merged-linear", is_stacked),
+        ("one-rank", _is_part(shape, other, first, rank)),
         ("rank-mismatch", same_axes and ((form.family == "A" and same_input) or (form.family == "B" and same_output))),
         ("resized-vocabulary", form.family == "lora_embedding_A" and same_axes and same_output),
         ("rank-mismatch", is_embedding and same_axes),
@@ -152,3 +154,10 @@ def _are_turned(first: Shape, second: Shape) -> bool:
     if len(first) != 2 or len(second) != 2 or first[1] != second[0]:  # noqa: PLR2004 - Matrices.
         return False
     return first[0] != second[1] or first[1] < first[0]
+
+
+def _is_part(shape: Shape, other: Shape, first: Shape, rank: int) -> bool:
+    """Whether a factor has a part of the model's rows, and its A as small a part of the ranks that its B has."""
+    if not first or not first[0] < rank or rank % first[0]:
+        return False
+    return shape[1:] == other[1:] and other[0] == shape[0] * (rank // first[0])

@@ -35,6 +35,19 @@ LORA_CONTAINERS = frozenset({"lora", "lora_linear_layer"})
 """Modules of diffusers (loaders/lora_conversion_utils.py) that hold the factors: `to_q.lora.down`,
 `lora_linear_layer.down`; any module whose name ends in `_lora` holds them as well: `to_q_lora.down`."""
 
+STREAMS: Mapping[str, str] = {"1": "img_attn", "2": "txt_attn"}
+"""What XLabs numbers in the attention of Flux, `processor.proj_lora1.down` (x-flux, src/flux/modules/layers.py) -> the
+module of Black Forest Labs."""
+
+NAMED_CONTAINER = "loras"
+"""AdapterHub's adapters (adapters/methods/lora.py) keeps the factors of each adapter below its name:
+`query.loras.NAME.lora_A`."""
+
+PLAIN_CONTAINER = "lora"
+NAMED_FACTORS: Mapping[str, str] = {"lora_A": "A", "lora_B": "B", **OTHER_FACTORS}
+"""Projects with a LoRA of their own keep the factors in a module of this name as well: `qkv.lora.lora_A`
+(Joey-S-Liu/MedSAM3)."""
+
 CONTAINED_FACTORS: Mapping[str, str] = {"A": "A", "a": "A", "down": "A", "B": "B", "b": "B", "up": "B"}
 """The factors in such a module."""
 
@@ -43,12 +56,19 @@ MEGATRON_FACTORS: Mapping[str, str] = {"linear_in": "A", "linear_out": "B"}
 """Megatron-Bridge and NeMo: `linear_qkv.adapter.linear_in` (megatron/bridge/peft/lora.py, utils.py), on modules whose
 names begin with `linear_`."""
 
+NEMO_CONTAINER = "adapter_layer"
+"""NeMo 1 keeps the adapters of a module in a list of their names, `self_attention.adapter_layer.lora_kqv_adapter`
+(nemo/collections/nlp/modules/common/megatron/adapters/parallel_adapters.py, `AdapterName`)."""
+
 FACTORS: Mapping[str, str] = {
     **PEFT_FACTORS,
     **OTHER_FACTORS,
     **CONTAINED_FACTORS,
     **{f"{outer}.{inner}": factor for outer in LORA_CONTAINERS for inner, factor in CONTAINED_FACTORS.items()},
+    **{f"{PLAIN_CONTAINER}.{inner}": factor for inner, factor in NAMED_FACTORS.items()},
     **{f"{MEGATRON_CONTAINER}.{inner}": factor for inner, factor in MEGATRON_FACTORS.items()},
+    **MEGATRON_FACTORS,
+    **{f"{NAMED_CONTAINER}.{inner}": PEFT_FACTORS[inner] for inner in ("lora_A", "lora_B")},
 }
 """All of them, as `ParsedKey.lora` gives them: name -> "A" or "B"."""
 

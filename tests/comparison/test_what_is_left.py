@@ -136,8 +136,9 @@ def test_a_bias_is_missed(shape: tuple[int, ...]) -> None:
         ({"A": (4, 40), "B": (40, 4)}, {"A": (4, 32), "B": (32, 4)}, "shape-mismatch"),
         ({"A": (4, 32, 1, 1), "B": (32, 4, 1, 1)}, {"A": (4, 32), "B": (32, 4)}, "shape-mismatch"),
         ({"A": (8, 32), "B": (64, 4)}, {"A": (4, 32), "B": (96, 4)}, "merged-linear"),
+        ({"A": (2, 32), "B": (16, 4)}, {"A": (4, 32), "B": (32, 4)}, "one-rank-only"),
     ],
-    ids=["rank", "rank, turned", "width", "convolution", "merged"],
+    ids=["rank", "rank, turned", "width", "convolution", "merged", "one rank"],
 )
 def test_shapes_that_differ_are_named(
     file: dict[str, tuple[int, ...]], model: dict[str, tuple[int, ...]], cause: str

@@ -273,6 +273,10 @@ SAMPLES |= {
         LORA | {"projector.weight": (8, 4)}, WRAPPED | {"projector.weight": (8, 4), "projector.bias": (8,)}
     ),
     "too-few-loaded": lambda: _compared({"encoder.weight": (3, 4)}, WRAPPED),
+    "one-rank-only": lambda: _compared(
+        {"fc.lora_A.default.weight": (2, 32), "fc.lora_B.default.weight": (16, 4)},
+        {"fc.lora_A.default.weight": (4, 32), "fc.lora_B.default.weight": (32, 4)},
+    ),
     "merged-linear": lambda: _compared(
         {"h.0.attn.c_attn.lora_A": (8, 32), "h.0.attn.c_attn.lora_B": (64, 4)},
         {

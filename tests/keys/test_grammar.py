@@ -32,6 +32,9 @@ def test_any_string_is_taken_apart_and_put_together_again(key: str) -> None:
     assert isinstance(parsed.plain, str)
 
 
+NEMO = ("a.adapter_layer.lora_q_adapter", "linear_in", None, "a.adapter_layer.lora_q_adapter.weight")
+
+
 @pytest.mark.parametrize(
     ("key", "path", "lora", "adapter", "plain"),
     [
@@ -61,6 +64,18 @@ def test_any_string_is_taken_apart_and_put_together_again(key: str) -> None:
             "down",
             None,
             "attn.processor.to_q_lora.weight",
+        ),
+        ("a.processor.proj_lora1.up.weight", "a.processor.proj_lora1", "up", None, "a.processor.proj_lora1.weight"),
+        ("fc.lora.lora_A", "fc", "lora.lora_A", None, "fc.weight"),
+        ("fc.lora.lora_B.default.weight", "fc", "lora.lora_B", "default", "fc.weight"),
+        ("fc.loras.mine.lora_A", "fc", "loras.lora_A", "mine", "fc.weight"),
+        ("a.adapter_layer.lora_q_adapter.linear_in.weight", *NEMO),
+        (
+            "a.lora_q_adapter.linear_in.weight",
+            "a.lora_q_adapter.linear_in",
+            None,
+            None,
+            "a.lora_q_adapter.linear_in.weight",
         ),
         ("fc.alpha", "fc", "alpha", None, "fc.weight"),
         ("base_model.model", "base_model", None, None, "base_model.model"),

@@ -90,9 +90,10 @@ def match_flattened(
 ) -> Iterator[FlatPair | FlatFusion]:
     """Find the places of flattened names."""
     flat: defaultdict[str, list[_Flat]] = defaultdict(list)
+    literal = {target.names for target in targets}
     for source in sources:
         form = source.forms[0]
-        if form.is_lora and form.path and (found := FLATTENED.fullmatch(form.path[0])):
+        if source.names not in literal and form.is_lora and form.path and (found := FLATTENED.fullmatch(form.path[0])):
             for indices, key in source.members.items():
                 path = _numbered(form.path, indices)
                 written = ".".join((found[2], *path[1:]))

@@ -67,7 +67,7 @@ class FusedRoles:
 
 
 def _roles(template: Template) -> frozenset[str]:
-    return frozenset(name.role for name in spoken(template, template.forms[0]))
+    return frozenset(name.role for form in template.forms for name in spoken(template, form))
 
 
 def _is_fused(roles: frozenset[str], others: frozenset[str]) -> bool:

@@ -71,9 +71,10 @@ def _fits_alone(candidate: Candidate) -> bool:
 
 
 def _is_small_move(candidate: Candidate) -> bool:
-    """Whether segments only come or go, and no numbers among them."""
+    """Whether segments only come or go, and no numbers among them but that of a head in an `nn.Sequential`."""
     rewrite = candidate.rewrite
-    return 1 <= rewrite.rank < UNRELATED - 1 and NUMBER not in (*rewrite.old, *rewrite.new)
+    is_sequence = candidate.form.leaf in HEADS and rewrite.old == (*rewrite.new, NUMBER)
+    return 1 <= rewrite.rank < UNRELATED - 1 and (is_sequence or NUMBER not in (*rewrite.old, *rewrite.new))
 
 
 def _stands_free(

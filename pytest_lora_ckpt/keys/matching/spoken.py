@@ -71,9 +71,14 @@ def spoken(template: Template, form: Form) -> Iterator[Name]:
                 continue
             first = path[:at].count(NUMBER)
             if longest.setdefault(name.library, at) == at and all(
-                d is None or template.constant(first + n) == d for n, d in enumerate(name.digits)
+                d is None or _constant(template, first + n) == d for n, d in enumerate(name.digits)
             ):
                 yield name
+
+
+def _constant(template: Template, at: int) -> str | None:
+    """The number there, if it is one for all keys; a reading may have added the first of a pair that the key lacks."""
+    return template.constant(at) if at < len(template.names) - 1 else "0"
 
 
 def whole_path(form: Form) -> Path:

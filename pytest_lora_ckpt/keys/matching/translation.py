@@ -46,7 +46,8 @@ class Translator:
         self._met = {
             (name.library, goal.library)
             for source in sources
-            for name in spoken(source, self._base_form(source))
+            for form in (self._base_form(source), *source.forms[1:])
+            for name in spoken(source, form)
             for goal in self._goals.get(name.role, ())
             if _leaf(goal.tail) != _leaf(name.tail)
         }
@@ -61,8 +62,9 @@ class Translator:
         form = self._base_form(source)
         found = [form] if form != source.forms[0] else []
         found += (
-            _translated(form, name, goal)
-            for name in (spoken(source, form) if self._met else ())
+            _translated(own, name, goal)
+            for own in (form, *source.forms[1:])
+            for name in (spoken(source, own) if self._met else ())
             for goal in self._goals.get(name.role, ())
             if name.tail != goal.tail and (name.library, goal.library) in self._met
         )

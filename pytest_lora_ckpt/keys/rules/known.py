@@ -83,6 +83,9 @@ def _adapter_names(old: str | None, new: str) -> Iterator[Substitution]:
     )
     for pattern, replacement in steps:
         yield Substitution(pattern, replacement, Difference(("lora_A",), (), (new,), ()))
+    # PEFT's own loader would put the name behind a bare `lora_A`, and no `weight` behind that.
+    bare = Difference(("lora_A",), (), (new, "weight"), ())
+    yield Substitution(r"\.(lora_[AB])$", rf".\1.{name}.weight", bare)
 
 
 def _factor_names(ways: Sequence[tuple[str, str]]) -> Iterator[Substitution]:

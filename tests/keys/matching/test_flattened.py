@@ -106,3 +106,8 @@ def test_one_module_for_several_is_named() -> None:
     fusions = found(file, model)
     assert {each.key for each in fusions} == {*file}
     assert all(isinstance(each, FlatFusion) and len(each.goals) == 3 for each in fusions)
+
+
+def test_a_name_that_the_model_has_is_left_alone() -> None:
+    own = factors("lora_text_encoder.layers.0.q")
+    assert not matched(own, {**own, **factors("encoder.layers.0.q")})

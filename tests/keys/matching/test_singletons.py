@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_lora_ckpt.keys.conventions import Form
+from pytest_lora_ckpt.keys.conventions import NUMBER, Form
 from pytest_lora_ckpt.keys.matching.candidates import Candidate, Rewrite, Rewrites
 from pytest_lora_ckpt.keys.matching.shapes import Fit
 from pytest_lora_ckpt.keys.matching.singletons import followers, lone
@@ -51,3 +51,11 @@ def test_a_norm_does_not_leave_neighbours_that_have_no_place() -> None:
     norm = candidate(0, "vision.norm", "norm")
     neighbours = [Form(("vision", name), "weight", "plain", None) for name in ("patch", "proj")]
     assert not lone({0: [norm]}, Choice(clash), [norm.form, *neighbours], clash)
+
+
+def test_a_head_comes_out_of_a_sequence() -> None:
+    """Projects cast the logits in an `nn.Sequential` around the head."""
+    for leaf, moves in (("lm_head", True), ("norm", False)):
+        form = Form((leaf, NUMBER), "weight", "plain", None)
+        moved = Candidate(0, form, (leaf,), Rewrite((leaf, NUMBER), (leaf,), 2), SAME)
+        assert bool(lone({0: [moved]}, Choice(clash), [form], clash)) == moves
