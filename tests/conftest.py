@@ -9,12 +9,17 @@ import pkgutil
 import sys
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 import pytest_lora_ckpt
 from tests.helpers.golden import Golden
+from tests.helpers.warm_python import warm_python as warm_python_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytest_plugins = ["pytester"]
 
@@ -38,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SLOW.intersection(item.path.relative_to(Path(__file__).parent).parts[:-1]):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    # What is there by now stays: the collector would go through all of it again and again.
+    gc.collect()
+    gc.freeze()
 
 
 # The weights that a test draws are its own, whatever ran before it in the same process.
@@ -66,6 +77,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def golden(tmp_path: Path, pytestconfig: pytest.Config) -> Golden:
     """Compare rendered outputs with their golden files."""
     return Golden(tmp_path / "actual", update=pytestconfig.getoption("update_golden"))
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A program to use as `sys.executable` is; its runs have the heavy libraries imported (`warm_python.py`)."""
+    with warm_python_in(tmp_path_factory.mktemp("warm")) as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

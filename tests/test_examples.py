@@ -150,16 +150,14 @@ COMMANDS: dict[str, dict[str, Expected]] = {
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Example]:
+def example(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Callable[[str], Example]:
     """Give the example of a name; each is run once."""
     if importlib.util.find_spec("lightning") is None:
         pytest.skip("an example trains with Lightning")
 
     @functools.cache
     def run(name: str) -> Example:
-        # What a command writes, the next one may read.
-        at_once = 1 if any(expected.writes for expected in COMMANDS[name].values()) else 2
-        return run_example(name, COMMANDS[name], tmp_path_factory.mktemp("examples"), at_once=at_once)
+        return run_example(name, COMMANDS[name], tmp_path_factory.mktemp("examples"), python=warm_python)
 
     return run
 

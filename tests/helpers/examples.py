@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,16 +44,15 @@ class Example:
     left: frozenset[Path]
 
 
-def run_example(name: str, commands: Collection[str], folder: Path, *, at_once: int = 2) -> Example:
+def run_example(name: str, commands: Collection[str], folder: Path, *, python: str = sys.executable) -> Example:
     """Run the first command, which makes what the others look at, and then the others."""
     project = folder / name
     shutil.copytree(EXAMPLES / name, project, ignore=_LEFTOVERS)
     first, *others = (command for command in commands if can_run(command))
-    results = {first: _run(first, project)}
+    results = {first: _run(first, project, python)}
     made = _files(project)
-    # Two at a time: each imports torch and transformers for seconds.
-    with ThreadPoolExecutor(at_once) as pool:
-        results |= zip(others, pool.map(lambda command: _run(command, project), others), strict=True)
+    for command in others:
+        results[command] = _run(command, project, python)
     return Example(results, made, _files(project))
 
 
@@ -97,14 +95,14 @@ def quoted(name: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _run(command: str, project: Path) -> subprocess.CompletedProcess[str]:
+def _run(command: str, project: Path, python: str) -> subprocess.CompletedProcess[str]:
     program, *arguments = shlex.split(command)
     runner = {"python": [], "pytest": ["-m", "pytest", "-p", "no:cacheprovider", "-rfs"]}[program]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     # The width that the READMEs were written at, and wide enough for the names of the tests.
     environment |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *runner, *arguments],
+        [python, *runner, *arguments],
         cwd=project,
         env=environment,
         capture_output=True,

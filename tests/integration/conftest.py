@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,8 @@ from tests.helpers.audit_runs import AuditRun
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    Audit = Callable[..., AuditRun]
 
 # Warnings are errors in the inner run as well. pytest-benchmark warns under xdist, and is nothing to us here.
 ARGUMENTS = ("-W", "error", "-p", "no:benchmark", "-p", "no:anyio")
@@ -26,9 +29,8 @@ def no_outer_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def audit(pytester: pytest.Pytester, heavy_libraries: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AuditRun]:
+def audit(request: pytest.FixtureRequest, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Audit:
     """Run pytest with these arguments in the test's project: in this process, or in its own."""
-    del heavy_libraries
 
     def run(
         *args: object, subprocess: bool = False, report: bool = True, verbose: bool = True, cache: bool = False
@@ -38,10 +40,12 @@ def audit(pytester: pytest.Pytester, heavy_libraries: None, monkeypatch: pytest.
         told += map(str, args)
         if report:
             told.append(f"--lora-report={written}")
-        if subprocess or ("-n" in told and "0" not in told):
-            # As `-n 2` is written: in two arguments. A controller in a process of its own, as its workers are.
-            return AuditRun(pytester.runpytest_subprocess(*told, timeout=120), written)
         with monkeypatch.context() as patch:
+            if subprocess or ("-n" in told and "0" not in told):
+                # As `-n 2` is written: in two arguments. A controller in a process of its own, as its workers are.
+                patch.setattr(sys, "executable", request.getfixturevalue("warm_python"))
+                return AuditRun(pytester.runpytest_subprocess(*told, timeout=120), written)
+            request.getfixturevalue("heavy_libraries")
             patch.delenv("PYTEST_CURRENT_TEST", raising=False)
             return AuditRun(pytester.runpytest_inprocess(*told), written)
 
