@@ -30,6 +30,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+ROOT = Path(__file__).parents[2]
+
+# As this process was started, whatever the test changes that asks first.
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
 # None of those that pytest rewrites: it would warn that they are imported already.
 LIBRARIES = (
     "lightning.pytorch",
@@ -68,9 +73,8 @@ def warm_python(folder: Path) -> Iterator[str]:
     if sys.platform != "linux":
         yield sys.executable
         return
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", __name__, folder]
-    with Popen(command, env=environment, stdout=PIPE, start_new_session=True) as process:
+    with Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=PIPE, start_new_session=True) as process:
         try:
             assert process.stdout
             assert process.stdout.readline() == b"ready\n"

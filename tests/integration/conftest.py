@@ -29,8 +29,11 @@ def no_outer_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def audit(request: pytest.FixtureRequest, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Audit:
+def audit(
+    request: pytest.FixtureRequest, pytester: pytest.Pytester, heavy_libraries: None, monkeypatch: pytest.MonkeyPatch
+) -> Audit:
     """Run pytest with these arguments in the test's project: in this process, or in its own."""
+    del heavy_libraries
 
     def run(
         *args: object, subprocess: bool = False, report: bool = True, verbose: bool = True, cache: bool = False
@@ -45,7 +48,6 @@ def audit(request: pytest.FixtureRequest, pytester: pytest.Pytester, monkeypatch
                 # As `-n 2` is written: in two arguments. A controller in a process of its own, as its workers are.
                 patch.setattr(sys, "executable", request.getfixturevalue("warm_python"))
                 return AuditRun(pytester.runpytest_subprocess(*told, timeout=120), written)
-            request.getfixturevalue("heavy_libraries")
             patch.delenv("PYTEST_CURRENT_TEST", raising=False)
             return AuditRun(pytester.runpytest_inprocess(*told), written)
 
