@@ -42,6 +42,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
         "lora-pair-incomplete",
         "lora-uneven-layers",
     },
+    "lora-rank-uneven": {"one-rank-only"},
     "missing-layers": {"lora-uneven-layers", "lora-slot-empty"},
     "nan-in-model": _NOT_FINITE,
     "pickle-not-read": {"companion-unreadable"},

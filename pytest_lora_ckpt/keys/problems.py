@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_lora_ckpt.keys.matching.candidates import NO_REWRITE, ModelIndex, Rewrite, images
 from pytest_lora_ckpt.keys.matching.fusion import find_fusions, kind_of_fusion
+from pytest_lora_ckpt.keys.matching.shapes import are_turned
 from pytest_lora_ckpt.keys.remapping import KeyProblem
 from pytest_lora_ckpt.vocabulary.models import HEADS
 
@@ -131,7 +132,7 @@ def _kind(form: Form, shape: Shape, other: Shape, factors: dict[str, Shape]) -> 
     rank = second[1] if len(second) > 1 else 0
     is_stacked = bool(first and rank) and first[0] > rank and first[0] % rank == 0
     same_input, same_output = shape[1:] == other[1:], shape[:1] == other[:1]
-    if _are_turned(first, second):
+    if are_turned(first, second):
         same_input, same_output = same_output, same_input
     same_axes = len(shape) == len(other)
     is_embedding = form.family.startswith("lora_embedding")
@@ -147,13 +148,6 @@ def _kind(form: Form, shape: Shape, other: Shape, factors: dict[str, Shape]) -> 
         ("resized-vocabulary", grows and same_input and same_axes),
     )
     return next((kind for kind, holds in signs if holds), "shape-mismatch")
-
-
-def _are_turned(first: Shape, second: Shape) -> bool:
-    """Whether a pair lies as MLX and some projects have it: in x rank, rank x out. A rank is below the widths."""
-    if len(first) != 2 or len(second) != 2 or first[1] != second[0]:  # noqa: PLR2004 - Matrices.
-        return False
-    return first[0] != second[1] or first[1] < first[0]
 
 
 def _is_part(shape: Shape, other: Shape, first: Shape, rank: int) -> bool:

@@ -6,12 +6,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from pytest_lora_ckpt.keys import parse_keys
+from pytest_lora_ckpt.keys.matching.shapes import are_turned
 from pytest_lora_ckpt.lora.update import shape_of_update
 from pytest_lora_ckpt.tensors import KeySet
-from pytest_lora_ckpt.vocabulary.lora import FACTORS, FUSED_PROJECTIONS, LORA_SCALES, MLX_FACTORS, PRODUCT_FACTORS
+from pytest_lora_ckpt.vocabulary.lora import (
+    FACTORS,
+    FUSED_PROJECTIONS,
+    LORA_SCALES,
+    MLX_FACTORS,
+    PLAIN_CONTAINER,
+    PRODUCT_FACTORS,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pytest_lora_ckpt.tensors import TensorInfo
 
@@ -171,7 +179,8 @@ def _pair(keys: KeySet, module: str, adapter: str | None, parameters: list[tuple
             product[kind] = key
         elif not factor:
             others[key if kind in others else kind] = key
-    down, up = ((factors[word], _as_peft_has_it(keys, factors[word])) if word in factors else None for word in _WORDS)
+    infos = _as_peft_has_them(keys, factors, [kind for _, kind in parameters])
+    down, up = ((factors[word], infos[word]) if word in factors else None for word in _WORDS)
     pair = LoraPair(module, adapter, down, up, others, product, tuple(again))
     shapes = {name: keys[key].shape for name, key in (product or others).items()}
     if not down or not up or pair.lacks or (product and any(len(shape) < _MATRIX for shape in shapes.values())):
@@ -179,13 +188,19 @@ def _pair(keys: KeySet, module: str, adapter: str | None, parameters: list[tuple
     return replace(pair, shape=shape_of_update(down[1].shape, up[1].shape, shapes))
 
 
-def _as_peft_has_it(keys: KeySet, key: str) -> TensorInfo:
-    """A factor with the axes in PEFT's order."""
-    info = keys[key]
-    path, _, last = key.rpartition(".")
-    # GGUF has the same names behind `weight`.
-    is_turned = last in MLX_FACTORS and len(info.shape) == _MATRIX and not path.endswith(".weight")
-    return replace(info, shape=info.shape[::-1]) if is_turned else info
+def _as_peft_has_them(keys: KeySet, factors: Mapping[str, str], kinds: Iterable[str]) -> dict[str, TensorInfo]:
+    """The factors with their axes in PEFT's order: A is rank x in, B is out x rank."""
+    infos = {word: keys[key] for word, key in factors.items()}
+    # GGUF has MLX's names behind `weight`; what a project keeps in a module of its own may lie either way.
+    ends = [key.rsplit(".", 2)[-2:] for key in factors.values()]
+    is_mlx = all(end[-1] in MLX_FACTORS and end[0] != "weight" for end in ends)
+    is_own = any(kind.startswith(f"{PLAIN_CONTAINER}.lora_") for kind in kinds) and infos.keys() == {*_WORDS}
+    if is_mlx or (is_own and are_turned(infos["down"].shape, infos["up"].shape)):
+        return {
+            word: replace(info, shape=info.shape[::-1]) if len(info.shape) == _MATRIX else info
+            for word, info in infos.items()
+        }
+    return infos
 
 
 def changes_nothing(keys: KeySet, is_zero: Callable[[str], bool]) -> bool:

@@ -131,10 +131,12 @@ GGUF_EMBEDDING: Mapping[tuple[str, ...], str] = {
 LORA_MID = "lora_mid"
 """The third factor of a LoRA for convolutions (LyCORIS, lycoris/modules/locon.py)."""
 
-FUSED_PROJECTIONS = frozenset({"attn", "qkv", "qkv_proj", "c_attn", "query_key_value", "wqkv", "w_pack"})
+FUSED_PROJECTIONS = frozenset(
+    {"attn", "qkv", "qkv_proj", "c_attn", "query_key_value", "wqkv", "w_pack", "linear_q_k_v"},
+)
 """Layers that compute queries, keys and values at once, to which loralib's MergedLinear (loralib/layers.py) gives
 factors that stack a pair for each: litgpt (litgpt/model.py; `attn` in older releases), GPT-2, GPT-NeoX, Falcon,
-Phi-3, MPT, Baichuan (transformers/models/*/modeling_*.py), in lower case."""
+Phi-3, MPT, Baichuan (transformers/models/*/modeling_*.py), FunASR (funasr/models/sanm/attention.py), in lower case."""
 
 CONVOLUTIONS = ("conv", "shortcut", "downsample", "skip")
 """How the names of convolutions begin, and of those that only some blocks of a network have: `conv_shortcut`

@@ -31,7 +31,7 @@ def case(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_all_cases_are_there() -> None:
-    assert len(expand.find_cases([str(CASES)])) == 28
+    assert len(expand.find_cases([str(CASES)])) == 44
 
 
 def test_mapping_is_the_truth(case: dict[str, Any]) -> None:

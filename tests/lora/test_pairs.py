@@ -25,3 +25,9 @@ def test_factors_of_several_experts_have_one_rank() -> None:
     shapes = {"lora_A": (8, 4, 32), "lora_B": (8, 48, 4)}
     (pair,) = lora_pairs({f"experts.down_proj.{name}.weight": TensorInfo(shape) for name, shape in shapes.items()})
     assert pair.rank == 4
+
+
+def test_factors_in_a_module_of_a_project_lie_either_way() -> None:
+    for down, up in (((32, 4), (4, 16)), ((32, 4), (4, 32)), ((4, 32), (16, 4))):
+        (pair,) = lora_pairs({"fc.lora.lora_A": TensorInfo(down), "fc.lora.lora_B": TensorInfo(up)})
+        assert pair.rank == 4
