@@ -27,6 +27,7 @@ from pytest_lora_ckpt.proof import (
     default_inputs,
     holds_base_alone,
     match_loaded,
+    parts_at_work,
     prove_match,
     trace,
     update_sizes,
@@ -306,7 +307,19 @@ class LoadedEvidence:
 
     def provenance(self, base: BaseWeights, unannounced: Collection[str]) -> Provenance:
         """Return where each tensor of the loaded model comes from."""
-        return trace(self._unpacked, base, self.given(unannounced))
+        origins = trace(self._unpacked, base, self.given(unannounced))
+        nowhere = [(origins.components[key], key) for key in origins.of("nowhere")]
+        parts = {name: [key for component, key in nowhere if component == name] for name in sorted(origins.drawn)}
+        if not parts or self.is_sharded:
+            return origins
+        outcomes = self._project.outcomes
+        ended: tuple[type[BaseException], ...] = (ProjectError, *outcomes.skip, *outcomes.fail)
+        try:
+            inputs = self.inputs
+        except ended:  # The checks that need inputs say so.
+            return origins
+        used = parts_at_work(self._unpacked, inputs, parts) if inputs else frozenset[str]()
+        return dataclasses.replace(origins, fresh=origins.fresh | used)
 
 
 def _same_keys(one: KeySet, other: KeySet) -> bool:

@@ -170,6 +170,7 @@ def _targets(config: AdapterConfig, pairs: list[LoraPair]) -> Iterator[Finding]:
             ends = set(module_ends(pair.module))
             unused -= ends
             adapted |= twins_known & ends
+        unused = {name for name in unused if config.left_out_by(name) != "exclude_modules"}
         # Lists that serve many models are common, and PEFT needs one of their names in the base model.
         halves = {name for twins in TWIN_PROJECTIONS if twins & adapted for name in twins & unused}
         if unused:

@@ -6,6 +6,7 @@ from pytest_lora_ckpt.proof.base_weights import BaseWeights as BaseWeights
 from pytest_lora_ckpt.proof.base_weights import Reference as Reference
 from pytest_lora_ckpt.proof.effect import AdapterEffect as AdapterEffect
 from pytest_lora_ckpt.proof.effect import adapter_effect as adapter_effect
+from pytest_lora_ckpt.proof.effect import parts_at_work as parts_at_work
 from pytest_lora_ckpt.proof.effect import zero_but_used as zero_but_used
 from pytest_lora_ckpt.proof.experts import with_experts as with_experts
 from pytest_lora_ckpt.proof.generation import Generation as Generation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from pytest_lora_ckpt.proof.running import at_rest, floats_in
 from pytest_lora_ckpt.wording import beginning, count, grouped, said
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
 # Each module that `zero_but_used` asks about costs a forward pass.
@@ -164,6 +165,37 @@ def zero_but_used(
             if len(before) != len(after) or not all(map(torch.equal, before, after)):
                 used.append(layer.module)
     return tuple(used)
+
+
+def parts_at_work(
+    model: torch.nn.Module | LoadedModel, inputs: Mapping[str, Any], parts: Mapping[str, Iterable[str]]
+) -> frozenset[str]:
+    """Name the parts of a model without which its logits would be others.
+
+    What a model returns besides logits (hidden states, a pooled output) is not asked: few use all of it.
+
+    Args:
+        model: Any module. One that raises, or returns no logits, has no such parts.
+        inputs: Keyword arguments of its `forward`.
+        parts: Keys of the state dict by the name of the part; of more than sixteen parts the first sixteen are tried.
+    """
+    loaded = LoadedModel.of(model)
+    used = set()
+    with at_rest(loaded.module), contextlib.suppress(Exception):  # Whatever the user's model raises: nothing is known.
+        before = [each.clone() for each in _logits(loaded.module(**inputs))]
+        for name, keys in list(parts.items())[:_MOST_PASSES] if before else ():
+            with _restored([loaded.state[key].data for key in keys]) as tensors:
+                for tensor in tensors:
+                    tensor.zero_()
+                after = _logits(loaded.module(**inputs))
+            if len(before) != len(after) or not all(map(torch.equal, before, after)):
+                used.add(name)
+    return frozenset(used)
+
+
+def _logits(output: Any) -> list[torch.Tensor]:
+    named = output.items() if isinstance(output, Mapping) else ()
+    return [value for name, value in named if name.endswith("logits") and isinstance(value, torch.Tensor)]
 
 
 def up_factors(model: torch.nn.Module) -> list[torch.Tensor]:

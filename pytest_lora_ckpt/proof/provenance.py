@@ -66,6 +66,7 @@ class Provenance:
         unfilled: Keys from nowhere that are as initialised, while the checkpoint fills others of their kind: layers of
             a trained component that its file has lost.
         converted: Whether PEFT moved the base for an adapter that was converted to serve the original base.
+        drawn: Further such components, whose matrices may be what an initialiser drew.
         doubled: Changed weights that hold the base's with the adapter in it, which is applied to them once more.
     """
 
@@ -73,6 +74,7 @@ class Provenance:
     components: Mapping[str, str]
     fresh: frozenset[str] = frozenset()
     converted: bool = False
+    drawn: frozenset[str] = frozenset()
     doubled: frozenset[str] = frozenset()
     unfilled: frozenset[str] = frozenset()
 
@@ -140,8 +142,9 @@ class _Tracer:
             if any(origins[name] != "nowhere" for name in names):
                 origins |= {name: "derived" for name in names if origins[name] == "nowhere"}
         components = {key: own.component for key, own in self.loaded.parsed.items()}
-        fresh, unfilled = self._fresh(origins, components), self._unfilled(origins)
-        return Provenance(origins, components, fresh, self.converted, frozenset(self.doubled), unfilled)
+        fresh, drawn = self._fresh(origins, components)
+        doubled, unfilled = frozenset(self.doubled), self._unfilled(origins)
+        return Provenance(origins, components, fresh, self.converted, drawn, doubled, unfilled)
 
     def _origin(self, key: str) -> Origin:
         if self.loaded.parsed[key].is_adapter:
@@ -194,27 +197,26 @@ class _Tracer:
         rows = [row for row in range(len(tensors[0])) if row not in trained]
         return tuple(each[rows] for each in tensors)
 
-    def _fresh(self, origins: Mapping[str, Origin], components: Mapping[str, str]) -> frozenset[str]:
+    def _fresh(
+        self, origins: Mapping[str, Origin], components: Mapping[str, str]
+    ) -> tuple[frozenset[str], frozenset[str]]:
         """Name the components none of whose weights has a source, and whose matrices are as an initialiser leaves them.
 
-        A head is made anew by transformers where the files of a model have none, by an initialiser of its own; that the
-        files have none is known where they have most of the model.
+        The first are as nn.Linear leaves them, or a head: transformers makes heads anew, by an initialiser of its own,
+        where the files of a model have none. Of the second only the output can tell whether they matter. That the files
+        have none is known where they have most of the model.
         """
         held = {components[key] for key, origin in origins.items() if origin not in {"nowhere", "derived", "unknown"}}
         by_component: defaultdict[str, list[str]] = defaultdict(list)
         for key, origin in origins.items():
             if origin == "nowhere" and components[key] not in held and len(self.loaded.keys[key].shape) > 1:
                 by_component[components[key]].append(key)
+        fresh = {name for name, keys in by_component.items() if self._are_all(keys, is_fresh_linear)}
         counts = Counter(origins.values())
-        is_known = sum(counts[each] for each in _KNOWN) > counts["nowhere"]
-        heads = TASK_HEADS & by_component.keys() if is_known else frozenset()
-        spreads = self._spreads() if heads else ()
-        return frozenset(
-            name
-            for name, keys in by_component.items()
-            if self._are_all(keys, is_fresh_linear)
-            or (name in heads and self._are_all(keys, lambda tensor: looks_drawn(tensor, spreads)))
-        )
+        left = by_component.keys() - fresh if sum(counts[each] for each in _KNOWN) > counts["nowhere"] else set[str]()
+        spreads = self._spreads() if left else ()
+        drawn = {name for name in left if self._are_all(by_component[name], lambda each: looks_drawn(each, spreads))}
+        return frozenset(fresh | drawn & TASK_HEADS), frozenset(drawn - TASK_HEADS)
 
     def _spreads(self) -> tuple[float, ...]:
         """Give the spreads by which transformers draws the weights of this model (`initializer_range`)."""

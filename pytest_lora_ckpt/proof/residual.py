@@ -6,6 +6,8 @@ from typing import Literal
 
 import torch
 
+from pytest_lora_ckpt.proof.bitwise import precision_of
+
 Move = Literal["none", "start", "converted", "other"]
 
 # How many units of the weight's precision a difference may be off, relative to the norms of what it is made of.
@@ -46,7 +48,7 @@ def move_of(  # noqa: PLR0913  # A weight twice, two factors and how they are ap
     update = scaling * (left @ right)
     size = float(weight.norm()) + float(there.norm()) + float(update.norm())
     taken = weight - there + update if merged else weight - there
-    precision = max(torch.finfo(now.dtype).eps, torch.finfo(torch.float32).eps)
+    precision = max(precision_of(now), torch.finfo(torch.float32).eps)
     allowed = _ROUNDING * precision * size
     if float(taken.norm()) <= allowed:
         return "none"

@@ -53,6 +53,7 @@ def test_a_target_without_an_adapter_is_an_error_where_its_twin_has_one() -> Non
         {"layers_to_transform": [0, 1], "layers_pattern": ["layers", "h"]},
         {"exclude_modules": ["proj", "layers.2.v_proj"]},
         {"exclude_modules": r".*o_proj"},
+        {"exclude_modules": ["o_proj"], "target_modules": ["q_proj", "v_proj", "layers.0.o_proj", "o_proj"]},
     ],
 )
 def test_healthy(config: dict[str, Any]) -> None:

@@ -237,6 +237,48 @@ def test_a_head_that_the_adapter_brings_is_its_own(tmp_path: Path, merge: bool) 
     assert judged(tmp_path / "adapter", load, str(tmp_path / "base")).passed
 
 
+SIZES = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_pooler_that_was_made_anew_matters_where_the_logits_need_it(tmp_path: Path, saved: bool) -> None:  # noqa: FBT001  # A case.
+    config = transformers.DebertaV2Config(**SIZES)  # type: ignore[arg-type]
+    transformers.DebertaV2Model(config).save_pretrained(tmp_path / "base")
+
+    def base(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return transformers.DebertaV2ForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+
+    more = {"modules_to_save": ["pooler", "classifier"]} if saved else {}
+    model = trained(base(1), target_modules=["query_proj"], task_type="SEQ_CLS", **more)
+    model.save_pretrained(tmp_path / "adapter")
+
+    def load(path: Path) -> Any:
+        return peft.PeftModel.from_pretrained(base(2), str(path)).eval()
+
+    result = judged(tmp_path / "adapter", load, str(tmp_path / "base"))
+    assert [each.cause for each in result.findings if each.severity == "error"] == ["from-nowhere"] * (not saved)
+    assert result.passed is saved
+
+
+def test_a_pooler_that_no_logits_need_is_left_alone(tmp_path: Path) -> None:
+    config = transformers.BertConfig(**SIZES)  # type: ignore[arg-type]
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "base")
+
+    def base(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return transformers.BertModel.from_pretrained(tmp_path / "base")
+
+    trained(base(1), target_modules=["query"], task_type="FEATURE_EXTRACTION").save_pretrained(tmp_path / "adapter")
+
+    def load(path: Path) -> Any:
+        return peft.PeftModel.from_pretrained(base(2), str(path)).eval()
+
+    result = judged(tmp_path / "adapter", load, str(tmp_path / "base"))
+    assert result.passed
+    assert result.provenance["pooler"] == {"nowhere": 2}
+
+
 def test_a_trained_head_from_elsewhere_is_no_fresh_one(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path / "base")
     trained(classifier(1, tmp_path / "base"), task_type=None).save_pretrained(tmp_path / "adapter")
@@ -249,6 +291,15 @@ def test_a_trained_head_from_elsewhere_is_no_fresh_one(tmp_path: Path) -> None:
     result = judged(tmp_path / "adapter", load, str(tmp_path / "base"))
     assert result.passed
     assert "1 in neither checkpoint nor base model (score 1)" in result.check("base-untouched").summary
+
+
+def test_a_moved_base_that_was_merged_into_in_bfloat16_and_widened(tmp_path: Path) -> None:
+    trained(llama().bfloat16(), init_lora_weights="pissa").save_pretrained(tmp_path)
+
+    def load(path: Path) -> Any:
+        return peft.PeftModel.from_pretrained(llama().bfloat16(), str(path)).merge_and_unload().float().eval()
+
+    assert judged(tmp_path, load, lambda: llama().bfloat16()).passed
 
 
 @pytest.mark.parametrize("settings", [{}, {"use_dora": True}], ids=str)
