@@ -101,7 +101,6 @@ ALL = (
         "config-dora",
         "Use the adapter_config.json that was written with these tensors: use_dora decides whether the magnitude "
         "vectors are loaded.",
-        phrase="the adapter merged without its magnitude vectors",
     ),
     Cause(
         "config-targets",
