@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_lora_ckpt.keys.matching.candidates import NO_REWRITE, ModelIndex, Rewrite, images
 from pytest_lora_ckpt.keys.matching.fusion import find_fusions, kind_of_fusion
-from pytest_lora_ckpt.keys.matching.shapes import are_turned
 from pytest_lora_ckpt.keys.remapping import KeyProblem
+from pytest_lora_ckpt.keys.templates import are_turned
 from pytest_lora_ckpt.vocabulary.models import HEADS
 
 if TYPE_CHECKING:

@@ -219,3 +219,15 @@ def _separate_adapters(names: tuple[str, ...], group: _Group) -> list[tuple[tupl
         ((*names[:at], f"{names[at]}.{name}{names[at + 1]}", *names[at + 2 :]), own)
         for name, own in sorted(split.items())
     ]
+
+
+def are_turned(first: Shape, second: Shape) -> bool:
+    """Return whether a pair lies as MLX and some projects have it: in x rank, rank x out. A rank is below the widths.
+
+    Example:
+        >>> are_turned((32, 4), (4, 16)), are_turned((32, 4), (4, 32)), are_turned((4, 32), (32, 4))
+        (True, True, False)
+    """
+    if len(first) != 2 or len(second) != 2 or first[1] != second[0]:  # noqa: PLR2004 - Matrices.
+        return False
+    return first[0] != second[1] or first[1] < first[0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from pytest_lora_ckpt.keys import parse_keys
-from pytest_lora_ckpt.keys.matching.shapes import are_turned
+from pytest_lora_ckpt.keys.templates import are_turned
 from pytest_lora_ckpt.lora.update import shape_of_update
 from pytest_lora_ckpt.tensors import KeySet
 from pytest_lora_ckpt.vocabulary.lora import (

@@ -55,15 +55,3 @@ def compare_shapes(shape: Shape, other: Shape, family: str) -> Closeness:
         or (family in {"A", "B"} and shape == other[::-1])
     )
     return "near" if is_near else "other"
-
-
-def are_turned(first: Shape, second: Shape) -> bool:
-    """Return whether a pair lies as MLX and some projects have it: in x rank, rank x out. A rank is below the widths.
-
-    Example:
-        >>> are_turned((32, 4), (4, 16)), are_turned((32, 4), (4, 32)), are_turned((4, 32), (32, 4))
-        (True, True, False)
-    """
-    if len(first) != 2 or len(second) != 2 or first[1] != second[0]:  # noqa: PLR2004 - Matrices.
-        return False
-    return first[0] != second[1] or first[1] < first[0]
