@@ -42,6 +42,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
         "lora-pair-incomplete",
         "lora-uneven-layers",
     },
+    "lora-not-saved": {"one-rank-only"},
     "lora-rank-uneven": {"one-rank-only"},
     "missing-layers": {"lora-uneven-layers", "lora-slot-empty"},
     "nan-in-model": _NOT_FINITE,
@@ -51,7 +52,15 @@ _FOLLOWS: Mapping[str, set[str]] = {
     "scaling-differs": {"config-differs"},
     "still-initial": {"adapter-without-home", "target-mismatch"},
     "target-mismatch": {"config-targets", "extra-layers"},
-    "too-few-loaded": {*_NO_TENSORS, *_NOT_THERE, "wrong-stage", "lost-weights", "rank-mismatch", "unexpected-weights"},
+    "too-few-loaded": {
+        "one-rank-only",
+        *_NO_TENSORS,
+        *_NOT_THERE,
+        "wrong-stage",
+        "lost-weights",
+        "rank-mismatch",
+        "unexpected-weights",
+    },
     "zero-update-in-use": {"lora-pair-incomplete", "lora-slot-empty", "lora-uneven-layers", "target-mismatch"},
 }
 """Cause -> causes that it follows from."""

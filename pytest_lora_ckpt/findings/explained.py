@@ -95,7 +95,9 @@ EXPLAINED: Mapping[str, str] = {
     "rank-mismatch": "The adapter's tensors have another rank than the model's LoRA.",
     "resized-embedding": "The embedding or the head of the checkpoint has more or fewer rows than the model's.",
     "transposed-factors": "Names match, and the tensors are the model's transposed.",
-    "one-rank-only": "Each tensor is a part of the model's, as one rank of FSDP or ZeRO holds it.",
+    "one-rank-only": (
+        "Each tensor is a part of the model's, as one rank of FSDP or ZeRO holds it, or of several laid end to end."
+    ),
     "merged-linear": "Several low-rank factors are stacked in one tensor, and the model has one pair per projection.",
     "fused-weights": (
         "Query, key and value, or gate and up projection, are one tensor on one side and several on the other."

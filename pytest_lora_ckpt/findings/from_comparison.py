@@ -12,7 +12,7 @@ from pytest_lora_ckpt.findings.finding import finding, of_kind, of_wrapper
 from pytest_lora_ckpt.keys import ParsedKey, parse_key, readings, templates
 from pytest_lora_ckpt.keys.grammar import FLATTENED
 from pytest_lora_ckpt.vocabulary.lora import MAGNITUDES, TOKENS_DELTA
-from pytest_lora_ckpt.vocabulary.models import HEADS, TOWERS
+from pytest_lora_ckpt.vocabulary.models import FLAT_PARAMETERS, HEADS, TOWERS
 from pytest_lora_ckpt.wording import count, group_keys, listed, printable
 
 if TYPE_CHECKING:
@@ -93,6 +93,13 @@ def empty(c: Comparison) -> Iterator[Finding]:
     """Find a checkpoint without tensors."""
     if not c.source:
         yield finding("empty-adapter", "The checkpoint holds no tensor.")
+
+
+def flat_parameters(c: Comparison) -> Iterator[Finding]:
+    """Find what FSDP makes of parameters when its full state dict is not asked for."""
+    keys = [key for key in c.source if key.rpartition(".")[2] in FLAT_PARAMETERS]
+    if keys:
+        yield finding("one-rank-only", f"{_count(keys)} of FSDP, each a part of several tensors laid end to end.", keys)
 
 
 def misfits(c: Comparison) -> Iterator[Finding]:

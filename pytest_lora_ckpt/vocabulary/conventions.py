@@ -144,6 +144,24 @@ LIBRARIES: Mapping[str, Library] = {
             "k norm": "attn_k_norm.weight",
         },
     ),
+    "chatglm": Library(
+        "modeling_chatglm.py in the repositories of ChatGLM2, ChatGLM3 and GLM-4",
+        "layers",
+        {
+            "q, k and v": "self_attention.query_key_value",
+            "o": "self_attention.dense",
+            "gate and up": "mlp.dense_h_to_4h",
+            "down": "mlp.dense_4h_to_h",
+            **norms("input_layernorm.weight", "post_attention_layernorm.weight", "final_layernorm.weight"),
+            "embedding": "embedding.word_embeddings",
+            "head": "output_layer",
+        },
+    ),
+    "glm": Library(
+        "transformers/models/glm/modeling_glm.py, convert_glm_weights_to_hf.py; phi3 has both fused",
+        "layers",
+        {"q, k and v": "self_attn.qkv_proj", "gate and up": "mlp.gate_up_proj"},
+    ),
     **IMAGE_LIBRARIES,
 }
 """Name of the library -> its names. Where shapes cannot tell two modules apart (gate and up) the row decides."""

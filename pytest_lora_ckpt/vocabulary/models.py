@@ -58,3 +58,7 @@ scales."""
 CAUSAL_MASKS = frozenset({"attn.bias", "attention.bias", "self_attention.bias"})
 """How the names of GPT-2's, GPT-Neo's and GPT-NeoX's causal masks end (transformers/models/gpt2/modeling_gpt2.py before
 4.40, `_keys_to_ignore_on_load_unexpected`): 1 x 1 x positions x positions, which no bias is."""
+
+FLAT_PARAMETERS = frozenset({"_flat_param", "flat_param"})
+"""What FSDP's first version makes of the parameters of a module: one tensor, of which each rank has a part
+(torch/distributed/fsdp/_flat_param.py)."""

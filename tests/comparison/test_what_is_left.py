@@ -148,3 +148,11 @@ def test_shapes_that_differ_are_named(
     )
     assert report.verdict == "incompatible"
     assert [each.cause for each in report.findings] == [cause]
+
+
+def test_flat_parameters_of_fsdp_are_named() -> None:
+    keys = {f"layers.{n}._fsdp_wrapped_module._flat_param": (4096,) for n in range(2)}
+    report = compare(keys, MODEL)
+    assert report.verdict == "noop"
+    assert report.findings[0].cause == "one-rank-only"
+    assert set(report.findings[0].keys) == set(keys)

@@ -56,7 +56,8 @@ class Rewrites:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._known: dict[tuple[Path, Path], Rewrite | None] = {}
+        self._known: dict[tuple[Path, Path, bool], Rewrite | None] = {}
+        self._senses: dict[Path, frozenset[str]] = {}
 
     def between(self, path: Path, other: Path) -> Rewrite | None:
         """Return what turns one path into the other, without what both share at their end.
@@ -67,12 +68,21 @@ class Rewrites:
         while tail < min(len(path), len(other)) and path[-tail - 1] == other[-tail - 1]:
             tail += 1
         old, new = path[: len(path) - tail], other[: len(other) - tail]
-        if (old, new) not in self._known:
-            self._known[old, new] = None if are_opposed(old, new) else Rewrite(old, new, _rank(old, new))
-        return self._known[old, new]
+        # `vision_model` below `vision_tower` perceives what it did before.
+        turns = self._senses_of(path) != self._senses_of(other)
+        if (old, new, turns) not in self._known:
+            rank = _rank(old, new, turns=turns)
+            self._known[old, new, turns] = None if are_opposed(old, new) else Rewrite(old, new, rank)
+        return self._known[old, new, turns]
+
+    def _senses_of(self, path: Path) -> frozenset[str]:
+        if path not in self._senses:
+            self._senses[path] = senses(path)
+        return self._senses[path]
 
 
-def _rank(old_path: Path, new_path: Path) -> int:
+def _rank(old_path: Path, new_path: Path, *, turns: bool) -> int:
+    """The rank of a rewrite; `turns` says whether what the module perceives comes or goes."""
     if old_path == new_path:
         return 0
     old = tuple(name for name in old_path if name != "model")
@@ -83,7 +93,7 @@ def _rank(old_path: Path, new_path: Path) -> int:
     went = {name for change in changes for name in change.old}
     came = {name for change in changes for name in change.new}
     pure = not went or not came or went == came
-    if senses(old_path) != senses(new_path):
+    if turns:
         return 4 if pure else 5
     if pure:
         return 2

@@ -27,6 +27,7 @@ def one(*keys: str, shape: tuple[int, ...] = (2, 2)) -> Template:
         ("layers.#.attn.fc", "layers.#.mixer.fc", 3),
         ("trunk.fc", "stem.fc", 4),
         ("a.fc", "vision_tower.a.fc", 4),
+        ("vision_model.fc", "vision_tower.vision_model.fc", 2),
         ("trunk.fc", "visual.fc", 5),
     ],
 )
