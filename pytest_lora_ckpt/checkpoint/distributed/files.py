@@ -165,9 +165,9 @@ def rank_files(folder: Listing, saved: Saved, names: Mapping[str, str]) -> RankF
         doubts.append(f"the metadata does not name {listed(strangers)}, which lies next to it")
     left = len(windows) - len(windows.opened)
     note = (
-        f"{count(left, 'file')} of its ranks {'was' if left == 1 else 'were'} not looked at: that takes a request each"
+        f"{count(left, 'file')} of its ranks, which {'takes' if left == 1 else 'take'} a request each, will be opened"
     )
-    note += ", and whether they are whole shows when their tensors are read"
+    note += " when tensors in them are read, which shows whether they are whole"
     return RankFiles(windows, tuple(doubts), (note,) if left else ())
 
 
