@@ -189,8 +189,13 @@ def _is_meant(config: AdapterConfig, pair: LoraPair, pairs: list[LoraPair]) -> b
     around = [key.split(".base_layer.")[0] for key in pair.keys if ".base_layer." in key]
     if any(config.is_target(module) for module in around):
         return True
-    tables = [each.module for each in pairs if _is_embedding((each.module.rpartition(".")[2],))]
-    return config.tied and pair.module in tables and any(config.is_target(module) for module in tables)
+    if not config.tied or not _is_table(pair):  # Of all pairs few are: no look at all others for each.
+        return False
+    return any(_is_table(each) and config.is_target(each.module) for each in pairs)
+
+
+def _is_table(pair: LoraPair) -> bool:
+    return _is_embedding((pair.module.rpartition(".")[2],))
 
 
 def _such_as(message: str, pairs: list[LoraPair]) -> Finding:
