@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pytest_lora_ckpt.findings import RENAMINGS
+from pytest_lora_ckpt.keys import parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _NO_TENSORS = {"empty-adapter", "zero3-empty"}
 _OTHER_BASE = {"other-base", "base-changed", "base-overwritten"}
 _NOT_THERE = {"adapter-not-loaded", "adapter-without-home", "target-mismatch", *RENAMINGS}
+_NOT_FILLED = {"wrong-stage", "lost-weights"}
 _NOT_FINITE = {"nan-or-inf", "cast-overflow", "integer-codes"}
 
 _FOLLOWS: Mapping[str, set[str]] = {
@@ -45,7 +47,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
     "lora-not-saved": {"one-rank-only"},
     "lora-rank-uneven": {"one-rank-only"},
     "missing-layers": {"lora-uneven-layers", "lora-slot-empty"},
-    "nan-in-model": _NOT_FINITE,
+    "nan-in-model": {*_NOT_FINITE, *_NOT_FILLED, "base-overwritten"},
     "pickle-not-read": {"companion-unreadable"},
     "probe-differs": {*_NOT_THERE, *_OTHER_BASE, "still-initial", "values-differ", "scaling-differs", "merged-twice"},
     "rank-mismatch": {"config-rank"},
@@ -61,6 +63,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
         "rank-mismatch",
         "unexpected-weights",
     },
+    "wrapper-prefix": {"target-mismatch"},
     "zero-update-in-use": {"lora-pair-incomplete", "lora-slot-empty", "lora-uneven-layers", "target-mismatch"},
 }
 """Cause -> causes that it follows from."""
@@ -83,7 +86,7 @@ _OF_LAYERS = {"config-bias", "missing-layers"}
 def root_of(effect: Finding, others: Sequence[Finding], *, merged: bool = False) -> Finding | None:
     """Return the error that an error follows from, among others; None where it is a root itself.
 
-    What a renaming names and the loader drops explains every tensor that it names.
+    What a renaming names and the loader drops explains every tensor that it names, and so does what is missing.
 
     Args:
         effect: An error.
@@ -94,12 +97,20 @@ def root_of(effect: Finding, others: Sequence[Finding], *, merged: bool = False)
     for each in others:
         if each.severity != "error" or each.cause == effect.cause:
             continue
-        named = each.cause in RENAMINGS and bool(effect.keys) and set(effect.keys) <= set(each.keys)
+        named = each.cause in {*RENAMINGS, *_NOT_FILLED} and _names(each, effect)
         # The model's layers are there where only their slots of LoRA are empty.
         apart = effect.cause in _OF_LAYERS and not _layers(effect) <= _layers(each)
         if named or (each.cause in table.get(effect.cause, ()) and not apart):
             return root_of(each, [other for other in others if other is not effect], merged=merged) or each
     return None
+
+
+def _names(root: Finding, effect: Finding) -> bool:
+    """Whether a finding names every tensor of another one, by its own name or without wrappers."""
+    if not effect.keys or set(effect.keys) <= set(root.keys):
+        return bool(effect.keys)
+    known = {(own.plain, own.is_adapter) for own in map(parse_key, root.keys)}
+    return all((own.plain, own.is_adapter) in known for own in map(parse_key, effect.keys))
 
 
 def _layers(found: Finding) -> set[str]:

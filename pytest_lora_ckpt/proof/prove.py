@@ -124,6 +124,13 @@ def prove_match(
 _MOST_ROWS = 8
 
 
+_REMEDIES = {
+    "nan-or-inf": "Look at your loader: the file is finite, so that these weights were never filled from it, or were "
+    "changed afterwards.",
+}
+"""What to do about a tensor of the model, where that is not what to do about one of the file."""
+
+
 class _Prover:
     """One proof under way."""
 
@@ -360,4 +367,4 @@ def _findings(tensors: tuple[ProvedTensor, ...], where: str = "") -> Iterator[Fi
         of_adapter = f" ({adapters} of the adapter)" if adapters else ""
         example = f"{printable(rows[0].model_key or rows[0].key)} holds {rows[0].how}"
         message = f"{len(rows)} of {len(tensors)} tensors{where}{of_adapter} hold {CAUSES[cause].phrase}: {example}."
-        yield finding(cause, message, [row.key for row in rows])
+        yield finding(cause, message, [row.key for row in rows], remedy=_REMEDIES.get(cause))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import peft
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pytest_lora_ckpt import audit
+from pytest_lora_ckpt import audit, compare
+from pytest_lora_ckpt.auditing.renamings import settle_renamings
 from pytest_lora_ckpt.findings import RENAMINGS
+from pytest_lora_ckpt.proof.proved import STATE_DICT, ProvedTensor
 from tests.helpers import loading_world
 from tests.helpers.sections import flat, shown
 
@@ -64,3 +67,38 @@ def test_names_that_the_loader_drops_are_the_error(tmp_path: Path, prefix: str, 
     assert "the loader drops" in first.message
     assert "keys" in result.named("failed")
     assert result.meaning == "everything would load under other names: the loader drops it"
+
+
+def rows(*outcomes: tuple[str, str | None]) -> Any:
+    named = ((f"fc{at}.weight", *each) for at, each in enumerate(outcomes))
+    return SimpleNamespace(
+        tensors=[ProvedTensor(f"module.{key}", key, STATE_DICT, outcome, cause=cause) for key, outcome, cause in named]  # type: ignore[arg-type]
+    )
+
+
+EQUAL, INITIAL, NAN, OTHER = (
+    ("equal", None),
+    ("differs", "still-initial"),
+    ("differs", "nan-or-inf"),
+    ("differs", "values-differ"),
+)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "drops"),
+    [
+        ([INITIAL, INITIAL], 2),
+        ([EQUAL, INITIAL, OTHER], 2),  # A norm of ones is equal whoever loads it.
+        ([NAN, OTHER, OTHER], 3),
+        ([EQUAL, EQUAL, INITIAL], 0),
+        ([OTHER, OTHER], 0),  # Of another run, it may be.
+    ],
+)
+def test_most_of_what_a_renaming_names_decides(outcomes: list[tuple[str, str | None]], drops: int) -> None:
+    report = compare(
+        {f"module.fc{at}.weight": (2, 2) for at in range(len(outcomes))},
+        {f"fc{at}.weight": (2, 2) for at in range(len(outcomes))},
+    )
+    settled = settle_renamings(report, lambda: rows(*outcomes))
+    (found,) = [each for each in settled.findings if each.cause == "ddp-prefix"]
+    assert (f"drops {drops} of them" in found.message, found.severity == "error") == (bool(drops), bool(drops))

@@ -117,3 +117,43 @@ def test_another_base_under_a_merged_adapter(adapter: Path) -> None:
     assert errors(result) == ["base-overwritten"]
     assert result.meaning == "the weights are another base model's"
     assert "Attach the LoRA" not in " ".join(each.remedy for each in result.findings)
+
+
+NORMS = [f"language_model.base_model.model.layers.{at}.norm.weight" for at in range(2)]
+WEIGHTS_OF_LAYERS = [f"language_model.base_model.model.layers.{at}.fc.base_layer.weight" for at in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("root", "names", "effect", "told"),
+    [
+        ("wrong-stage", ["mlp1.0.weight", "mlp1.0.bias"], "base-overwritten", ["mlp1.0.weight"]),
+        ("ddp-prefix", [f"module.{key}" for key in WEIGHTS_OF_LAYERS], "base-overwritten", WEIGHTS_OF_LAYERS),
+        ("wrapper-prefix", ["model.layers.0.fc.weight"], "base-overwritten", ["model.layers.0.fc.base_layer.weight"]),
+        ("wrapper-prefix", [*NORMS, *WEIGHTS_OF_LAYERS], "nan-or-inf", WEIGHTS_OF_LAYERS[:1]),
+        ("target-mismatch", ["layers.0.fc.lora_A.weight"], "wrapper-prefix", WEIGHTS_OF_LAYERS),
+        ("wrong-stage", ["mlp1.0.weight"], "nan-in-model", []),
+    ],
+)
+def test_what_was_never_filled_explains_what_the_model_holds_instead(
+    root: str, names: list[str], effect: str, told: list[str]
+) -> None:
+    found = with_roots([finding(effect, "e", told, severity="error"), finding(root, "r", names, severity="error")])
+    assert [(each.cause, each.severity) for each in found] == [(effect, "warning"), (root, "error")]
+    assert found[0].follows == root
+
+
+def test_a_model_without_lora_on_a_component_is_one_error_and_no_circle() -> None:
+    """InternVL with `use_llm_lora` lost from its config: the base weights have other names for the same reason."""
+    factors = [key.replace("base_layer", f"lora_{factor}.default") for key in WEIGHTS_OF_LAYERS for factor in "AB"]
+    told = [
+        finding("values-differ", "v", WEIGHTS_OF_LAYERS),
+        finding("target-mismatch", "t", factors),
+        finding("wrapper-prefix", "w", [*NORMS, *WEIGHTS_OF_LAYERS], severity="error"),
+    ]
+    for order in (told, told[::-1]):
+        assert {each.cause for each in with_roots(order) if each.severity == "error"} == {"target-mismatch"}
+
+
+def test_one_tensor_in_another_place_is_not_explained_by_what_is_missing() -> None:
+    told = [finding("wrong-stage", "r", ["mlp1.0.weight"]), finding("base-overwritten", "e", ["llm.fc.weight"])]
+    assert {each.cause for each in with_roots(told) if each.severity == "error"} == {"wrong-stage", "base-overwritten"}
