@@ -14,6 +14,7 @@ from pytest_lora_ckpt.checkpoint import CheckpointError, open_checkpoint
 from pytest_lora_ckpt.proof import prove_load, streaming
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel, ModelTensor
 from pytest_lora_ckpt.proof.streaming import equal_in_file, equal_in_files
+from tests.helpers.web_server import web_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,6 +183,20 @@ def test_what_is_elsewhere_is_read_one_after_another(tmp_path: Path, monkeypatch
     assert [*equal_in_files(checkpoint, {key: key for key in checkpoint.keys}, loaded)] == [""] * 6
     here = {key for key, thread in loaded.readers.items() if thread is threading.current_thread()}
     assert here == {"1.weight", "1.bias"}
+
+
+def test_nothing_is_fetched_to_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes over a network is read whole, by one thread: what keeps it is not made for several."""
+    model = torch.nn.ModuleList(torch.nn.Linear(256, 256) for _ in range(3))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    monkeypatch.setattr(streaming, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with web_server(tmp_path) as web:
+        checkpoint = open_checkpoint(f"{web.url}/a.pt")
+        web.reset()
+        assert [*equal_in_files(checkpoint, {key: key for key in checkpoint.keys}, LoadedModel(model))] == [None] * 6
+        assert not web.requests
+        assert prove_load(model, checkpoint).proved
 
 
 def test_torch_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
