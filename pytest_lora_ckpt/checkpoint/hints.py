@@ -52,7 +52,7 @@ def hinted_configs(
 def configs_of_components(envelope: Mapping[str, object], budget: Budget) -> Mapping[str, Mapping[str, object]]:
     """Read what diffusers writes, `{"unet.r": 4, "unet.lora_alpha": 8, …}`: a config for each component of a pipeline.
 
-    Anything else says nothing.
+    A model saved by itself has no component, `{"r": 4, "lora_alpha": 8, …}`. Anything else says nothing.
     """
     text = envelope.get(ADAPTER_METADATA)
     if not isinstance(text, str):
@@ -63,8 +63,8 @@ def configs_of_components(envelope: Mapping[str, object], budget: Budget) -> Map
         return {}
     configs: dict[str, dict[str, object]] = defaultdict(dict)
     for name, value in content.items() if isinstance(content, dict) else ():
-        component, _, field = name.partition(".")
-        configs[component][field] = value
+        component, dot, field = name.partition(".")
+        configs[component if dot else ""][field if dot else name] = value
     return configs
 
 

@@ -41,7 +41,7 @@ class WrittenDown:
     Attributes:
         own: The alpha next to the factors of a pair, or None.
         config: `adapter_config.json`.
-        components: The config of each component of a pipeline (diffusers).
+        components: The config of each component of a pipeline (diffusers), or of the one model, which has no name.
         hints: Configs that may be this adapter's: they count where they agree.
     """
 
@@ -58,12 +58,18 @@ class WrittenDown:
         if self.config is not None:
             scaling = self.config.scaling(pair.module, pair.rank)
             return self.config.alpha if scaling is None else scaling.alpha
-        component, _, path = pair.module.partition(".")
-        if component in self.components:
-            scaling = self.components[component].scaling(path, pair.rank)
+        component, path = self._component_of(pair)
+        if component is not None:
+            scaling = component.scaling(path, pair.rank)
             return None if scaling is None else scaling.alpha
         hinted = {AdapterConfig.of(hint).alpha for hint in self.hints if hint.get("r", pair.rank) == pair.rank}
         return hinted.pop() if len(hinted) == 1 else None
+
+    def _component_of(self, pair: LoraPair) -> tuple[AdapterConfig | None, str]:
+        """Return the config of the component that a module is in, and its path there."""
+        name, _, path = pair.module.partition(".")
+        inside = self.components.get(name)
+        return (self.components.get(""), pair.module) if inside is None else (inside, path)
 
     def scaling(self, pair: LoraPair) -> float | None:
         """Return what the update of one module is multiplied by; None where nothing says it."""
@@ -73,9 +79,8 @@ class WrittenDown:
         if alpha is None or not pair.rank:
             return None
         own = self.own(pair) is not None
-        component, _, path = pair.module.partition(".")
-        config = self.components.get(component) if self.config is None else self.config
-        found = None if own or config is None else config.scaling(pair.module if self.config else path, pair.rank)
+        config, path = self._component_of(pair) if self.config is None else (self.config, pair.module)
+        found = None if own or config is None else config.scaling(path, pair.rank)
         if found is not None:
             return found.value
         hinted = {bool(hint.get("use_rslora")) for hint in self.hints if hint.get("r", pair.rank) == pair.rank}

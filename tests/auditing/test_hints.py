@@ -70,6 +70,8 @@ def write(folder: Path, written: str) -> Path:
             metadata = {
                 "lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 4, "unet.use_dora": False})
             }
+        case "metadata of one model":
+            metadata = {"lora_adapter_metadata": json.dumps({"r": 2, "lora_alpha": 4, "use_rslora": False})}
         case "hyperparameters.yaml":
             (folder / written).write_text("lora_r: 2\nlora_alpha: 4\nprecision: bf16-true\n")
         case "torchtune_config.yaml":
@@ -90,7 +92,9 @@ def loading(alpha: float, *, merged: bool) -> Any:
 
 
 @pytest.mark.parametrize("merged", [False, True])
-@pytest.mark.parametrize("written", ["alpha", "metadata", "hyperparameters.yaml", "torchtune_config.yaml"])
+@pytest.mark.parametrize(
+    "written", ["alpha", "metadata", "metadata of one model", "hyperparameters.yaml", "torchtune_config.yaml"]
+)
 def test_the_scaling_that_is_written_down(written: str, merged: bool, tmp_path: Path) -> None:  # noqa: FBT001
     path = write(tmp_path, written)
     for alpha, passes in ((4.0, True), (12.0, False)):

@@ -87,6 +87,7 @@ STATE |= {f"{module}.lora_B.weight": torch.ones(8, 4) for module in COMPONENTS}
         ({"unet.r": 4, "unet.lora_alpha": 8, "text_encoder.r": 4, "text_encoder.lora_alpha": 2}, (2, 8)),
         ({"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {"mid.to_q": 1}, "text_encoder.r": 4}, 1),
         ({"unet.r": 4, "unet.lora_alpha": "many"}, None),
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"mid.to_q": 1}}, (1, 8)),
         ({}, None),
         ([1], None),
     ],
