@@ -46,6 +46,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
     },
     "lora-not-saved": {"one-rank-only"},
     "lora-rank-uneven": {"one-rank-only"},
+    "lost-weights": {"quantised-weights"},
     "missing-layers": {"lora-uneven-layers", "lora-slot-empty"},
     "nan-in-model": {*_NOT_FINITE, *_NOT_FILLED, "base-overwritten"},
     "pickle-not-read": {"companion-unreadable"},
@@ -63,6 +64,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
         "rank-mismatch",
         "unexpected-weights",
     },
+    "unexpected-weights": {"quantised-weights"},
     "wrapper-prefix": {"target-mismatch"},
     "zero-update-in-use": {"lora-pair-incomplete", "lora-slot-empty", "lora-uneven-layers", "target-mismatch"},
 }

@@ -33,6 +33,7 @@ __all__ = [
 RECOGNISERS: tuple[Callable[[Comparison], Iterable[Finding]], ...] = (
     from_comparison.empty,
     from_comparison.flat_parameters,
+    from_comparison.quantised,
     from_comparison.misfits,
     from_comparison.beyond_renaming,
     from_comparison.adapter_without_home,

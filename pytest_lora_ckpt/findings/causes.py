@@ -216,14 +216,13 @@ ALL = (
         kinds=("transposed",),
         phrase="the checkpoint's values transposed",
     ),
+    Cause("quantised-weights", "Load the base with the quantisation of the checkpoint, or save it without any."),
     Cause(
         "one-rank-only",
         "Save again with the full state dict, gathered from all ranks: what the others held is not in this file.",
         kinds=("one-rank",),
     ),
-    Cause(
-        "merged-linear", "Split the stacked factors (loralib's MergedLinear) before loading.", kinds=("merged-linear",)
-    ),
+    Cause("merged-linear", "Split the factors that MergedLinear stacks, before loading.", kinds=("merged-linear",)),
     Cause(
         "fused-weights",
         "Split or join these tensors in your loader, as the model has them.",

@@ -95,6 +95,7 @@ EXPLAINED: Mapping[str, str] = {
     "rank-mismatch": "The adapter's tensors have another rank than the model's LoRA.",
     "resized-embedding": "The embedding or the head of the checkpoint has more or fewer rows than the model's.",
     "transposed-factors": "Names match, and the tensors are the model's transposed.",
+    "quantised-weights": "The base weights are quantised on one side, and not on the other.",
     "one-rank-only": (
         "Each tensor is a part of the model's, as one rank of FSDP or ZeRO holds it, or of several laid end to end."
     ),

@@ -12,7 +12,7 @@ from pytest_lora_ckpt.findings.finding import finding, of_kind, of_wrapper
 from pytest_lora_ckpt.keys import ParsedKey, parse_key, readings, templates
 from pytest_lora_ckpt.keys.grammar import FLATTENED
 from pytest_lora_ckpt.vocabulary.lora import MAGNITUDES, TOKENS_DELTA
-from pytest_lora_ckpt.vocabulary.models import FLAT_PARAMETERS, HEADS, TOWERS
+from pytest_lora_ckpt.vocabulary.models import FLAT_PARAMETERS, HEADS, QUANTISED, TOWERS
 from pytest_lora_ckpt.wording import count, group_keys, listed, printable
 
 if TYPE_CHECKING:
@@ -100,6 +100,14 @@ def flat_parameters(c: Comparison) -> Iterator[Finding]:
     keys = [key for key in c.source if key.rpartition(".")[2] in FLAT_PARAMETERS]
     if keys:
         yield finding("one-rank-only", f"{_count(keys)} of FSDP, each a part of several tensors laid end to end.", keys)
+
+
+def quantised(c: Comparison) -> Iterator[Finding]:
+    """Find weights that are quantised on one side only."""
+    for keys, who in ((c.after.unexpected, "checkpoint"), (c.after.missing, "model")):
+        own = [key for key in keys.of("non_lora") if key.rpartition(".")[2] in QUANTISED]
+        if own:
+            yield finding("quantised-weights", f"Only the {who} has quantised weights: {_count(own)}.", own)
 
 
 def misfits(c: Comparison) -> Iterator[Finding]:

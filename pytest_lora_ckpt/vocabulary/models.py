@@ -62,3 +62,13 @@ CAUSAL_MASKS = frozenset({"attn.bias", "attention.bias", "self_attention.bias"})
 FLAT_PARAMETERS = frozenset({"_flat_param", "flat_param"})
 """What FSDP's first version makes of the parameters of a module: one tensor, of which each rank has a part
 (torch/distributed/fsdp/_flat_param.py)."""
+
+QUANTISED = frozenset(
+    {
+        *("absmax", "quant_map", "nested_absmax", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4", "SCB"),
+        *("qweight", "qzeros", "g_idx", "W_q"),
+        *("weight_packed", "weight_scale", "weight_scale_inv", "weight_zero_point"),
+    }
+)
+"""What quantised weights have beside their codes, or in place of `weight`: bitsandbytes (bitsandbytes/functional.py,
+`QuantState.as_dict`), GPTQ and AWQ, HQQ (hqq/core/quantize.py), compressed-tensors and fine-grained FP8."""

@@ -156,3 +156,19 @@ def test_flat_parameters_of_fsdp_are_named() -> None:
     assert report.verdict == "noop"
     assert report.findings[0].cause == "one-rank-only"
     assert set(report.findings[0].keys) == set(keys)
+
+
+@pytest.mark.parametrize("name", ["qweight", "weight.absmax", "weight_scale_inv"])
+def test_weights_that_are_quantised_on_one_side_are_named(name: str) -> None:
+    plain = {f"h.{n}.fc.weight": (8, 8) for n in range(2)}
+    codes = {f"h.{n}.fc.{name}": (4, 8) for n in range(2)}
+    for checkpoint, model in (
+        ({**WEIGHTS, **codes}, {**WEIGHTS, **plain}),
+        ({**WEIGHTS, **plain}, {**WEIGHTS, **codes}),
+    ):
+        report = compare(checkpoint, model, scope="full")
+        assert report.verdict == "partial"
+        assert report.findings[0].cause == "quantised-weights"
+        assert set(report.findings[0].keys) == set(codes)
+    adapted = factors() | {f"{module}.base_layer.{name}": (4, 8) for module in MODULES}
+    assert "quantised-weights" not in {each.cause for each in compare(factors(), adapted).findings}

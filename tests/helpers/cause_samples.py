@@ -273,6 +273,10 @@ SAMPLES |= {
         LORA | {"projector.weight": (8, 4)}, WRAPPED | {"projector.weight": (8, 4), "projector.bias": (8,)}
     ),
     "too-few-loaded": lambda: _compared({"encoder.weight": (3, 4)}, WRAPPED),
+    "quantised-weights": lambda: _compared(
+        PLAIN | {f"model.layers.0.fc.{name}": (4, 32) for name in ("qweight", "qzeros", "scales")},
+        PLAIN | {"model.layers.0.fc.weight": (32, 32)},
+    ),
     "one-rank-only": lambda: _compared(
         {"fc.lora_A.default.weight": (2, 32), "fc.lora_B.default.weight": (16, 4)},
         {"fc.lora_A.default.weight": (4, 32), "fc.lora_B.default.weight": (32, 4)},
