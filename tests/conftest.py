@@ -30,8 +30,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
     os.environ.pop(_name, None)
 
-# How long an example takes is the machine's affair; what Hypothesis chooses for CI stays.
-hypothesis.settings.register_profile("any-machine", hypothesis.settings(), deadline=None)
+# How long an example takes is the machine's affair; what Hypothesis chooses for CI stays. Long runs are `tests/fuzz`.
+hypothesis.settings.register_profile("any-machine", hypothesis.settings(), deadline=None, max_examples=50)
 hypothesis.settings.load_profile("any-machine")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,7 +54,9 @@ def lora_inputs(lora_ckpt):
 
 
 @pytest.fixture(scope="module")
-def run(toy_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any], Path]:
+def run(
+    toy_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, warm_python: str
+) -> tuple[str, dict[str, Any], Path]:
     """The output, and the runs of the JSON report by the checkpoint's name."""
     project = tmp_path_factory.mktemp("sharded")
     write(project, {"pytest.ini": "[pytest]\npythonpath = .\n", "toy.py": TOY, "conftest.py": CONFTEST})
@@ -64,7 +65,7 @@ def run(toy_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     for name in ("good", "wrong", "raises", "skips"):
         torch.save(state, project / f"{name}.pt")
     asked = [f"--lora-ckpt={name}.pt" for name in ("good", "wrong", "raises", "skips")]
-    started = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "pytest"]
+    started = [warm_python, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "pytest"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [*started, *ARGUMENTS, "-v", "-p", "no:cacheprovider", "--lora-report=report.json", *asked],

@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import multiprocessing
 
-from pytest_lora_ckpt import prove_load
 from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def prove_on_rank(rank: int, world: int, folder: str, damaged: bool) -> None:  # noqa: FBT001  # As spawn passes it.
-    """Distribute a linear layer over the ranks, prove this rank's part, and write down what was found."""
-    from torch import distributed
-    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+# Distributes a linear layer over the ranks, proves this rank's part, and says what was found.
+PROVE_ON_RANK = """
+import os, sys, torch
+from torch import distributed
+from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+from pytest_lora_ckpt import prove_load
+from pytest_lora_ckpt.proof.loaded_model import LoadedModel
 
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    store = distributed.FileStore(f"{folder}/store", world)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    mesh = init_device_mesh("cpu", (world,))
-    model = torch.nn.Linear(6, 5)
-    model.load_state_dict(torch.load(f"{folder}/linear.pt"))
-    if damaged:
-        model.weight.data[4, 0] += 1.0  # In the part of the last rank.
-    for name, parameter in list(model.named_parameters()):
-        setattr(model, name, torch.nn.Parameter(distribute_tensor(parameter.data, mesh, [Shard(0)])))
-    part = LoadedModel(model).read("weight").local_slices
-    proof = prove_load(model, f"{folder}/linear.pt")
-    with open(f"{folder}/rank{rank}", "w", encoding="ascii") as out:  # noqa: PTH123  # A child process of few imports.
-        out.write(f"{proof.proved} {proof.counts['equal']} {part[0].start if part else None}")
-    distributed.destroy_process_group()
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+rank, damaged = map(int, sys.argv[1:])
+distributed.init_process_group("gloo", store=distributed.FileStore("store", 2), rank=rank, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+model = torch.nn.Linear(6, 5)
+model.load_state_dict(torch.load("linear.pt"))
+model.weight.data[4, 0] += damaged  # In the part of the last rank.
+for name, parameter in list(model.named_parameters()):
+    setattr(model, name, torch.nn.Parameter(distribute_tensor(parameter.data, mesh, [Shard(0)])))
+part = LoadedModel(model).read("weight").local_slices
+proof = prove_load(model, "linear.pt")
+print(proof.proved, proof.counts["equal"], part[0].start if part else None)
+distributed.destroy_process_group()
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
-def test_each_rank_proves_its_own_part(tmp_path: Path, damaged: bool) -> None:  # noqa: FBT001  # A parameter.
+def test_each_rank_proves_its_own_part(tmp_path: Path, warm_python: str, damaged: bool) -> None:  # noqa: FBT001
     torch.save(torch.nn.Linear(6, 5).state_dict(), tmp_path / "linear.pt")
-    multiprocessing.spawn(prove_on_rank, (2, str(tmp_path), damaged), nprocs=2)
-    first, second = ((tmp_path / f"rank{rank}").read_text("ascii") for rank in range(2))
+    commands = [[warm_python, "-c", PROVE_ON_RANK, str(rank), str(int(damaged))] for rank in range(2)]
+    ranks = [subprocess.Popen(each, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for each in commands]
+    first, second = (each.communicate(timeout=60)[0].strip() for each in ranks)
     assert first == "True 2 0"
     assert second == ("False 1 3" if damaged else "True 2 3")
 

@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,17 +74,17 @@ def test_who_watches(monkeypatch: pytest.MonkeyPatch, given: Any, term: str, exp
 
 
 @pytest.fixture(scope="module")
-def on_a_terminal(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+def on_a_terminal(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Callable[..., str]:
     """Run an audit of a toy on a terminal of its own, with each step told, and return what it shows."""
     folder: Path = tmp_path_factory.mktemp("terminal")
     conftest = "import pytest_lora_ckpt.auditing.progress as p\np._FIRST = p._NEXT = 0.0\n"
     make = "import torch, toy\ntorch.save(toy.make().state_dict(), 'toy.pt')\n"
     write(folder, {"conftest.py": conftest, "toy.py": TOY, "make.py": make, "pytest.ini": "[pytest]\npythonpath = .\n"})
-    subprocess.run([sys.executable, "make.py"], cwd=folder, check=True)
+    subprocess.run([warm_python, "make.py"], cwd=folder, check=True)
 
     def run(*args: str) -> str:
         leader, follower = pty.openpty()
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+        command = [warm_python, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:benchmark"]
         command += ["--lora-ckpt=toy.pt", "--lora-loader=toy:good", "-k", "loaded", *args]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         process = subprocess.Popen(
