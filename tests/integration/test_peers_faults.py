@@ -17,7 +17,7 @@ from tests.helpers.lightning_world import Vlm, resume, save_lightning
 from tests.helpers.loading_world import Audit, adapt, audit, llama, quietly, save
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     Load = Callable[[Any], Any]
@@ -136,6 +136,20 @@ OTHERWISE: dict[tuple[str, str], Expected] = {
 }
 
 
+def by_each(rows: Collection[Any], loaders: Collection[str]) -> list[Any]:
+    """Every row with every loader: in the usual run with one of them, in turn."""
+    return [
+        pytest.param(row, loader, marks=[] if (at - number) % len(loaders) == 0 else [pytest.mark.exhaustive])
+        for at, row in enumerate(rows)
+        for number, loader in enumerate(loaders)
+    ]
+
+
+def usual(loader: str, loaders: Collection[str]) -> list[Any]:
+    """Every loader: in the usual run this one."""
+    return [pytest.param(each, marks=[] if each == loader else [pytest.mark.exhaustive]) for each in loaders]
+
+
 def holds(audited: Audit, expected: Expected) -> None:
     """Exactly these checks fail, and each gives its cause."""
     told = str(audited)
@@ -144,8 +158,7 @@ def holds(audited: Audit, expected: Expected) -> None:
         assert not cause or cause in audited.causes(check), told
 
 
-@pytest.mark.parametrize("loader", LOADERS)
-@pytest.mark.parametrize("fault", DIRECTORY)
+@pytest.mark.parametrize(("fault", "loader"), by_each(DIRECTORY, LOADERS))
 def test_in_an_adapter_directory(adapters: World, fault: str, loader: str) -> None:
     name, expected = DIRECTORY[fault]
     base = ADAPTERS[name][0]
@@ -155,8 +168,7 @@ def test_in_an_adapter_directory(adapters: World, fault: str, loader: str) -> No
     assert "missing-layers" not in audited.causes(), str(audited)
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(("name", "loader"), by_each(ADAPTERS, LOADERS))
 def test_a_healthy_adapter_with_its_manifest(adapters: World, name: str, loader: str) -> None:
     base = ADAPTERS[name][0]
     audited = audit(adapters.paths[name], LOADERS[loader](base), base=base, manifest=adapters.manifests[name])
@@ -178,8 +190,7 @@ WITH_MANIFEST: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("loader", LOADERS)
-@pytest.mark.parametrize("fault", WITH_MANIFEST)
+@pytest.mark.parametrize(("fault", "loader"), by_each(WITH_MANIFEST, LOADERS))
 def test_what_only_a_manifest_shows(adapters: World, fault: str, loader: str) -> None:
     name, cause = WITH_MANIFEST[fault]
     path, base = adapters.damaged(name, fault), ADAPTERS[name][0]
@@ -197,7 +208,7 @@ def another_base() -> Any:
     return llama(seed=7)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", usual("from_pretrained", LOADERS))
 def test_another_base_model(adapters: World, loader: str) -> None:
     path, load = adapters.paths["plain"], LOADERS[loader](another_base)
     blind = audit(path, load)
@@ -210,8 +221,7 @@ def test_another_base_model(adapters: World, loader: str) -> None:
     assert {"other-base", "base-overwritten"} & audited.causes("manifest", "base-untouched"), str(audited)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
-@pytest.mark.parametrize("layers", [2, 4])
+@pytest.mark.parametrize(("layers", "loader"), by_each([2, 4], LOADERS))
 def test_a_base_of_another_depth(adapters: World, loader: str, layers: int) -> None:
     def base() -> Any:
         return llama(layers=layers)
@@ -266,7 +276,7 @@ def test_a_bin_alone_through_transformers(adapters: World, tmp_path: Path) -> No
     holds(audit(path, load_adapter(llama), base=llama), NOTHING)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", usual("load_adapter", LOADERS))
 def test_a_stale_twin(adapters: World, loader: str) -> None:
     audited = audit(adapters.damaged("plain", "stale-twin"), LOADERS[loader](llama), base=llama)
     found = {each.cause for each in audited.results["config"].findings}
@@ -287,7 +297,7 @@ def merged_base() -> Any:
     return adapt(llama()).merge_and_unload()
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", usual("transformers_load_adapter", LOADERS))
 def test_a_base_that_is_merged_already(adapters: World, loader: str) -> None:
     path, load = adapters.paths["plain"], LOADERS[loader](merged_base)
     audited = audit(path, load, base=llama)
@@ -626,8 +636,7 @@ STATE_DICT: dict[str, tuple[str, Expected]] = {
 }
 
 
-@pytest.mark.parametrize("loader", STATE_LOADERS)
-@pytest.mark.parametrize("fault", STATE_DICT)
+@pytest.mark.parametrize(("fault", "loader"), by_each(STATE_DICT, STATE_LOADERS))
 def test_in_a_lightning_checkpoint(trained: World, fault: str, loader: str, tmp_path: Path) -> None:
     name, expected = STATE_DICT[fault]
     load = STATE_LOADERS[loader](tmp_path, **(DORA if name == "dora" else {}))
@@ -635,7 +644,7 @@ def test_in_a_lightning_checkpoint(trained: World, fault: str, loader: str, tmp_
     holds(audited, expected)
 
 
-@pytest.mark.parametrize("loader", STATE_LOADERS)
+@pytest.mark.parametrize("loader", usual("load_from_checkpoint", STATE_LOADERS))
 def test_a_projector_that_was_trained_and_is_not_there(trained: World, loader: str, tmp_path: Path) -> None:
     path, load = trained.damaged("trained", "trained-projector-missing"), STATE_LOADERS[loader](tmp_path)
     blind = audit(path, load, base=lambda: vlm(layers=LAYERS), inputs=replica_inputs)
@@ -647,8 +656,7 @@ def test_a_projector_that_was_trained_and_is_not_there(trained: World, loader: s
     assert "manifest" in audited.failed, str(audited)
 
 
-@pytest.mark.parametrize("loader", STATE_LOADERS)
-@pytest.mark.parametrize("fault", ["layers-exchanged", "adapter-of-another-run"])
+@pytest.mark.parametrize(("fault", "loader"), by_each(["layers-exchanged", "adapter-of-another-run"], STATE_LOADERS))
 def test_what_only_a_manifest_shows_of_a_lightning_checkpoint(
     trained: World, fault: str, loader: str, tmp_path: Path
 ) -> None:
@@ -661,7 +669,7 @@ def test_what_only_a_manifest_shows_of_a_lightning_checkpoint(
     assert audited.failed == {"manifest"}, str(audited)
 
 
-@pytest.mark.parametrize("loader", STATE_LOADERS)
+@pytest.mark.parametrize("loader", usual("trainer_resumes", STATE_LOADERS))
 def test_another_strength_than_in_training(trained: World, loader: str, tmp_path: Path) -> None:
     load = STATE_LOADERS[loader](tmp_path, alpha=1)
     audited = audit(trained.paths["trained"], load, inputs=replica_inputs, manifest=trained.manifests["trained"])
@@ -670,7 +678,7 @@ def test_another_strength_than_in_training(trained: World, loader: str, tmp_path
     assert blind.results["manifest"].outcome == "skipped"
 
 
-@pytest.mark.parametrize("loader", STATE_LOADERS)
+@pytest.mark.parametrize("loader", usual("load_state_dict", STATE_LOADERS))
 def test_another_base_under_a_lightning_checkpoint(trained: World, loader: str, tmp_path: Path) -> None:
     path, load = trained.paths["trained"], STATE_LOADERS[loader](tmp_path, seed=6)
     holds(audit(path, load, inputs=replica_inputs), NOTHING)
