@@ -35,13 +35,27 @@ hypothesis.settings.register_profile("any-machine", hypothesis.settings(), deadl
 hypothesis.settings.load_profile("any-machine")
 
 
-# Folders whose tests run pytest on whole projects, train, or write many checkpoints: `-m "not slow"` leaves them out.
-SLOW = {"docs", "faults", "foreign", "fuzz", "hostile", "integration", "replicas", "scoring", "strategies"}
+# `-m "not slow"` leaves out what is marked (a test over about 0.7 s), folders and files whose tests run pytest on whole
+# projects, train, or write many checkpoints, what runs another process, and what Hypothesis draws.
+SLOW = {
+    *("docs", "faults", "foreign", "fuzz", "hostile", "integration", "replicas", "scoring", "strategies"),
+    *("test_families.py", "test_hostile.py", "test_linear.py"),
+}
+SLOW_FIXTURES = {"heavy_libraries", "pytester", "warm_python"}
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    asks = SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+    return bool(
+        asks
+        or SLOW.intersection(item.path.relative_to(Path(__file__).parent).parts)
+        or getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if SLOW.intersection(item.path.relative_to(Path(__file__).parent).parts[:-1]):
+        if _is_slow(item):
             item.add_marker(pytest.mark.slow)
 
 

@@ -120,6 +120,7 @@ def test_a_message_is_bounded_and_loses_nothing() -> None:
 
 
 @pytest.mark.parametrize("layout", ["lightning", "torch", "safetensors", "peft_adapter"])
+@pytest.mark.slow
 def test_lora_complete_on_real_checkpoints(layout: str, tmp_path: Path) -> None:
     good = save_replica(tmp_path / "good", layout=layout)
     assert_lora_complete(open_checkpoint(good))

@@ -37,6 +37,7 @@ def scrubbed(text: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("heavy_libraries")
+@pytest.mark.slow
 def test_the_readme_shows_what_the_replica_prints(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     result = pytester.runpytest_inprocess("--lora-ckpt=replica:finetune", "-p", "no:cacheprovider")
@@ -45,6 +46,7 @@ def test_the_readme_shows_what_the_replica_prints(pytester: pytest.Pytester, mon
 
 
 @pytest.mark.usefixtures("heavy_libraries")
+@pytest.mark.slow
 def test_the_page_shows_what_the_guides_loader_gets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     pytester.makeconftest(

@@ -19,8 +19,18 @@ MODULES = [
     if module.name != "pytest_lora_ckpt.replicas.training"
 ]
 
+# Their examples write checkpoints, train, or draw.
+HEAVY = (
+    "pytest_lora_ckpt.manifest",
+    "pytest_lora_ckpt.replicas",
+    "pytest_lora_ckpt.scoring",
+    "pytest_lora_ckpt.strategies",
+)
 
-@pytest.mark.parametrize("name", MODULES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith(HEAVY) else []) for name in MODULES]
+)
 def test_the_examples_run(name: str) -> None:
     module = importlib.import_module(name)
     package = importlib.import_module(".".join(name.split(".")[:2]))

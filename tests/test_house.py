@@ -67,6 +67,7 @@ def test_the_audit_of_a_plain_file_imports_nothing_for_other_layouts(ending: str
     assert [name for name in RARE if name in in_all] == []
 
 
+@pytest.mark.slow
 def test_pytest_imports_the_audit_as_python_does(tmp_path: Path) -> None:
     import torch
 

@@ -45,6 +45,7 @@ def whole(lightning: Path) -> AuditResult:
     )
 
 
+@pytest.mark.slow
 def test_a_healthy_checkpoint_with_its_loader(whole: AuditResult) -> None:
     assert whole.passed
     assert whole.named("skipped") == ("config", "manifest")

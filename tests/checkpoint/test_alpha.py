@@ -166,6 +166,7 @@ def test_a_file_that_changed_after_it_was_opened_is_said(tmp_path: Path) -> None
         _ = checkpoint.adapters
 
 
+@pytest.mark.slow
 def test_many_flattened_names_take_no_longer_each() -> None:
     """Each is a template of its own: the path of a module has its numbers between underscores."""
     infos = {}

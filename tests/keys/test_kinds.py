@@ -95,6 +95,7 @@ def test_key_sets_are_taken_with_their_aliases() -> None:
 
 
 @pytest.mark.parametrize("first", range(0, 200, 50))
+@pytest.mark.slow
 def test_random_towers_are_never_crossed(first: int) -> None:
     """Vision, audio and text towers whose attention has the same names and shapes, parts missing on either side."""
     for seed in range(first, first + 50):
@@ -106,6 +107,7 @@ def test_random_towers_are_never_crossed(first: int) -> None:
         assert {key: found.apply(key) for key in met} == met
 
 
+@pytest.mark.slow
 def test_random_towers_are_nearly_all_solved() -> None:
     worlds = [random_towers(seed) for seed in range(1000, 1060)]
     solved = sum(infer_remapping(world.checkpoint, world.model).mapping == world.truth for world in worlds)

@@ -125,6 +125,7 @@ def test_a_model_without_such_a_class_has_no_renaming() -> None:
     assert model_keys(torch.nn.Linear(2, 2)).published is None
 
 
+@pytest.mark.slow
 def test_transformers_is_not_imported_for_it() -> None:
     code = (
         "import sys, torch; from pytest_lora_ckpt import compare; compare({'weight': (2, 2)}, torch.nn.Linear(2, 2)); "

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import pytest
+
 from pytest_lora_ckpt.keys import infer_remapping
 from tests.helpers.kinds import lora
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_keys_of_experts() -> None:
     modules = {
         f"layers.{n}.mlp.experts.{e}.{name}": shape
@@ -19,6 +22,7 @@ def test_a_hundred_thousand_keys_of_experts() -> None:
     assert len(found.rules) == 3
 
 
+@pytest.mark.slow
 def test_thousands_of_templates() -> None:
     """Numbers inside of names make each layer a template of its own."""
     model = {f"language_model.layers_{n}.attn.w{m}.weight": (4, 4) for n in range(1600) for m in range(4)}

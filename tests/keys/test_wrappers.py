@@ -65,6 +65,7 @@ def assert_undone(wrapped: dict[str, tuple[int, ...]], plain: dict[str, tuple[in
     assert back.mapping == {goal: key for key, goal in truth.items()}
 
 
+@pytest.mark.slow
 def test_torch_compile(model: Any) -> None:
     import torch
 

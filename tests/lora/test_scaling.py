@@ -300,6 +300,7 @@ def test_several_configs_and_the_same_one_twice() -> None:
     assert lora_config_in(flat) == [{"r": 2, "lora_alpha": 4}, {"r": 8, "lora_alpha": 16}]
 
 
+@pytest.mark.slow
 def test_a_value_without_end_takes_no_time() -> None:
     loop: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8}
     loop["self"] = loop

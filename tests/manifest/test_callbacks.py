@@ -290,6 +290,7 @@ def test_a_subclass_stays_one() -> None:
     assert isinstance(Mine(), TrainerCallback)
 
 
+@pytest.mark.slow
 def test_no_trainer_is_imported_for_it() -> None:
     code = (
         "import sys, pytest_lora_ckpt.manifest as m; assert 'torch' not in sys.modules; m.LoraManifestCallback()\n"

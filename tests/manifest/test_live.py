@@ -161,6 +161,7 @@ def test_a_cast_model(recorded: Recorded) -> None:
     assert found.not_compared == {"bfloat16 here, float32 in the manifest": 141}
 
 
+@pytest.mark.slow
 def test_a_model_without_data() -> None:
     model = make_panorama_vlm(scale="guide")
     found = compare_model(make_manifest(make_panorama_vlm(scale="guide")), model)

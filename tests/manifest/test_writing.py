@@ -168,6 +168,7 @@ def test_a_compiled_and_a_data_parallel_model_as_they_are() -> None:
     assert manifest.adapters["default"]["r"] == 4
 
 
+@pytest.mark.slow
 def test_a_model_without_data() -> None:
     manifest = make_manifest(make_panorama_vlm(scale="guide"))
     assert {entry.digest for entry in manifest.tensors.values()} == {None}

@@ -96,6 +96,7 @@ def test_inputs_that_do_not_fit(model: Any, inputs: dict[str, Any]) -> None:
     assert "The forward pass raised" in effect.why
 
 
+@pytest.mark.slow
 def test_a_model_without_data() -> None:
     meta = make_panorama_vlm(scale="guide", lora=True)
     assert "meta device" in adapter_effect(meta, replica_inputs()).why

@@ -324,6 +324,7 @@ def test_a_lightning_module_that_does_not_tell_what_it_takes(kind: Any) -> None:
     assert default_inputs(kind(plain("llama"))) is None
 
 
+@pytest.mark.slow
 def test_torch_compile_is_looked_through() -> None:
     inputs = default_inputs(torch.compile(plain("llama"), backend="eager"))
     assert inputs is not None

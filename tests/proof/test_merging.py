@@ -44,6 +44,7 @@ def test_in_half_precision(path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0.001, 1.0, 100.0])
+@pytest.mark.slow
 def test_an_update_of_any_size(size: float, tmp_path: Path) -> None:
     model = make_panorama_vlm()
     for name, parameter in model.named_parameters():

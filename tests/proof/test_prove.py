@@ -164,6 +164,7 @@ def test_which_source_each_tensor_came_from(tmp_path: Path) -> None:
     assert "28 of them from lora_weights" in proof.why
 
 
+@pytest.mark.slow
 def test_a_stale_directory_beside(tmp_path: Path) -> None:
     path = save_stage_checkpoint(tmp_path)
     other = make_panorama_vlm(seed=3)

@@ -51,6 +51,7 @@ def named(adapter: Path, base: object) -> Path:
     return adapter
 
 
+@pytest.mark.slow
 def test_the_one_given_goes_before_the_one_named(families: Path, adapter: Path) -> None:
     given = families / "plain" / "base"
     assert find_base(str(given), open_checkpoint(adapter)).directory == given

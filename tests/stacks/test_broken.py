@@ -75,6 +75,7 @@ def roots(result: AuditResult) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_the_root_cause_is_named(families: Path, tmp_path: Path, name: str) -> None:
     case = CASES[name]
     shutil.copytree(families / case.family, tmp_path / "run")

@@ -88,6 +88,7 @@ def test_names_are_shown_as_they_are() -> None:
     assert "layers.0.<b>.{0,1}.w_*_[x](y)" in code
 
 
+@pytest.mark.slow
 def test_it_stays_a_page() -> None:
     many = tuple(finding("lost-weights", f"{number}: {'x ' * 700}", [f"{number}.{'k' * 300}"]) for number in range(500))
     rules = tuple(RuleFacts("x" * 200, 1, "you", "a" * 300, "b", ("a", "b")) for _ in range(500))

@@ -43,6 +43,7 @@ def test_the_envelope_is_taken_apart_as_in_the_zip_format(tmp_path: Path) -> Non
     assert repr(checkpoint.envelope["hyper_parameters"]) == "{'root': pathlib.PosixPath('runs')}"
 
 
+@pytest.mark.slow
 def test_truncated_at_every_length(tmp_path: Path, fails: Fails) -> None:
     path = tmp_path / "a.pt"
     whole = saved({"w": torch.ones(3), "b": torch.zeros(5, dtype=torch.int64)}, legacy=True)

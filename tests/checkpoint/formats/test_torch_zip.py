@@ -354,6 +354,7 @@ def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.slow
 def test_spoilt_bytes_end_in_a_checkpoint_or_its_error(
     tmp_path_factory: pytest.TempPathFactory, *, legacy: bool
 ) -> None:

@@ -77,6 +77,7 @@ def test_these_keys_are_as_they_were(key: object) -> None:
     assert load(pickle.dumps({key: 1})) == {key: 1}
 
 
+@pytest.mark.slow
 def test_a_key_of_a_million_levels_and_one_that_doubles() -> None:
     deep = b")" + b"\x85" * 10**6
     doubled = b")" + b"q\0h\0\x86" * 60

@@ -276,6 +276,7 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.slow
 def test_hostile_pickles_end_in_an_error_or_a_record(tmp_path: Path, fails: Fails, name: str) -> None:
     made: object = None
     with contextlib.suppress(BrokenFileError):
@@ -285,6 +286,7 @@ def test_hostile_pickles_end_in_an_error_or_a_record(tmp_path: Path, fails: Fail
     assert error.problem in {"damaged", "no-state-dict", "empty"}
 
 
+@pytest.mark.slow
 def test_a_hostile_value_may_lie_in_an_envelope_that_is_shown(tmp_path: Path) -> None:
     for name in ("deep lists", "deep tuples", "laughs"):
         pickled = b"(Vw\n" + HOSTILE[name].removesuffix(b".") + b"Vstate_dict\n(Vt\n" + _TENSOR + b"dd."

@@ -62,6 +62,7 @@ def _machine(data: bytes) -> machines.PickleMachine:
     return machines.PickleMachine(data, builders=TorchCalls().builders, budget=Budget())
 
 
+@pytest.mark.slow
 def test_one_step_is_the_same_as_all_opcodes(monkeypatch: pytest.MonkeyPatch) -> None:
     data, seed = pickled(), random.Random(5)
     opcodes = [place for place, byte in enumerate(data) if byte in OPCODES]

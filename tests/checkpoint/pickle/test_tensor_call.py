@@ -74,6 +74,7 @@ def _start(data: bytes) -> int:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
+@pytest.mark.slow
 def test_one_step_is_the_same_as_all_opcodes(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, seed = pickles()[form], random.Random(form)
     opcodes = [place for place, byte in enumerate(data) if byte in OPCODES]
