@@ -168,7 +168,7 @@ def _meaning(verdict: str, facts: Facts, found: Iterable[Finding], *, is_cut: bo
     proved = proof is not None and proof.proved
     dropped = any(each.cause in RENAMINGS and each.severity == "error" for each in found)
     changed = not causes.isdisjoint(_WRONG_MERGES) and "adapter-not-loaded" not in causes
-    other_base = any(each.cause == "values-differ" and each.follows for each in found)
+    other_base = any(each.cause == "values-differ" and each.follows not in {"", *_WRONG_MERGES} for each in found)
     beside = any(each.cause == "companion-not-loaded" and each.severity == "error" for each in found)
     meanings = (
         ("not-compared", unreadable, "the checkpoint cannot be read"),

@@ -54,7 +54,7 @@ _FOLLOWS: Mapping[str, set[str]] = {
     "rank-mismatch": {"config-rank"},
     "scaling-differs": {"config-differs"},
     "still-initial": {"adapter-without-home", "target-mismatch"},
-    "target-mismatch": {"config-targets", "extra-layers"},
+    "target-mismatch": {"config-dora", "config-targets", "extra-layers"},
     "too-few-loaded": {
         "one-rank-only",
         *_NO_TENSORS,
@@ -76,7 +76,7 @@ _CONTRADICTED = {"adapter-merged": {"merged-twice", "scaling-differs", "tied-ten
 _IN_MERGED = {
     "adapter-not-loaded": _FOLLOWS["adapter-not-loaded"] - {"still-initial"} | _OTHER_BASE,
     "still-initial": {*_FOLLOWS["still-initial"], "adapter-not-loaded"},
-    "values-differ": _OTHER_BASE,
+    "values-differ": {*_OTHER_BASE, "config-dora"},
 }
 """The same where the model has no LoRA: with another W, W + scaling x B A is another weight too, and what was trained
 whole is not there either."""

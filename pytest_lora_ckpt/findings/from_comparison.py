@@ -171,7 +171,11 @@ def adapter_without_home(c: Comparison) -> Iterator[Finding]:
         keys = tuple(key for key in keys if key not in named)
         for cause, why, own in _without_slot(c, keys):
             message = f"{len(own)} of {count(total, 'adapter key')} {_HOMELESS}: {why}."
-            yield finding(cause, message, own, remedy=_remedy(c, {c.in_source(key).lora for key in own}))
+            parts = {c.in_source(key).lora for key in own}
+            if parts <= {*MAGNITUDES} and c.config is not None and c.config.dora:
+                says = "adapter_config.json has use_dora true, and the LoRA of the model was built without it."
+                yield finding("config-dora", says, own, remedy=_remedy(c, parts))
+            yield finding(cause, message, own, remedy=_remedy(c, parts))
     else:
         message += ", though the model has LoRA: the names do not match."
         yield finding("adapter-without-home", message, keys)

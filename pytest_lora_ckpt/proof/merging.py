@@ -154,7 +154,9 @@ class Merge:
         """Return what the merge shows for a key of one module: its base weight, or a parameter of its adapter."""
         how, cause = module.formula, "adapter-not-loaded"
         if module.cause:
-            return ProvedTensor(key, module.model_key or "", STATE_DICT, "differs", module.why, module.cause)
+            # Of a config that was not followed, the value shows that it is another.
+            cause = "values-differ" if module.cause == "config-dora" else module.cause
+            return ProvedTensor(key, module.model_key or "", STATE_DICT, "differs", module.why, cause)
         if module.kind == "unknown":
             how = module.why or "it may be merged, which cannot be decided without W: provide lora_base_model"
             return ProvedTensor(key, module.model_key or "", STATE_DICT, "not provable", how)

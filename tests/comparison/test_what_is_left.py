@@ -62,6 +62,9 @@ def test_what_an_adapter_has_besides_its_factors_has_a_remedy_of_its_own(key: st
     assert (error.cause, error.keys) == ("target-mismatch", (key,))
     assert text in error.message
     assert remedy in error.remedy
+    if remedy == "use_dora":
+        found = compare(checkpoint, MODEL, adapter_config={"use_dora": True}).findings
+        assert [each.cause for each in found if each.severity == "error"] == ["config-dora", "target-mismatch"]
     plain = compare(checkpoint, MODEL, adapter_config={"use_dora": False})
     assert not any("use_dora" in each.remedy for each in plain.findings)
 

@@ -212,6 +212,9 @@ def test_dora_merged_without_its_magnitudes(tmp_path: Path) -> None:
     (error,) = [each for each in result.findings if each.severity == "error"]
     assert error.cause == "config-dora"
     assert "W + 2 x B A, without DoRA's magnitudes" in error.message
+    assert {each.cause: each.follows for each in result.findings if each.severity == "warning"} == {
+        "values-differ": "config-dora"
+    }
 
 
 @pytest.mark.filterwarnings("ignore")
