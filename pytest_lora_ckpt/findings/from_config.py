@@ -18,6 +18,7 @@ from pytest_lora_ckpt.wording import count, listed, printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from pytest_lora_ckpt.keys import ParsedKey
     from pytest_lora_ckpt.results import Finding
     from pytest_lora_ckpt.tensors import KeySet
 
@@ -79,7 +80,7 @@ def intruder_findings(content: AdapterConfig | Mapping[str, Any], keys: KeySet) 
         for key, own in parsed.items()
         if not own.is_adapter
         # A trained bias that the config does not mention belongs to `_bias`.
-        and (not key.endswith(".bias") or (config.bias in {None, "none"} and _is_embedding(own.modules)))
+        and (not key.endswith(".bias") or _is_of_whole(key, keys) or _is_of_head(own, config))
         and not config.is_saved(key)
         and not any(path.endswith(heads) for path in modules_around(key))
         and stacked.isdisjoint(own.segments)
@@ -102,6 +103,15 @@ def intruder_findings(content: AdapterConfig | Mapping[str, Any], keys: KeySet) 
             finding("base-embedding-in-adapter", f"{message}, such as {printable(embeddings[0])}.", embeddings)
         )
     return findings
+
+
+def _is_of_head(own: ParsedKey, config: AdapterConfig) -> bool:
+    return config.bias in {None, "none"} and _is_embedding(own.modules)
+
+
+def _is_of_whole(key: str, keys: KeySet) -> bool:
+    """Whether a bias is that of a module whose weight is in the file as well: then all of it is, and not its bias."""
+    return key.endswith(".bias") and f"{key.removesuffix('.bias')}.weight" in keys
 
 
 def _is_embedding(modules: tuple[str, ...]) -> bool:
@@ -227,6 +237,7 @@ def _bias(config: AdapterConfig, keys: KeySet) -> Iterator[Finding]:
         for key, parsed in parse_keys(keys).items()
         # PEFT saves a whole head with `save_embedding_layers`, its bias included.
         if key.endswith(".bias") and not (parsed.is_adapter or config.is_saved(key) or _is_embedding(parsed.modules))
+        if not _is_of_whole(key, keys)
     ]
     if config.bias == "none" and biases:
         message = f"{_FILE} has bias 'none', and the file holds {count(len(biases), 'trained bias', 'trained biases')}."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lora_ckpt import assert_lora_complete, compare, open_checkpoint
-from pytest_lora_ckpt.findings.from_config import config_findings
+from pytest_lora_ckpt.findings.from_config import config_findings, intruder_findings
 from pytest_lora_ckpt.lora.pairs import lora_pairs
 from pytest_lora_ckpt.models import as_key_set
 from pytest_lora_ckpt.replicas import make_panorama_vlm, save_adapter
@@ -99,6 +99,10 @@ def test_what_is_in_the_file_and_not_in_the_config() -> None:
     assert causes({"modules_to_save": ["proj"]}) == ["config-modules-to-save"]
     head = {**KEYS, "base_model.model.score.weight": (2, 8), "base_model.model.score.bias": (2,)}
     assert causes({"modules_to_save": ["score"]}, head) == []
+    whole = {key.replace("score", "vpm.fc1"): shape for key, shape in head.items()}
+    assert causes({}, whole) == []  # A whole module, and no trained bias of another.
+    (found,) = intruder_findings(CONFIG, as_key_set(whole))
+    assert set(found.keys) == whole.keys() - KEYS.keys()
 
 
 @pytest.mark.parametrize(
