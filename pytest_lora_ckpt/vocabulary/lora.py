@@ -24,8 +24,10 @@ OTHER_FACTORS: Mapping[str, str] = {
     "lora_b": "B",
     "lora_down": "A",
     "lora_up": "B",
+    "w_lora_A": "A",
+    "w_lora_B": "B",
 }
-"""torchtune (torchtune/modules/peft/lora.py) and kohya's sd-scripts (networks/lora.py)."""
+"""torchtune (torchtune/modules/peft/lora.py), kohya's sd-scripts (networks/lora.py), CLIP-LoRA (loralib/layers.py)."""
 
 MLX_FACTORS = frozenset({"lora_a", "lora_b"})
 """Where these end a key, they are MLX's (mlx_lm/tuner/lora.py), which lie the other way round: A is in x rank, B is

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.index import FileIndex
 
 _SHOWN = 12
+_DEEPEST = 32  # Levels of nested dicts.
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,37 @@ def _take_apart(contents: object, path: str) -> _Parts:
             return _Parts("torch", state, envelope, f"the state dict lies under {name!r} in the file")
     if not top or any(map(_is_tensor, top.values())):
         return _Parts("torch", top, {})
+    for name in STATE_DICT_ENTRIES:
+        nested = _flat(top.get(name))
+        if nested:
+            envelope = {_name(key): value for key, value in top.items() if key != name}
+            return _Parts("torch", nested, envelope, f"the state dict lies under {name!r} in the file, in nested dicts")
     listed = [f"{_name(key)}: {kind_and_size(value)}" for key, value in list(top.items())[:_SHOWN]]
     more = [f"… and {len(top) - _SHOWN} more"] if len(top) > _SHOWN else []
     raise _no_state_dict(
         path, "these entries and no tensors among them or in one called so:\n" + "\n".join(listed + more)
     )
+
+
+def _flat(value: object) -> dict[object, object]:
+    """Return a state dict of nested dicts under joined keys, as CLIP-LoRA saves it; empty where anything else is in it.
+
+    What lies deeper than a model's modules do is no state dict.
+    """
+    left: list[tuple[str, object]] = [("", value)]
+    found: dict[object, object] = {}
+    while left:
+        path, each = left.pop()
+        inside = _mapping(each)
+        if inside is None and not _is_tensor(each):
+            return {}
+        if inside is None:
+            found[path] = each
+        elif path.count(".") >= _DEEPEST or not all(isinstance(key, str) and key for key in inside):
+            return {}
+        else:
+            left += reversed([(f"{path}.{key}" if path else str(key), part) for key, part in inside.items()])
+    return found
 
 
 def _no_state_dict(path: str, found: str) -> CheckpointError:

@@ -274,3 +274,21 @@ def test_a_whole_model_is_told_from_its_state_dict(tmp_path: Path, fails: Fails)
     error = fails(tmp_path / "a.pt", "no-state-dict")
     assert "torch.nn.modules.linear.Linear" in error.found
     assert "model.state_dict()" in error.remedy
+
+
+def test_nested_dicts_are_one_state_dict_under_joined_keys(tmp_path: Path) -> None:
+    """As CLIP-LoRA saves its factors (loralib/utils.py, `save_lora`), with their settings beside them."""
+    factors = {"w_lora_A": torch.rand(2, 8), "w_lora_B": torch.rand(8, 2)}
+    settings = {"r": 2, "alpha": 1, "encoder": "vision", "params": ["q"]}
+    torch.save({"weights": {"layer_0": {"q_proj": factors}}, "metadata": settings}, tmp_path / "lora.pt")
+    found = open_checkpoint(tmp_path / "lora.pt")
+    assert list(found.keys) == ["layer_0.q_proj.w_lora_A", "layer_0.q_proj.w_lora_B"]
+    assert same_bits(found.read("layer_0.q_proj.w_lora_B"), factors["w_lora_B"])
+    assert (found.adapters["default"].rank, found.adapters["default"].alpha) == (2, 1)
+    assert found.envelope == {"metadata": settings}
+
+
+@pytest.mark.parametrize("odd", [{"a": {"b": 1}}, {"a": {3: torch.ones(1)}}, {"a": {"": torch.ones(1)}}, {"a": {}}])
+def test_nested_dicts_with_anything_else_are_no_state_dict(tmp_path: Path, fails: Fails, odd: Any) -> None:
+    torch.save({"weights": odd}, tmp_path / "lora.pt")
+    assert fails(tmp_path / "lora.pt").problem == "no-state-dict"
