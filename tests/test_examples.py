@@ -149,6 +149,17 @@ COMMANDS: dict[str, dict[str, Expected]] = {
 }
 
 
+# Two loaders under every fault.
+EXHAUSTIVE = {"loader_mutation"}
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.exhaustive] if name in EXHAUSTIVE else []
+
+
+NAMES = [pytest.param(name, marks=marks(name)) for name in COMMANDS]
+
+
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Callable[[str], Example]:
     """Give the example of a name; each is run once."""
@@ -165,7 +176,7 @@ def example(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Calla
 @pytest.mark.parametrize(
     ("name", "command", "expected"),
     [
-        pytest.param(name, command, expected, id=f"{name}-{command}")
+        pytest.param(name, command, expected, id=f"{name}-{command}", marks=marks(name))
         for name, commands in COMMANDS.items()
         for command, expected in commands.items()
     ],
@@ -178,12 +189,12 @@ def test_every_command_ends_as_told(
     check_result(example(name).results[command], expected)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_readme_quotes_a_real_run(example: Callable[[str], Example], name: str) -> None:
     check_quotes(name, example(name))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_audit_writes_nothing_into_the_project(example: Callable[[str], Example], name: str) -> None:
     asked = {path for expected in COMMANDS[name].values() for path in expected.writes}
     assert example(name).left == example(name).made | asked

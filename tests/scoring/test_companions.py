@@ -48,7 +48,7 @@ def options(run: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("timeout", [None, 60.0])
+@pytest.mark.parametrize("timeout", [None, pytest.param(60.0, marks=pytest.mark.exhaustive)])
 def test_all_five_are_scored_and_the_checks_catch_them(run: Path, timeout: float | None) -> None:
     given = {**options(run), "inputs": {**world.X}}
     score = score_loader(load_carelessly, run / "adapter", faults=NAMES, timeout=timeout, **given)
