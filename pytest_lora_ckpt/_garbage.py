@@ -28,6 +28,8 @@ def set_aside(config: pytest.Config) -> None:
     """Let the collector leave alone, until the run ends, what is there when it begins: modules, classes, pytest's own.
 
     It goes through all of it again whenever a quarter as many objects have been made, of which an index has many.
+    Nothing is done where somebody has set objects aside before: they would come back as well.
     """
-    gc.freeze()
-    config.add_cleanup(gc.unfreeze)
+    if not gc.get_freeze_count():
+        gc.freeze()
+        config.add_cleanup(gc.unfreeze)

@@ -101,6 +101,13 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield program
 
 
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, heavy_libraries: None) -> pytest.Pytester:
+    """pytest's own. A run in this process forgets what it imports, and then there would be two of each module."""
+    del heavy_libraries
+    return pytester
+
+
 @pytest.fixture(scope="session")
 def heavy_libraries() -> None:
     """Import all that a run in this process could import: it forgets its modules, and torch cannot load twice."""

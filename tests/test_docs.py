@@ -36,7 +36,6 @@ def scrubbed(text: str) -> list[str]:
     return kept[begin:end]
 
 
-@pytest.mark.usefixtures("heavy_libraries")
 @pytest.mark.slow
 def test_the_readme_shows_what_the_replica_prints(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -45,7 +44,6 @@ def test_the_readme_shows_what_the_replica_prints(pytester: pytest.Pytester, mon
     assert result.ret == 0
 
 
-@pytest.mark.usefixtures("heavy_libraries")
 @pytest.mark.slow
 def test_the_page_shows_what_the_guides_loader_gets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")

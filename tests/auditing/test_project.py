@@ -261,7 +261,7 @@ def test_what_pytest_is_told_by_a_loader_or_a_fixture(verdict: Any) -> None:
     assert asked == ["fixture", "best.ckpt", "fixture"]
 
 
-def test_a_skip_in_a_project_is_a_skip_with_its_reason(pytester: pytest.Pytester, heavy_libraries: None) -> None:
+def test_a_skip_in_a_project_is_a_skip_with_its_reason(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         """
         import pytest

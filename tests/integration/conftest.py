@@ -29,11 +29,8 @@ def no_outer_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def audit(
-    request: pytest.FixtureRequest, pytester: pytest.Pytester, heavy_libraries: None, monkeypatch: pytest.MonkeyPatch
-) -> Audit:
+def audit(request: pytest.FixtureRequest, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Audit:
     """Run pytest with these arguments in the test's project: in this process, or in its own."""
-    del heavy_libraries
 
     def run(
         *args: object, subprocess: bool = False, report: bool = True, verbose: bool = True, cache: bool = False

@@ -46,10 +46,7 @@ def test_nothing_is_collected_and_nothing_heavy_imported(pytester: pytest.Pytest
     }
 
 
-def test_tests_of_the_project_run_and_those_with_a_checkpoint_skip(
-    pytester: pytest.Pytester, heavy_libraries: None
-) -> None:
-    del heavy_libraries
+def test_tests_of_the_project_run_and_those_with_a_checkpoint_skip(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         def test_own(): pass

@@ -71,7 +71,7 @@ def test_what_cannot_be_scored_is_skipped_and_fails_when_asked_strictly(tiny: Pa
             assert why in result.summary
 
 
-def test_one_test_run_per_fault(pytester: pytest.Pytester, tiny: Path, heavy_libraries: None) -> None:
+def test_one_test_run_per_fault(pytester: pytest.Pytester, tiny: Path) -> None:
     pytester.makepyfile(
         """
         from tests.helpers.scored_loaders import strict
