@@ -22,7 +22,8 @@ def load(request: Request) -> Any:
         adapters = request.adapters
         for name, directory in adapters.items():
             model.load_adapter(directory, adapter_name=name)
-        model.set_adapter(next(iter(adapters)))
+        if len(adapters) > 1:  # The last one is active; and transformers 5.24 wants a newer PEFT for this than to load.
+            model.set_adapter(next(iter(adapters)))
         return model
     model = Base(str(request.directory), request.directory)
     config = config_of(model.config(request.checkpoint.budget))
