@@ -19,11 +19,8 @@ def load(request: Request) -> Any:
     """See `Stack`."""
     if request.checkpoint.adapter_config is not None:
         model = load_base(request)
-        adapters = request.adapters
-        for name, directory in adapters.items():
+        for name, directory in reversed(request.adapters.items()):  # The last one is active: its own.
             model.load_adapter(directory, adapter_name=name)
-        if len(adapters) > 1:  # The last one is active; and transformers 5.24 wants a newer PEFT for this than to load.
-            model.set_adapter(next(iter(adapters)))
         return model
     model = Base(str(request.directory), request.directory)
     config = config_of(model.config(request.checkpoint.budget))

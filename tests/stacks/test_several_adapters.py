@@ -46,9 +46,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 NAMES = [("default", "style"), ("words", "style"), ("only",)]
 
 
+@pytest.mark.parametrize("loader", ["peft", "transformers"])
 @pytest.mark.parametrize("names", NAMES)
-def test_all_are_proved_with_peft(saved: Callable[..., Path], names: tuple[str, ...]) -> None:
-    result = audit(saved(*names), loader="peft")
+def test_all_are_proved(saved: Callable[..., Path], names: tuple[str, ...], loader: str) -> None:
+    result = audit(saved(*names), loader=loader)
     assert result.passed, result.findings
     assert result.proof is not None
     assert (result.proof.counts["equal"], sum(result.proof.counts.values())) == (12 * len(names), 12 * len(names))
