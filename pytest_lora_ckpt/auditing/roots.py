@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.findings import RENAMINGS
+from pytest_lora_ckpt.findings import CAUSES, RENAMINGS
 from pytest_lora_ckpt.keys import parse_key
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ _NO_TENSORS = {"empty-adapter", "zero3-empty"}
 _OTHER_BASE = {"other-base", "base-changed", "base-overwritten"}
 _NOT_THERE = {"adapter-not-loaded", "adapter-without-home", "target-mismatch", *RENAMINGS}
 _NOT_FILLED = {"wrong-stage", "lost-weights"}
+_OF_NAMES = frozenset(name for name, cause in CAUSES.items() if cause.kinds)
 _NOT_FINITE = {"nan-or-inf", "cast-overflow", "integer-codes"}
 
 _FOLLOWS: Mapping[str, set[str]] = {
@@ -99,12 +100,22 @@ def root_of(effect: Finding, others: Sequence[Finding], *, merged: bool = False)
     for each in others:
         if each.severity != "error" or each.cause == effect.cause:
             continue
-        named = each.cause in {*RENAMINGS, *_NOT_FILLED} and _names(each, effect)
+        named = _may_name(each.cause, effect.cause) and _names(each, effect)
         # The model's layers are there where only their slots of LoRA are empty.
         apart = effect.cause in _OF_LAYERS and not _layers(effect) <= _layers(each)
         if named or (each.cause in table.get(effect.cause, ()) and not apart):
             return root_of(each, [other for other in others if other is not effect], merged=merged) or each
     return None
+
+
+def _may_name(root: str, effect: str) -> bool:
+    """Whether a cause explains another one where it names all tensors of that.
+
+    What is wrong with the names of tensors says more than that these are missing.
+    """
+    if root in _NOT_FILLED:
+        return effect not in _OF_NAMES
+    return root in RENAMINGS or (effect in _NOT_FILLED and root in _OF_NAMES)
 
 
 def _names(root: Finding, effect: Finding) -> bool:

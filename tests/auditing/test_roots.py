@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pytest_lora_ckpt import audit
+from pytest_lora_ckpt import audit, compare
 from pytest_lora_ckpt.auditing.roots import root_of, with_roots
 from pytest_lora_ckpt.findings import CAUSES, finding
 from tests.helpers import loading_world
@@ -157,3 +157,15 @@ def test_a_model_without_lora_on_a_component_is_one_error_and_no_circle() -> Non
 def test_one_tensor_in_another_place_is_not_explained_by_what_is_missing() -> None:
     told = [finding("wrong-stage", "r", ["mlp1.0.weight"]), finding("base-overwritten", "e", ["llm.fc.weight"])]
     assert {each.cause for each in with_roots(told) if each.severity == "error"} == {"wrong-stage", "base-overwritten"}
+
+
+def layers(number: int) -> dict[str, tuple[int, ...]]:
+    found = {f"model.layers.{n}.{name}.weight": (8, 8) for n in range(number) for name in ("q", "k", "mlp")}
+    return {**found, "model.embed.weight": (99, 8)}
+
+
+@pytest.mark.parametrize(("lost", "roots"), [([], ["missing-layers"]), (["model.layers.0.q.weight"], ["lost-weights"])])
+def test_layers_that_the_checkpoint_lacks_are_said_to_be_layers(lost: list[str], roots: list[str]) -> None:
+    file = {key: shape for key, shape in layers(2).items() if key not in lost}
+    found = with_roots(compare(file, layers(4)).findings)
+    assert {each.cause for each in found if each.severity == "error"} == {"missing-layers", *roots}
