@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lora_ckpt.findings import from_comparison
+from pytest_lora_ckpt.findings import from_comparison, from_rules
 from pytest_lora_ckpt.findings.causes import Cause
 from pytest_lora_ckpt.findings.finding import CAUSES, RENAMINGS, TELLING_RENAMINGS, finding
 from pytest_lora_ckpt.findings.from_comparison import Comparison
@@ -45,7 +45,7 @@ RECOGNISERS: tuple[Callable[[Comparison], Iterable[Finding]], ...] = (
     from_comparison.unexpected_weights,
     from_comparison.too_few,
     from_comparison.ambiguous,
-    from_comparison.renamed,
+    from_rules.renamed,
     from_comparison.as_it_should_be,
 )
 

@@ -28,7 +28,7 @@ def gguf_adapter(model: Any, folder: Path) -> Path:
     return write_adapter(folder / "adapter.gguf", factors(model), ALPHA)
 
 
-@sample("safetensors", verdict="loads-after-remap", alpha=True, warnings=RENAMED)
+@sample("safetensors", verdict="loads-after-remap", alpha=True, warnings=("key-convention",))
 def kohya(model: Any, folder: Path) -> Path:
     """As sd-scripts does for a text encoder (networks/lora.py, `LoRANetwork.save_weights`)."""
     from safetensors.torch import save_file
