@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytest_lora_ckpt.checkpoint.distributed.windows import COPY_AGAIN
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError, changed
 from pytest_lora_ckpt.checkpoint.formats import torch_zip
 from pytest_lora_ckpt.checkpoint.index import FileIndex, Piece, TensorSource
@@ -19,14 +20,12 @@ from pytest_lora_ckpt.tensors import ITEM_SIZES, TensorInfo
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
-    from pytest_lora_ckpt.checkpoint.distributed.files import Windows
     from pytest_lora_ckpt.checkpoint.distributed.metadata import Chunk, Sizes
+    from pytest_lora_ckpt.checkpoint.distributed.windows import Windows
     from pytest_lora_ckpt.checkpoint.window import Window
 
 _SMALL = 1 << 16  # Bytes of a chunk that is read at once.
 _EDGE = 1 << 12  # Bytes at both ends of a larger one: `torch.save` writes one to two thousand around a tensor.
-
-COPY_AGAIN = "Copy all files of the checkpoint again, from one save; or take the one before it."
 
 
 def placed(piece: Piece, offsets: Sizes, sizes: Sizes, shape: Sizes) -> Piece:

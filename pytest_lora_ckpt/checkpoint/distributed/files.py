@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lora_ckpt.checkpoint.distributed.boxes import parts_in
-from pytest_lora_ckpt.checkpoint.distributed.chunks import COPY_AGAIN
+from pytest_lora_ckpt.checkpoint.distributed.windows import COPY_AGAIN, Place, Windows, bad_file
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError, NotMineError
 from pytest_lora_ckpt.checkpoint.formats import safetensors_file
 from pytest_lora_ckpt.checkpoint.limits import OverLimitError, over_limit
@@ -19,7 +18,7 @@ from pytest_lora_ckpt.vocabulary.files import RANK_FILES
 from pytest_lora_ckpt.wording import count, grouped, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Mapping
 
     from pytest_lora_ckpt.checkpoint.distributed.boxes import Part
     from pytest_lora_ckpt.checkpoint.distributed.metadata import Chunk, Saved, Stretch
@@ -27,84 +26,6 @@ if TYPE_CHECKING:
     from pytest_lora_ckpt.checkpoint.storage import Listing
     from pytest_lora_ckpt.checkpoint.window import Window
     from pytest_lora_ckpt.tensors import TensorInfo
-
-_COVERED = 4  # As in one file: see `layouts.single_file`.
-
-
-class Place(NamedTuple):
-    """What the metadata says of a file.
-
-    Attributes:
-        end: Where the last of its chunks ends.
-        total: How many bytes its chunks have together.
-    """
-
-    end: int
-    total: int
-
-
-class Windows(Mapping[str, "Window"]):
-    """The ranks' files that are there, each opened when it is asked for, and held against the metadata.
-
-    Args:
-        folder: The directory.
-        places: The files, and what the metadata says of them.
-    """
-
-    def __init__(self, folder: Listing, places: Mapping[str, Place]) -> None:
-        self._folder, self._places = folder, places
-        self._opened: dict[str, Window] = {}
-
-    def __getitem__(self, file: str) -> Window:
-        """Return a file.
-
-        Raises:
-            CheckpointError: It is too short, or has gone.
-        """
-        if file not in self._opened:
-            self._opened[file] = self._open(file)
-        return self._opened[file]
-
-    def __contains__(self, file: object) -> bool:
-        """Say whether a file is there, opened or not."""
-        return file in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        """Go through all, opened or not."""
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        """Count all, opened or not."""
-        return len(self._places)
-
-    @property
-    def opened(self) -> Mapping[str, Window]:
-        """Those that are open."""
-        return self._opened
-
-    def open(self, files: Iterable[str], *, heads: bool) -> None:
-        """Open several at once.
-
-        Args:
-            files: Their names.
-            heads: Whether their beginnings will be read.
-        """
-        files = [file for file in dict.fromkeys(files) if file not in self._opened]
-        self._folder.expect(files, heads=heads)
-        for file in files:
-            self._opened[file] = self._open(file)
-
-    def _open(self, file: str) -> Window:
-        end, total = self._places[file]
-        try:
-            window = self._folder.window(file)
-        except FileNotFoundError:
-            raise _bad("missing-shard", self._folder, file, "the file of each rank", "no such file any more") from None
-        if window.length < end:
-            found = f"a file of {window.length} bytes: it is cut off, or of another save"
-            raise _bad("truncated", self._folder, file, f"at least {end} bytes, as the metadata says", found)
-        window.budget.spend("overlapping_bytes", max(total - _COVERED * window.length, 0))
-        return window
 
 
 class RankFiles(NamedTuple):
@@ -263,8 +184,4 @@ def _missing(folder: Listing, files: list[str], keys: Iterable[str]) -> Checkpoi
     found = f"no such file, of which the metadata expects a part of {count(len(keys), 'key')}: {grouped(keys)}"
     if further:
         found += f"; also missing: {listed(further)}"
-    return _bad("missing-shard", folder, first, "the file of each rank", found)
-
-
-def _bad(problem: str, folder: Listing, file: str, expected: str, found: str) -> CheckpointError:
-    return CheckpointError(problem, folder.where(file), expected=expected, found=found, remedy=COPY_AGAIN)
+    return bad_file("missing-shard", folder, first, "the file of each rank", found)

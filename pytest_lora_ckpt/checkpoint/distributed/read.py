@@ -12,10 +12,11 @@ from pytest_lora_ckpt.checkpoint.address import place
 from pytest_lora_ckpt.checkpoint.checkpoint import Checkpoint
 from pytest_lora_ckpt.checkpoint.distributed import tiling
 from pytest_lora_ckpt.checkpoint.distributed.boxes import PartsSource
-from pytest_lora_ckpt.checkpoint.distributed.chunks import COPY_AGAIN, ChunkedSource
+from pytest_lora_ckpt.checkpoint.distributed.chunks import ChunkedSource
 from pytest_lora_ckpt.checkpoint.distributed.files import objects_in, parts_by_key, rank_files
 from pytest_lora_ckpt.checkpoint.distributed.metadata import merged, saved_in
 from pytest_lora_ckpt.checkpoint.distributed.state import state_in
+from pytest_lora_ckpt.checkpoint.distributed.windows import COPY_AGAIN
 from pytest_lora_ckpt.checkpoint.errors import BrokenFileError, CheckpointError
 from pytest_lora_ckpt.checkpoint.formats import safetensors_file, torch_zip
 from pytest_lora_ckpt.checkpoint.limits import OverLimitError, check_keys, over_limit

@@ -95,6 +95,6 @@ def _gaps(names: list[str]) -> str:
 
 
 def _error(problem: str, path: str, expected: str, found: str) -> CheckpointError:
-    from pytest_lora_ckpt.checkpoint.distributed.chunks import COPY_AGAIN
+    from pytest_lora_ckpt.checkpoint.distributed.windows import COPY_AGAIN
 
     return CheckpointError(problem, path, expected=expected, found=found, remedy=COPY_AGAIN)
