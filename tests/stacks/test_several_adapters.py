@@ -75,13 +75,15 @@ def test_a_second_adapter_without_a_place_fails(
     assert {each.cause for each in result.findings if each.severity == "error"} == {"extra-layers", "missing-layers"}
 
 
-@pytest.mark.parametrize("change", ["card", "base", "kind"])
+@pytest.mark.parametrize("change", ["card", "base", "kind", "name"])
 def test_what_was_saved_by_itself_is_not_attached(saved: Callable[..., Path], tmp_path: Path, change: str) -> None:
     shutil.copytree(saved("default", "style"), tmp_path / "a")
     inside = tmp_path / "a" / "style"
     config = (inside / "adapter_config.json").read_text("utf-8")
     if change == "card":
         (inside / "README.md").touch()
+    elif change == "name":
+        inside.rename(inside.with_name("v1.0"))
     else:
         changed = config.replace("/base", "/another") if change == "base" else config.replace('"LORA"', '"LOHA"')
         assert changed != config

@@ -110,10 +110,12 @@ def _take_apart(contents: object, path: str) -> _Parts:
 def _flat(value: object) -> dict[object, object]:
     """Return a state dict of nested dicts under joined keys, as CLIP-LoRA saves it; empty where anything else is in it.
 
-    What lies deeper than a model's modules do is no state dict.
+    What lies deeper than a model's modules do is no state dict, nor is a dict that lies in several places: a small file
+    can have thirty levels of `{"a": x, "b": x}`.
     """
     left: list[tuple[str, object]] = [("", value)]
     found: dict[object, object] = {}
+    seen: set[int] = set()
     while left:
         path, each = left.pop()
         inside = _mapping(each)
@@ -121,9 +123,10 @@ def _flat(value: object) -> dict[object, object]:
             return {}
         if inside is None:
             found[path] = each
-        elif path.count(".") >= _DEEPEST or not all(isinstance(key, str) and key for key in inside):
+        elif path.count(".") >= _DEEPEST or id(each) in seen or not all(isinstance(key, str) and key for key in inside):
             return {}
         else:
+            seen.add(id(each))
             left += reversed([(f"{path}.{key}" if path else str(key), part) for key, part in inside.items()])
     return found
 

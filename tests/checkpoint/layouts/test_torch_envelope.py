@@ -292,3 +292,20 @@ def test_nested_dicts_are_one_state_dict_under_joined_keys(tmp_path: Path) -> No
 def test_nested_dicts_with_anything_else_are_no_state_dict(tmp_path: Path, fails: Fails, odd: Any) -> None:
     torch.save({"weights": odd}, tmp_path / "lora.pt")
     assert fails(tmp_path / "lora.pt").problem == "no-state-dict"
+
+
+@pytest.mark.parametrize("levels", [1, 30])
+def test_a_dict_that_lies_in_several_places_is_no_state_dict(tmp_path: Path, fails: Fails, levels: int) -> None:
+    """Thirty levels of it are a kilobyte, and a thousand million keys."""
+    state: dict[str, Any] = {"w": torch.ones(1)}
+    for _ in range(levels):
+        state = {"a": state, "b": state}
+    torch.save({"weights": state}, tmp_path / "a.pt")
+    fails(tmp_path / "a.pt", "no-state-dict")
+
+
+def test_a_dict_that_holds_itself_is_no_state_dict(tmp_path: Path, fails: Fails) -> None:
+    state: dict[str, Any] = {"w": torch.ones(1)}
+    state["inside"] = state
+    torch.save({"weights": {"a": state}}, tmp_path / "a.pt")
+    fails(tmp_path / "a.pt", "no-state-dict")
